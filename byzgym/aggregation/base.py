@@ -1,0 +1,133 @@
+"""The two kinds of rule: a `Weighting` gives credits, any other `Rule` only a vector."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from byzgym.validation import check_int
+
+
+class NotLinearError(TypeError):
+    """Raised when credits are asked of a rule that no credit vector can express."""
+
+
+class Rule(ABC):
+    """Maps submissions [..., n, d] to their aggregate [..., d].
+
+    Rows with a non-finite entry count as not received: the rule acts on the others, as far as its condition
+    allows. Rules are right for entries from 1e-30 to 1e30 and never write into their input.
+
+    Args:
+        num_byzantine: The number f of Byzantine workers that the rule is told to expect. Rules that make no
+            use of it take it all the same, so that one rule can stand in for another.
+
+    Attributes:
+        linear: Whether the aggregate is a convex combination of the submissions, so that `credits` exists.
+        condition: What the rule demands of n and f, as its errors state it.
+    """
+
+    linear: ClassVar[bool] = False
+    condition: ClassVar[str] = "n >= f + 1"
+
+    def __init__(self, num_byzantine: int = 0) -> None:
+        self.num_byzantine = check_int("num_byzantine", num_byzantine, low=0)
+
+    @classmethod
+    def max_byzantine(cls, num_workers: int) -> int:
+        """The largest f that this rule accepts for n workers (-1 where it accepts none)."""
+        return num_workers - 1
+
+    def __call__(self, gradients: Tensor) -> Tensor:
+        """Aggregate.
+
+        Args:
+            gradients: Submissions, shape [..., n, d].
+
+        Returns:
+            The aggregate, shape [..., d]; zero where no submission is finite.
+
+        Raises:
+            ValueError: If the shape, the type or the rule's condition on n and f does not fit.
+        """
+        self.check(gradients)
+        return self._aggregate(gradients)
+
+    def credits(self, gradients: Tensor) -> Tensor:
+        """The credits [..., n] on the simplex with which the aggregate is a weighted sum.
+
+        Raises:
+            NotLinearError: If the rule is not linear.
+        """
+        raise NotLinearError(
+            f"{type(self).__name__} is not a weighted sum of the submissions, so it has no credits; "
+            "call the rule for its vector, or offer it in byzgym.wrappers.RuleSelection"
+        )
+
+    def check(self, gradients: Tensor) -> None:
+        """Raise a ValueError unless shape, type and the rule's condition on n and f fit."""
+        if gradients.dim() < 2 or not gradients.is_floating_point():
+            raise ValueError(
+                f"gradients must be floating point of shape [..., n, d], got {gradients.dtype} of shape "
+                f"{tuple(gradients.shape)}"
+            )
+        num_workers = gradients.shape[-2]
+        allowed = self.max_byzantine(num_workers)
+        if self.num_byzantine > allowed:
+            raise ValueError(
+                f"{type(self).__name__} needs {self.condition}, got n={num_workers} and "
+                f"num_byzantine={self.num_byzantine}"
+                + (f"; the largest it accepts here is {allowed}" if allowed >= 0 else "")
+            )
+
+    @abstractmethod
+    def _aggregate(self, gradients: Tensor) -> Tensor:
+        """Aggregate submissions that `check` has accepted."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_byzantine={self.num_byzantine})"
+
+
+class Weighting(Rule):
+    """A rule that is a convex combination of the submissions (a linear rule, GAA paper, Definition 2)."""
+
+    linear: ClassVar[bool] = True
+
+    def credits(self, gradients: Tensor) -> Tensor:
+        """The credits on the simplex, shape [..., n].
+
+        Args:
+            gradients: Submissions, shape [..., n, d].
+
+        Raises:
+            ValueError: If the shape, the type or the rule's condition on n and f does not fit.
+        """
+        self.check(gradients)
+        return self._credits(gradients)
+
+    @abstractmethod
+    def _credits(self, gradients: Tensor) -> Tensor:
+        """Credits for submissions that `check` has accepted."""
+
+    def _aggregate(self, gradients: Tensor) -> Tensor:
+        return combine(self._credits(gradients), gradients)
+
+
+def combine(credits: Tensor, gradients: Tensor) -> Tensor:
+    """The weighted sum of submissions; a row without credit cannot spoil it, whatever it holds.
+
+    Args:
+        credits: Shape [..., n].
+        gradients: Shape [..., n, d].
+
+    Returns:
+        Shape [..., d].
+    """
+    total = torch.einsum("...n,...nd->...d", credits, gradients)
+    if not torch.isfinite(total).all():
+        kept = torch.where((credits != 0)[..., None], gradients, 0)
+        total = torch.einsum("...n,...nd->...d", credits, kept)
+    return total

@@ -1,0 +1,99 @@
+"""What an honest server knows in one round, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False, repr=False)
+class ServerView:
+    """All that the server holds in a round, for E independent runs (environments) at once.
+
+    Rules that need server data, agents and the observation builder take this record and nothing else, so
+    that Byzantine masks, test data and honest gradients cannot reach them. The simulation fills it in; a
+    training job outside the simulation can fill it in the same way. Only the first four fields are required.
+
+    The tensors are the server's own, not copies: read them during the round, clone what you keep, and do
+    not write into them.
+
+    Attributes:
+        gradients: The submissions as received; rejected rows are zero.
+        theta: The parameters at which the gradients were computed.
+        learning_rate: The step size that the server will apply in this round.
+        qv_loss: Maps parameters [E, d] to the mean loss on the quasi-validation (QV) samples [E],
+            differentiable in them.
+        round: Rounds since the start of each run.
+        rejected: Submissions with a non-finite entry; they get no credit.
+        previous_update: The aggregate that the last round applied (zero in round 0).
+        previous_credits: The credits of the last round (uniform in round 0).
+        qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
+    """
+
+    gradients: Tensor  # [E, n, d]
+    theta: Tensor  # [E, d]
+    learning_rate: Tensor  # [E]
+    qv_loss: Callable[[Tensor], Tensor]  # [E, d] -> [E]
+    round: Tensor = None  # type: ignore[assignment]  # [E] int64
+    rejected: Tensor = None  # type: ignore[assignment]  # [E, n] bool
+    previous_update: Tensor = None  # type: ignore[assignment]  # [E, d]
+    previous_credits: Tensor = None  # type: ignore[assignment]  # [E, n]
+    qv_loss_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    _qv: tuple[Tensor, Tensor] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Fill the optional fields with their values at the start of a run.
+
+        Raises:
+            ValueError: If the shapes of ``gradients`` and ``theta`` do not fit.
+        """
+        if self.gradients.dim() != 3 or self.theta.shape != self.gradients.shape[::2]:
+            raise ValueError(
+                "gradients must have shape [E, n, d] and theta [E, d], got "
+                f"{tuple(self.gradients.shape)} and {tuple(self.theta.shape)}"
+            )
+        num_envs, num_workers, _ = self.gradients.shape
+        device = self.gradients.device
+        if self.round is None:
+            self.round = torch.zeros(num_envs, dtype=torch.int64, device=device)
+        if self.rejected is None:
+            self.rejected = torch.zeros(num_envs, num_workers, dtype=torch.bool, device=device)
+        if self.previous_update is None:
+            self.previous_update = torch.zeros_like(self.theta)
+        if self.previous_credits is None:
+            self.previous_credits = self.gradients.new_full((num_envs, num_workers), 1 / num_workers)
+
+    @property
+    def num_envs(self) -> int:
+        """E, the number of runs in this record."""
+        return self.gradients.shape[0]
+
+    @property
+    def num_workers(self) -> int:
+        """The number n of submissions per run (of groups, where secure groups hide single workers)."""
+        return self.gradients.shape[1]
+
+    @property
+    def qv_value(self) -> Tensor:
+        """The QV loss at ``theta``, shape [E], detached."""
+        return self._quasi_validation()[0]
+
+    @property
+    def qv_gradient(self) -> Tensor:
+        """The gradient of the QV loss at ``theta``, shape [E, d], computed when first asked for."""
+        return self._quasi_validation()[1]
+
+    def _quasi_validation(self) -> tuple[Tensor, Tensor]:
+        if self._qv is None:
+            if self.qv_loss_and_gradient is not None:
+                self._qv = self.qv_loss_and_gradient(self.theta)
+            else:
+                with torch.enable_grad():
+                    theta = self.theta.detach().requires_grad_()
+                    loss = self.qv_loss(theta)
+                    (gradient,) = torch.autograd.grad(loss.sum(), theta)
+                self._qv = loss.detach(), gradient
+        return self._qv

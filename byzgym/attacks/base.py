@@ -1,0 +1,135 @@
+"""What an attack is, and what it is given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False, repr=False)
+class AttackContext:
+    """What attacks and role functions may know of the round, for E environments.
+
+    Attributes:
+        round: Rounds since the start of each episode.
+        generators: One random generator per environment; the only source of randomness allowed.
+        learning_rate: The server's step size.
+        previous_aggregate: What the server applied in the last round (zero in round 0).
+        num_classes: Number of classes, for attacks on labels.
+        rule: The server's rule, only for attacks that declare the knowledge "rule".
+        qv: The server's quasi-validation samples (x [E, q, ...], y [E, q]), only for attacks that declare "qv".
+    """
+
+    round: Tensor  # [E] int64
+    generators: Sequence[torch.Generator]  # E
+    learning_rate: Tensor  # [E]
+    previous_aggregate: Tensor  # [E, d]
+    num_classes: int = 2
+    rule: Callable[[Tensor], Tensor] | None = None
+    qv: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def standalone(cls, gradients: Tensor, seed: int = 0, num_classes: int = 2) -> AttackContext:
+        """A context for use without a simulation: round 0, learning rate 1, seeds ``seed + e``.
+
+        Args:
+            gradients: Honest gradients, shape [E, n, d]; only shape, type and device are read.
+            seed: Seed of the first environment.
+            num_classes: Number of classes, for attacks on labels.
+        """
+        num_envs, _, dimension = gradients.shape
+        device = gradients.device
+        return cls(
+            round=torch.zeros(num_envs, dtype=torch.int64, device=device),
+            generators=[torch.Generator(device).manual_seed(seed + e) for e in range(num_envs)],
+            learning_rate=gradients.new_ones(num_envs),
+            previous_aggregate=gradients.new_zeros(num_envs, dimension),
+            num_classes=num_classes,
+        )
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal numbers of shape [E, *shape], row e from generator e."""
+        out = torch.empty(len(self.generators), *shape, dtype=dtype, device=self.round.device)
+        for row, generator in zip(out, self.generators, strict=True):
+            row.normal_(generator=generator)
+        return out
+
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Numbers uniform in [0, 1) of shape [E, *shape], row e from generator e."""
+        out = torch.empty(len(self.generators), *shape, dtype=dtype, device=self.round.device)
+        for row, generator in zip(out, self.generators, strict=True):
+            row.uniform_(generator=generator)
+        return out
+
+
+class Attack(ABC):
+    """Turns honest gradients into submitted ones.
+
+    Any callable with this signature is an attack. A subclass promises in addition never to write into its
+    input, which spares the simulation a copy.
+
+    Attributes:
+        knowledge: What of the server it must be shown: a subset of {"rule", "qv"}.
+        scope: "workers": honest rows are put back whatever the attack returns. "transmission": it corrupts
+            what is sent, by any worker.
+    """
+
+    knowledge: ClassVar[frozenset[str]] = frozenset()
+    scope: str = "workers"
+
+    @abstractmethod
+    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """Return the submissions.
+
+        Args:
+            gradients: What every worker would honestly send, shape [E, n, d].
+            byzantine: Which workers are Byzantine in this round, bool, shape [E, n].
+            context: What else is known.
+
+        Returns:
+            Shape [E, n, d], or anything that broadcasts to it; only the Byzantine rows count.
+        """
+
+
+class DataPoisoning(Attack):
+    """An attack on the Byzantine workers' data; their gradients are then computed honestly."""
+
+    @abstractmethod
+    def poison(
+        self, x: Tensor, y: Tensor, byzantine: Tensor, context: AttackContext
+    ) -> tuple[Tensor, Tensor]:
+        """Return the batches from which gradients are computed.
+
+        Args:
+            x: Inputs, shape [E, n, B, ...].
+            y: Labels, int64, shape [E, n, B].
+            byzantine: Which workers are Byzantine in this round, bool, shape [E, n].
+            context: What else is known.
+
+        Returns:
+            Inputs and labels of the same shapes; honest workers' batches are put back.
+        """
+
+    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """Return the gradients unchanged: the poisoned data has done the work."""
+        return gradients
+
+
+def honest_mean(gradients: Tensor, byzantine: Tensor) -> Tensor:
+    """Mean of the honest rows.
+
+    Args:
+        gradients: Shape [E, n, d].
+        byzantine: Bool, shape [E, n].
+
+    Returns:
+        Shape [E, d]; zero where every worker is Byzantine.
+    """
+    honest = (~byzantine).to(gradients.dtype)
+    weights = honest / honest.sum(-1, keepdim=True).clamp(min=1)
+    return torch.bmm(weights[:, None], gradients)[:, 0]

@@ -1,0 +1,95 @@
+"""Names for rules, attacks, roles, tasks and agents, open to extension from outside."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A mapping from names to factories.
+
+    Args:
+        kind: What is registered, as errors should call it ("rule", "attack", ...).
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._factories: dict[str, Callable[..., T]] = {}
+        self._built_in: set[str] = set()
+
+    def names(self) -> list[str]:
+        """The known names, sorted."""
+        return sorted(self._factories)
+
+    def register(self, name: str, factory: Callable[..., T]) -> None:
+        """Make ``factory(**parameters)`` known as ``name``.
+
+        Registering a name of yours again replaces it, so that a notebook cell can run twice.
+
+        Raises:
+            ValueError: If ``name`` is not a non-empty string, or is built in.
+            TypeError: If ``factory`` cannot be called.
+        """
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"the name of a {self.kind} must be a non-empty string, got {name!r}")
+        if not callable(factory):
+            raise TypeError(f"the factory of {self.kind} {name!r} must be callable, got {factory!r}")
+        if name in self._built_in:
+            raise ValueError(f"{self.kind} {name!r} is built in and cannot be replaced; choose another name")
+        self._factories[name] = factory
+
+    def built_in(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Class decorator with which byzgym registers its own factories."""
+
+        def decorate(factory: Callable[..., T]) -> Callable[..., T]:
+            self.register(name, factory)
+            self._built_in.add(name)
+            return factory
+
+        return decorate
+
+    def factory(self, name: str) -> Callable[..., T]:
+        """The factory registered as ``name``.
+
+        Raises:
+            ValueError: If the name is unknown; the message lists the known ones.
+        """
+        if not isinstance(name, str) or name not in self._factories:
+            raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(self.names())}")
+        return self._factories[name]
+
+    def make(self, name: str, **parameters: Any) -> T:
+        """Build the one registered as ``name``.
+
+        Raises:
+            ValueError: If the name is unknown; the message lists the known ones.
+            TypeError: If it has no such parameter, or lacks one; the message lists its parameters.
+        """
+        factory = self.factory(name)
+        signature = inspect.signature(factory)
+        try:
+            signature.bind(**parameters)
+        except TypeError as error:
+            allowed = ", ".join(str(p) for p in signature.parameters.values()) or "none"
+            raise TypeError(f"{self.kind} {name!r}: {error}; its parameters: {allowed}") from None
+        return factory(**parameters)
+
+    def make_from(self, spec: str | Mapping[str, Any]) -> T:
+        """Build from a name, or from a mapping ``{"name": ..., **parameters}``.
+
+        Raises:
+            ValueError: If the name is missing or unknown.
+            TypeError: If ``spec`` is neither, or a parameter does not fit.
+        """
+        if isinstance(spec, str):
+            return self.make(spec)
+        if not isinstance(spec, Mapping):
+            raise TypeError(f"{self.kind} must be a name or a mapping with a 'name', got {spec!r}")
+        parameters = dict(spec)
+        if "name" not in parameters:
+            raise ValueError(f"a {self.kind} mapping needs the key 'name', got {spec!r}")
+        return self.make(parameters.pop("name"), **parameters)
