@@ -6,17 +6,43 @@ takes any callable ``gradients -> vector``.
 """
 
 from byzgym.aggregation.base import NotLinearError, Rule, Weighting, combine
-from byzgym.aggregation.registry import make, make_from, names, register
+from byzgym.aggregation.bulyan import Bulyan
+from byzgym.aggregation.clipping import NormClipping
+from byzgym.aggregation.coordinatewise import MeanAroundMedian, Median, TrimmedMean
+from byzgym.aggregation.faba import FABA
+from byzgym.aggregation.geometric import GeometricMedian, Medoid
+from byzgym.aggregation.krum import Krum, MultiKrum
+from byzgym.aggregation.mean import Mean
+from byzgym.aggregation.minimum_diameter import BruteForce
+from byzgym.aggregation.registry import largest_byzantine, make, make_from, names, register
+from byzgym.aggregation.serving import apply_to_view, credits_for_view, make_within, renormalise
 from byzgym.aggregation.view import ServerView
 
 __all__ = [
+    "FABA",
+    "BruteForce",
+    "Bulyan",
+    "GeometricMedian",
+    "Krum",
+    "Mean",
+    "MeanAroundMedian",
+    "Median",
+    "Medoid",
+    "MultiKrum",
+    "NormClipping",
     "NotLinearError",
     "Rule",
     "ServerView",
+    "TrimmedMean",
     "Weighting",
+    "apply_to_view",
     "combine",
+    "credits_for_view",
+    "largest_byzantine",
     "make",
     "make_from",
+    "make_within",
     "names",
     "register",
+    "renormalise",
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from byzgym.aggregation.received import is_finite, received_rows
 from byzgym.validation import check_int
 
 
@@ -18,8 +21,9 @@ class NotLinearError(TypeError):
 class Rule(ABC):
     """Maps submissions [..., n, d] to their aggregate [..., d].
 
-    Rows with a non-finite entry count as not received: the rule acts on the others, as far as its condition
-    allows. Rules are right for entries from 1e-30 to 1e30 and never write into their input.
+    Rows with a non-finite entry count as not received: the rule acts on the others, with f reduced by the
+    number of rejected rows and to what the rule accepts for so few; where it accepts none, the aggregate is
+    their mean. Rules are right for entries from 1e-30 to 1e30 and never write into their input.
 
     Args:
         num_byzantine: The number f of Byzantine workers that the rule is told to expect. Rules that make no
@@ -54,7 +58,13 @@ class Rule(ABC):
             ValueError: If the shape, the type or the rule's condition on n and f does not fit.
         """
         self.check(gradients)
-        return self._aggregate(gradients)
+        received = received_rows(gradients)
+        if received is None:
+            return self._aggregate(gradients)
+        total = gradients.new_zeros(received.shape[:-1].numel(), gradients.shape[-1])
+        for rule, runs, rows in self._by_received(received):
+            total[runs] = rule._aggregate(gradients.reshape(-1, *gradients.shape[-2:])[runs[:, None], rows])
+        return total.reshape(gradients.shape[:-2] + gradients.shape[-1:])
 
     def credits(self, gradients: Tensor) -> Tensor:
         """The credits [..., n] on the simplex with which the aggregate is a weighted sum.
@@ -85,7 +95,32 @@ class Rule(ABC):
 
     @abstractmethod
     def _aggregate(self, gradients: Tensor) -> Tensor:
-        """Aggregate submissions that `check` has accepted."""
+        """Aggregate finite submissions that `check` has accepted."""
+
+    def _by_received(self, received: Tensor) -> Iterator[tuple[Rule, Tensor, Tensor]]:
+        """Split the runs by the number of rows received, where that is not zero.
+
+        Args:
+            received: Shape [..., n], bool.
+
+        Yields:
+            The rule for so many rows, the indices [m] of the runs and the indices [m, k] of their rows.
+        """
+        received = received.reshape(-1, received.shape[-1])
+        counts = received.sum(-1)
+        first = received.sort(dim=-1, descending=True, stable=True).indices
+        for count in sorted(set(counts.tolist()) - {0}):
+            runs = (counts == count).nonzero()[:, 0]
+            yield self._for_fewer(count, received.shape[-1] - count), runs, first[runs, :count]
+
+    def _for_fewer(self, num_workers: int, num_rejected: int) -> Rule:
+        """This rule for the workers left when some were rejected."""
+        allowed = self.max_byzantine(num_workers)
+        if allowed < 0:
+            return _Uniform()
+        rule = copy.copy(self)
+        rule.num_byzantine = min(max(0, self.num_byzantine - num_rejected), allowed)
+        return rule
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_byzantine={self.num_byzantine})"
@@ -106,14 +141,30 @@ class Weighting(Rule):
             ValueError: If the shape, the type or the rule's condition on n and f does not fit.
         """
         self.check(gradients)
-        return self._credits(gradients)
+        received = received_rows(gradients)
+        if received is None:
+            return self._credits(gradients)
+        credits = gradients.new_zeros(received.shape).reshape(-1, received.shape[-1])
+        for rule, runs, rows in self._by_received(received):
+            assert isinstance(rule, Weighting)
+            kept = gradients.reshape(-1, *gradients.shape[-2:])[runs[:, None], rows]
+            credits[runs[:, None], rows] = rule._credits(kept)
+        credits = credits.reshape(received.shape)
+        return torch.where(received.any(-1, keepdim=True), credits, 1 / received.shape[-1])
 
     @abstractmethod
     def _credits(self, gradients: Tensor) -> Tensor:
-        """Credits for submissions that `check` has accepted."""
+        """Credits for finite submissions that `check` has accepted."""
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
         return combine(self._credits(gradients), gradients)
+
+
+class _Uniform(Weighting):
+    """Equal credits for all: the mean."""
+
+    def _credits(self, gradients: Tensor) -> Tensor:
+        return gradients.new_full(gradients.shape[:-1], 1 / gradients.shape[-2])
 
 
 def combine(credits: Tensor, gradients: Tensor) -> Tensor:
@@ -127,7 +178,7 @@ def combine(credits: Tensor, gradients: Tensor) -> Tensor:
         Shape [..., d].
     """
     total = torch.einsum("...n,...nd->...d", credits, gradients)
-    if not torch.isfinite(total).all():
+    if not is_finite(total):
         kept = torch.where((credits != 0)[..., None], gradients, 0)
         total = torch.einsum("...n,...nd->...d", credits, kept)
     return total

@@ -1,4 +1,4 @@
-"""Attacks: honest gradients [E, n, d] -> submitted gradients, and the role functions that say who attacks when.
+"""Attacks: honest gradients [E, n, d] -> submitted gradients, and role functions, which say who attacks when.
 
 A new attack is one small file: subclass `Attack` (or `DataPoisoning`), decorate it with
 ``@registry.built_in("name")`` and import it here. From outside the package call `register`, which also takes
@@ -6,14 +6,34 @@ a factory of any callable ``(gradients, byzantine, context) -> submitted``.
 """
 
 from byzgym.attacks import roles
-from byzgym.attacks.base import Attack, AttackContext, DataPoisoning, honest_mean
+from byzgym.attacks.alie import ALittleIsEnough
+from byzgym.attacks.base import Attack, AttackContext, DataPoisoning, honest_mean, honest_sum
+from byzgym.attacks.data import LabelFlip
+from byzgym.attacks.directed import InnerProductManipulation, Omniscient
+from byzgym.attacks.noise import Gaussian, RandomFault, Uniform
+from byzgym.attacks.own import NoAttack, Scaled, SignFlip, Zero
 from byzgym.attacks.registry import make, make_from, names, register
+from byzgym.attacks.transmission import BitFlip, Gambler
 
 __all__ = [
+    "ALittleIsEnough",
     "Attack",
     "AttackContext",
+    "BitFlip",
     "DataPoisoning",
+    "Gambler",
+    "Gaussian",
+    "InnerProductManipulation",
+    "LabelFlip",
+    "NoAttack",
+    "Omniscient",
+    "RandomFault",
+    "Scaled",
+    "SignFlip",
+    "Uniform",
+    "Zero",
     "honest_mean",
+    "honest_sum",
     "make",
     "make_from",
     "names",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +22,8 @@ class AttackContext:
         previous_aggregate: What the server applied in the last round (zero in round 0).
         num_classes: Number of classes, for attacks on labels.
         rule: The server's rule, only for attacks that declare the knowledge "rule".
-        qv: The server's quasi-validation samples (x [E, q, ...], y [E, q]), only for attacks that declare "qv".
+        qv: The server's quasi-validation samples (x [E, q, ...], y [E, q]), only for attacks that declare
+            the knowledge "qv".
     """
 
     round: Tensor  # [E] int64
@@ -52,19 +53,42 @@ class AttackContext:
             num_classes=num_classes,
         )
 
-    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal numbers of shape [E, *shape], row e from generator e."""
-        out = torch.empty(len(self.generators), *shape, dtype=dtype, device=self.round.device)
-        for row, generator in zip(out, self.generators, strict=True):
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32, where: Tensor | None = None) -> Tensor:
+        """Standard normal numbers of shape [E, *shape], row e from generator e.
+
+        Args:
+            *shape: Shape of one environment's numbers.
+            dtype: Their type.
+            where: Bool, shape [E]. The other environments get zeros, and their generators stay as they are.
+        """
+        out = self._zeros(shape, dtype)
+        for row, generator in self._drawing(out, where):
             row.normal_(generator=generator)
         return out
 
-    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Numbers uniform in [0, 1) of shape [E, *shape], row e from generator e."""
-        out = torch.empty(len(self.generators), *shape, dtype=dtype, device=self.round.device)
-        for row, generator in zip(out, self.generators, strict=True):
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32, where: Tensor | None = None) -> Tensor:
+        """Numbers uniform in [0, 1) of shape [E, *shape], row e from generator e; see `normal`."""
+        out = self._zeros(shape, dtype)
+        for row, generator in self._drawing(out, where):
             row.uniform_(generator=generator)
         return out
+
+    def integers(self, high: int, *shape: int, where: Tensor | None = None) -> Tensor:
+        """Whole numbers uniform in 0 .. high - 1, int64 of shape [E, *shape]; see `normal`."""
+        out = self._zeros(shape, torch.int64)
+        for row, generator in self._drawing(out, where):
+            row.random_(0, high, generator=generator)
+        return out
+
+    def _zeros(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return torch.zeros(len(self.generators), *shape, dtype=dtype, device=self.round.device)
+
+    def _drawing(self, out: Tensor, where: Tensor | None) -> Iterator[tuple[Tensor, torch.Generator]]:
+        """The environments that draw: their rows of ``out`` with their generators."""
+        drawing = [True] * len(self.generators) if where is None else where.tolist()
+        for row, generator, draws in zip(out, self.generators, drawing, strict=True):
+            if draws:
+                yield row, generator
 
 
 class Attack(ABC):
@@ -120,16 +144,34 @@ class DataPoisoning(Attack):
         return gradients
 
 
-def honest_mean(gradients: Tensor, byzantine: Tensor) -> Tensor:
-    """Mean of the honest rows.
+def honest_sum(rows: Tensor, byzantine: Tensor) -> Tensor:
+    """Sum of the honest rows.
 
     Args:
-        gradients: Shape [E, n, d].
+        rows: Shape [E, n, d].
         byzantine: Bool, shape [E, n].
 
     Returns:
         Shape [E, d]; zero where every worker is Byzantine.
     """
-    honest = (~byzantine).to(gradients.dtype)
-    weights = honest / honest.sum(-1, keepdim=True).clamp(min=1)
-    return torch.bmm(weights[:, None], gradients)[:, 0]
+    # Not a batched product of 0/1 weights and rows: zero times infinity is NaN, and the last bits of a product
+    # depend on the number of environments in the batch.
+    return rows.masked_fill(byzantine[..., None], 0).sum(1)
+
+
+def honest_mean(rows: Tensor, byzantine: Tensor) -> Tensor:
+    """Mean of the honest rows.
+
+    Args:
+        rows: Shape [E, n, d].
+        byzantine: Bool, shape [E, n].
+
+    Returns:
+        Shape [E, d]; zero where every worker is Byzantine.
+    """
+    return honest_sum(rows, byzantine).div_(honest_count(byzantine))
+
+
+def honest_count(byzantine: Tensor) -> Tensor:
+    """Number of honest workers, shape [E, 1], but 1 where there are none, so that one can divide by it."""
+    return (~byzantine).sum(-1, keepdim=True).clamp_(min=1)

@@ -1,0 +1,13 @@
+"""A Gymnasium environment for agents that aggregate gradients when some workers are Byzantine.
+
+Importing this package registers ``ByzantineAggregation-v0`` with Gymnasium.
+"""
+
+from byzgym import aggregation, agents, attacks, tasks
+from byzgym.envs import register_envs
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "agents", "aggregation", "attacks", "tasks"]
+
+register_envs()

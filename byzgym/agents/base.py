@@ -1,0 +1,184 @@
+"""What an agent is: something that credits workers round by round, and predicts like stable-baselines3."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from byzgym.aggregation import NotLinearError, ServerView, combine, renormalise
+
+
+class Agent(ABC):
+    """Decides in every round how to aggregate, from the `ServerView` alone.
+
+    A subclass gives `credits`, or overrides `aggregate` where no credit vector expresses what it does.
+    With `bind`, an agent also answers `predict`, as stable-baselines3's models do, so that `evaluate_policy`
+    and loops over Gymnasium environments can use it.
+
+    Attributes:
+        linear: Whether `credits` exists.
+        reference: Whether the agent sees more than a server would; tables mark it as a reference.
+    """
+
+    linear: bool = True
+    reference: ClassVar[bool] = False
+    _env: Any = None
+
+    def reset(self, envs: Tensor | None = None) -> None:  # noqa: B027
+        """Forget the present runs, before new ones begin.
+
+        Args:
+            envs: Which environments, bool of shape [E]; all where None.
+        """
+
+    @abstractmethod
+    def credits(self, view: ServerView) -> Tensor:
+        """Credits for the submissions in ``view``, shape [E, n], on the simplex.
+
+        Rejected submissions get none.
+
+        Raises:
+            NotLinearError: If no credit vector expresses what the agent does.
+        """
+
+    def aggregate(self, view: ServerView) -> Tensor:
+        """The update for the submissions in ``view``, shape [E, d]."""
+        return combine(self.credits(view), view.gradients)
+
+    def bind(self, env: Any) -> Self:
+        """Attach to an environment whose rounds `predict` is to decide.
+
+        Args:
+            env: A `ByzantineAggregation-v0`, single or vector, wrapped or not, or a stable-baselines3
+                environment around it.
+
+        Raises:
+            ValueError: If the environment offers no `ServerView`.
+        """
+        self._env = _with_view(env)
+        self.reset()
+        return self
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """The action for the present round of the environment given to `bind`.
+
+        The observation is only looked at for whether it is a batch: the agent reads the environment's
+        `ServerView`. An agent without credits hands its vector to the environment (`use_update`) and
+        returns an action that the environment then ignores.
+
+        Args:
+            observation: What the environment returned last.
+            state: Passed through.
+            episode_start: Environments whose episode begins in this round, bool [E].
+            deterministic: No effect; the agents of byzgym decide deterministically given their seed.
+
+        Returns:
+            Credits, shape [n] or, for a batch, [E, n]; and ``state``.
+
+        Raises:
+            RuntimeError: If the agent has not been given an environment.
+        """
+        if self._env is None:
+            raise RuntimeError("predict needs an environment; call agent.bind(env) first")
+        view: ServerView = self._env.view
+        if episode_start is not None and np.any(episode_start):
+            self.reset(torch.as_tensor(np.atleast_1d(episode_start), device=view.theta.device).bool())
+        try:
+            credits = self.credits(view)
+        except NotLinearError:
+            self._env.use_update(self.aggregate(view))
+            credits = torch.zeros_like(view.previous_credits)
+        actions = self._as_action(credits)
+        return (actions if self._is_batch(observation) else actions[0]), state
+
+    def save(self, path: str | Path) -> None:
+        """Write what the agent has learned to a file.
+
+        Raises:
+            NotImplementedError: If the agent learns nothing that a file could hold.
+        """
+        raise TypeError(f"{type(self).__name__} learns nothing, so there is nothing to save")
+
+    def load(self, path: str | Path) -> Self:
+        """Read what `save` wrote, and return the agent."""
+        raise TypeError(f"{type(self).__name__} learns nothing, so there is nothing to load")
+
+    def _as_action(self, credits: Tensor) -> np.ndarray:
+        actions = credits.detach().cpu().numpy().astype(np.float32)
+        space = getattr(self._env, "single_action_space", None) or self._env.action_space
+        missing = space.shape[0] - actions.shape[1]
+        return np.pad(actions, ((0, 0), (0, missing))) if missing else actions
+
+    def _is_batch(self, observation: Any) -> bool:
+        if observation is None:
+            return hasattr(self._env, "single_action_space")
+        space = getattr(self._env, "single_observation_space", None) or self._env.observation_space
+        while isinstance(observation, dict):
+            name = next(iter(observation))
+            observation, space = observation[name], space[name]
+        return np.ndim(observation) > len(space.shape)
+
+
+class ForeignAgent(Agent):
+    """Gives an object with `reset` and `credits(view)` or `aggregate(view)` the rest of an agent's methods.
+
+    Raises:
+        TypeError: If the object has none of the two.
+    """
+
+    def __init__(self, agent: Any) -> None:
+        if not (hasattr(agent, "credits") or hasattr(agent, "aggregate")):
+            raise TypeError(f"an agent needs credits(view) or aggregate(view), got {agent!r}")
+        self.wrapped = agent
+        self.linear = hasattr(agent, "credits")
+
+    def reset(self, envs: Tensor | None = None) -> None:
+        """Reset the wrapped agent, which knows no single environments."""
+        if hasattr(self.wrapped, "reset"):
+            self.wrapped.reset()
+
+    def credits(self, view: ServerView) -> Tensor:
+        """See `Agent.credits`."""
+        if not self.linear:
+            raise NotLinearError(f"{type(self.wrapped).__name__} has no credits, only aggregate(view)")
+        return accepted(self.wrapped.credits(view), view)
+
+    def aggregate(self, view: ServerView) -> Tensor:
+        """See `Agent.aggregate`."""
+        return self.wrapped.aggregate(view) if hasattr(self.wrapped, "aggregate") else super().aggregate(view)
+
+
+def accepted(credits: Tensor, view: ServerView) -> Tensor:
+    """Move the credit of rejected submissions to the accepted ones, in proportion.
+
+    Args:
+        credits: Shape [E, n].
+        view: Says which submissions were rejected.
+    """
+    if not view.rejected.any():
+        return credits
+    return renormalise(credits.masked_fill(view.rejected, 0), view.rejected)
+
+
+def _with_view(env: Any) -> Any:
+    """The innermost environment that has a view."""
+    seen: list[Any] = []
+    while env is not None and not any(env is other for other in seen):
+        seen.append(env)
+        inner = getattr(env, "unwrapped", env)
+        if "view" in dir(type(inner)):
+            return inner
+        # stable-baselines3's wrappers name what they wrap `venv`, its DummyVecEnv `envs`.
+        env = getattr(env, "venv", None) or next(iter(getattr(env, "envs", [])), None)
+    raise ValueError(f"env must be a ByzantineAggregation environment, possibly wrapped, got {seen[0]!r}")

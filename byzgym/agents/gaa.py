@@ -1,0 +1,224 @@
+"""GAA, the Gradient Aggregation Agent of "Justinian's GAAvernor" (Pan et al., USENIX Security 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from byzgym.agents.base import Agent, accepted
+from byzgym.agents.registry import registry
+from byzgym.aggregation import ServerView
+from byzgym.validation import check_int, check_real
+
+
+@registry.built_in("gaa")
+class GAA(Agent):
+    """Learns the workers' credits online, in the run that it governs.
+
+    A network shared by all d coordinates reads, per coordinate, two numbers for every submission (the
+    preprocessing of Andrychowicz et al. 2016), the parameter, the QV loss and the last credits; its n outputs
+    are averaged over the coordinates and pass through a softmax. The paper's slides show this structure;
+    sizes follow the public reconstruction, whose network is one linear layer.
+
+    "The whole system is differentiable" (slides): the agent replays
+    theta_{t+1} = theta_t - lr sum_i credit_i V_i over a window of T rounds, the submissions being constants,
+    and descends the sum of the window's QV losses by back-propagation through the replayed parameters.
+    Every environment has a policy of its own; none is told who is Byzantine.
+
+    The server's momentum is not part of the replay: with momentum the gradient is that of the step without.
+
+    Args:
+        window: T, rounds between two updates of the policy.
+        learning_rate: Of Adam, for the policy.
+        hidden: Widths of ReLU layers in the per-coordinate network; none by default. With hidden layers
+            every round takes memory d * (3 n + 2).
+        seed: Of the policy's initial weights.
+    """
+
+    def __init__(
+        self,
+        window: int = 5,
+        learning_rate: float = 0.01,
+        hidden: Sequence[int] = (),
+        seed: int = 0,
+    ) -> None:
+        self.window = check_int("window", window, low=1)
+        self.learning_rate = check_real("learning_rate", learning_rate, above=0)
+        self.hidden = tuple(check_int("hidden", width, low=1) for width in hidden)
+        self._seed = check_int("seed", seed, low=0)
+        self._loaded: list[Tensor] | None = None
+        self._policy: list[Tensor] = []  # weight [E, out, in], bias [E, out, 1], weight, ...
+        self._window: _Window | None = None
+        self._view: ServerView | None = None
+
+    def reset(self, envs: Tensor | None = None) -> None:
+        """Start again from a fresh (or the loaded) policy."""
+        if envs is None or not self._policy or bool(envs.all()):
+            self._policy = []
+            self._window = self._view = None
+            return
+        # What the other environments have gathered in this window is used now: they share its graph.
+        self._learn()
+        with torch.no_grad():
+            for parameter, start in zip(self._policy, self._initial_policy(), strict=True):
+                parameter[envs] = start[envs]
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    if moment in self._optimizer.state[parameter]:
+                        self._optimizer.state[parameter][moment][envs] = 0
+        self._window = self._view = None
+
+    def credits(self, view: ServerView) -> Tensor:
+        """See `Agent.credits`. The first call in a round also learns from the rounds before."""
+        if view is self._view:
+            return self._last_credits
+        self._begin(view)
+        with torch.enable_grad():
+            theta, loss = self._replay(view)
+            if self._window is not None and self._window.steps == self.window:
+                self._learn()
+                self._window, theta, loss = None, theta.detach(), loss.detach()
+            if self._window is None:
+                self._window = _Window(torch.zeros_like(theta), self._last_credits)
+            window = self._window
+            credits = accepted(self._decide(view, theta, loss, window.credits), view)
+            rows = self._rows[window.steps].copy_(view.gradients)
+            window.update = window.update - view.learning_rate[:, None] * _mix(credits, rows)
+        window.credits = credits
+        window.steps += 1
+        self._view, self._last_credits = view, credits.detach()
+        return self._last_credits
+
+    def save(self, path: str | Path) -> None:
+        """Write the policies (one per environment).
+
+        Raises:
+            RuntimeError: If there is no policy yet, because no round has been played.
+        """
+        if not self._policy:
+            raise RuntimeError("there is no policy to save before the first round")
+        policy = [parameter.detach().cpu() for parameter in self._policy]
+        torch.save({"hidden": list(self.hidden), "policy": policy}, path)
+
+    def load(self, path: str | Path) -> Self:
+        """Start from the policies in a file, now and after every reset.
+
+        Raises:
+            ValueError: If the network in the file has other hidden layers.
+        """
+        saved = torch.load(path, weights_only=True)
+        if tuple(saved["hidden"]) != self.hidden:
+            raise ValueError(f"hidden must be {tuple(saved['hidden'])} to load {path}, got {self.hidden}")
+        self._loaded = saved["policy"]
+        self.reset()
+        return self
+
+    def _begin(self, view: ServerView) -> None:
+        """Make what is needed in the first round, and drop what belongs to episodes that have ended."""
+        if self._policy and self._shape == view.gradients.shape:
+            began = (view.round == 0) & (self._rounds > 0)
+            if bool(began.any()):
+                self.reset(began)
+        self._rounds = view.round
+        if self._policy and self._shape == view.gradients.shape:
+            if self._window is None:
+                self._last_credits = view.previous_credits
+            return
+        self._shape, self._device = view.gradients.shape, view.theta.device
+        self._policy = [parameter.requires_grad_() for parameter in self._initial_policy()]
+        self._optimizer = torch.optim.Adam(self._policy, lr=self.learning_rate)
+        # One tensor a round, not one for all: autograd tracks writes tensor by tensor.
+        self._rows = [torch.empty_like(view.gradients) for _ in range(self.window)]
+        self._window, self._last_credits = None, view.previous_credits
+
+    def _replay(self, view: ServerView) -> tuple[Tensor, Tensor]:
+        """The present parameters [E, d], as a function of the window's credits, and their QV loss [E]."""
+        window = self._window
+        if window is None:
+            return view.theta, view.qv_value
+        theta = view.theta + (window.update - window.update.detach())
+        loss = view.qv_loss(theta)
+        window.total = window.total + torch.where(loss.isfinite(), loss, 0).sum()
+        return theta, loss
+
+    def _decide(self, view: ServerView, theta: Tensor, loss: Tensor, last: Tensor) -> Tensor:
+        """Credits [E, n], from the state of the paper's MDP: submissions, parameters, QV loss, last credits."""
+        own = [_log_and_sign(view.gradients, pooled=not self.hidden)]  # [E, 2 n, d or 1]
+        parameters = theta.detach()[:, None]
+        own.append(parameters if self.hidden else parameters.mean(2, keepdim=True))
+        # Losses and credits are the same for all coordinates.
+        width = own[0].shape[2]
+        shared = torch.cat([loss.clamp(max=1e3)[:, None], last], 1)[..., None]
+        x = torch.cat([*own, shared.expand(-1, -1, width)], 1)  # [E, 3 n + 2, d or 1]
+        for layer in range(0, len(self._policy), 2):
+            x = torch.baddbmm(self._policy[layer + 1], self._policy[layer], F.relu(x) if layer else x)
+        return torch.softmax(x.mean(2), 1)
+
+    def _learn(self) -> None:
+        """One step of Adam on the window's QV losses, whose gradients are clamped to [-1, 1]."""
+        if self._window is None or not self._window.total.requires_grad:
+            return
+        gradients = torch.autograd.grad(self._window.total, self._policy)
+        for parameter, gradient in zip(self._policy, gradients, strict=True):
+            parameter.grad = gradient.nan_to_num(0.0).clamp_(-1, 1)
+        self._optimizer.step()
+
+    def _initial_policy(self) -> list[Tensor]:
+        num_envs, num_workers, _ = self._shape
+        widths = [3 * num_workers + 2, *self.hidden, num_workers]
+        if self._loaded is not None:
+            if self._loaded[-1].shape[1] != num_workers or len(self._loaded[-1]) not in (1, num_envs):
+                raise ValueError(
+                    f"the loaded policy is for {self._loaded[-1].shape[1]} submissions in "
+                    f"{len(self._loaded[-1])} environments, got {num_workers} in {num_envs}"
+                )
+            return [p.expand(num_envs, -1, -1).to(self._device, copy=True) for p in self._loaded]
+        generator = torch.Generator().manual_seed(self._seed)
+        policy = []
+        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+            # The default initialisation of torch.nn.Linear, the same in every environment.
+            bound = fan_in**-0.5
+            for columns in (fan_in, 1):
+                start = torch.empty(fan_out, columns).uniform_(-bound, bound, generator=generator)
+                policy.append(start.to(self._device).repeat(num_envs, 1, 1))
+        return policy
+
+
+class _Window:
+    """What the rounds since the last update of the policy have left, with its graph.
+
+    Args:
+        update: Sum of the steps taken since the window began, zero at first, shape [E, d].
+        credits: Of the last round, shape [E, n].
+    """
+
+    def __init__(self, update: Tensor, credits: Tensor) -> None:
+        self.update = update
+        self.credits = credits
+        self.total = update.new_zeros(())  # sum of the QV losses
+        self.steps = 0
+
+
+def _log_and_sign(rows: Tensor, pooled: bool) -> Tensor:
+    """Two numbers for each entry g of rows [E, n, d]: shape [E, 2 n, d], or their means [E, 2 n, 1].
+
+    Andrychowicz et al., "Learning to learn by gradient descent by gradient descent" (2016), appendix A, with
+    p = 10: (log|g| / p, sign g) where |g| >= e^-p, and (-1, e^p g) elsewhere; both are clamps.
+    """
+    logarithm = rows.abs().log_().clamp_(min=-10.0)
+    if pooled:
+        first = logarithm.mean(2, keepdim=True) / 10
+        # The same memory serves for the second number.
+        second = torch.mul(rows, torch.e**10, out=logarithm).clamp_(-1, 1).mean(2, keepdim=True)
+    else:
+        first = logarithm / 10
+        second = (rows * torch.e**10).clamp_(-1, 1)
+    return torch.cat([first, second], 1)
+
+
+def _mix(credits: Tensor, rows: Tensor) -> Tensor:
+    return torch.bmm(credits[:, None], rows)[:, 0]

@@ -1,0 +1,129 @@
+"""Runs the programs of `networks` over blocks of columns that stay in the cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from byzgym.aggregation.networks import Program
+
+# Values per operation. On the CPU: long enough for PyTorch to share each operation among its threads (so that
+# a thread always meets the same columns) and to hide its dispatch, short enough for the scratch rows to stay
+# in the cache. On an accelerator only memory limits it.
+CPU_BLOCK_PER_THREAD = 65536
+DEVICE_BLOCK = 1 << 22
+
+
+def run_program(program: Program, gradients: Tensor, compiled: bool = False) -> Tensor:
+    """Run a program on the n rows of every environment.
+
+    Args:
+        program: For n rows.
+        gradients: Finite, shape [..., n, d].
+        compiled: Whether to run it through `torch.compile`.
+
+    Returns:
+        Shape [..., d].
+    """
+    rows = gradients.detach().reshape(-1, *gradients.shape[-2:])
+    evaluate = _compiled(program) if compiled else lambda values: _interpret(program, values)
+    result: Tensor = evaluate(rows)
+    if not math.isfinite(result.sum()):
+        # A sum of huge values overflowed (or only this check did): leave room for n of them.
+        room = 2.0 ** math.ceil(math.log2(rows.shape[1]) + 1)
+        result = evaluate(rows / room) * room
+    return result.reshape(gradients.shape[:-2] + gradients.shape[-1:])
+
+
+Block = tuple[slice, slice]  # environments, columns
+
+
+def _blocks(result: Tensor) -> Iterator[Block]:
+    """Cut [E, d] into blocks of about equal size."""
+    num_envs, num_columns = result.shape
+    if not result.numel():
+        return
+    on_cpu = result.device.type == "cpu"
+    largest = CPU_BLOCK_PER_THREAD * torch.get_num_threads() if on_cpu else DEVICE_BLOCK
+    columns = math.ceil(num_columns / math.ceil(num_columns / largest))
+    envs = min(num_envs, max(1, largest // columns))
+    for env in range(0, num_envs, envs):
+        for column in range(0, num_columns, columns):
+            yield slice(env, min(env + envs, num_envs)), slice(column, min(column + columns, num_columns))
+
+
+def _interpret(program: Program, rows: Tensor) -> Tensor:
+    result = rows.new_empty(rows.shape[0], rows.shape[2])
+    scratch: dict[torch.Size, _Scratch] = {}  # blocks at the edges are smaller
+    for envs, columns in _blocks(result):
+        inputs = rows[envs, :, columns].unbind(1)
+        shape = inputs[0].shape
+        if shape not in scratch:
+            scratch[shape] = _Scratch(program, inputs[0])
+        result[envs, columns] = scratch[shape].run(inputs)
+    return result
+
+
+class _Scratch:
+    """The registers for blocks of one shape, allocated once."""
+
+    def __init__(self, program: Program, example: Tensor) -> None:
+        self.program = program
+        count = program.num_registers - program.num_rows
+        self.registers = example.new_empty(count, *example.shape).unbind(0)
+        self.above, self.below = example.new_empty(2, *example.shape).unbind(0)
+        self.chosen = torch.empty(example.shape, dtype=torch.bool, device=example.device)
+        self.functions: dict[str, Callable[..., object]] = {
+            "min": torch.minimum,
+            "max": torch.maximum,
+            "add": torch.add,
+        }
+
+    def run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        registers = (*inputs, *self.registers)
+        for operation in self.program.operations:
+            target, sources = registers[operation.target], operation.sources
+            if operation.kind == "divide":
+                torch.div(registers[sources[0]], operation.constant, out=target)
+            elif operation.kind == "nearer":
+                self._nearer(registers[sources[0]], registers[sources[1]], registers[sources[2]], target)
+            else:
+                self.functions[operation.kind](registers[sources[0]], registers[sources[1]], out=target)
+        return registers[self.program.result]
+
+    def _nearer(self, center: Tensor, low: Tensor, high: Tensor, target: Tensor) -> None:
+        torch.sub(center, low, out=self.below)
+        torch.sub(high, center, out=self.above)
+        torch.le(self.below.abs_(), self.above.abs_(), out=self.chosen)
+        torch.where(self.chosen, low, high, out=target)
+
+
+@lru_cache(maxsize=16)
+def _compiled(program: Program) -> Callable[[Tensor], Tensor]:
+    """One fused kernel for the whole program; the first call compiles it."""
+
+    def evaluate(rows: Tensor) -> Tensor:
+        registers = dict(enumerate(rows.unbind(1)))
+        for operation in program.operations:
+            values = [registers[source] for source in operation.sources]
+            registers[operation.target] = _apply(operation.kind, values, operation.constant)
+        return registers[program.result].clone()
+
+    return torch.compile(evaluate, dynamic=True)
+
+
+def _apply(kind: str, values: list[Tensor], constant: float) -> Tensor:
+    if kind == "min":
+        return torch.minimum(values[0], values[1])
+    if kind == "max":
+        return torch.maximum(values[0], values[1])
+    if kind == "add":
+        return values[0] + values[1]
+    if kind == "divide":
+        return values[0] / constant
+    center, low, high = values
+    return torch.where((center - low).abs() <= (high - center).abs(), low, high)

@@ -1,0 +1,41 @@
+"""FABA."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from byzgym.aggregation.base import Weighting
+from byzgym.aggregation.distances import squared_distances
+from byzgym.aggregation.registry import registry
+
+
+@registry.built_in("faba")
+class FABA(Weighting):
+    """Drop f times the submission farthest from the mean of those left; the mean of the rest, 2f < n.
+
+    Of several equally far the first is dropped. Source: Xia et al., "FABA: An Algorithm for Fast
+    Aggregation against Byzantine Attacks in Distributed Neural Networks", Algorithm 1, with the alpha n
+    drops that its proof counts.
+    """
+
+    condition: ClassVar[str] = "n >= 2f + 1"
+
+    @classmethod
+    def max_byzantine(cls, num_workers: int) -> int:
+        """The largest f that this rule accepts for n workers (-1 where it accepts none)."""
+        return (num_workers - 1) // 2
+
+    def _credits(self, gradients: Tensor) -> Tensor:
+        left = torch.ones(gradients.shape[:-1], dtype=torch.float64, device=gradients.device)
+        if self.num_byzantine:
+            squared = squared_distances(gradients)
+        for _ in range(self.num_byzantine):
+            # The squared distance to the mean of k rows is 1/k times this, less the same for every row.
+            # Summed anew each time: subtracting a dropped outlier would leave its rounding error.
+            total = (squared @ left[..., None])[..., 0]
+            farthest = total.masked_fill_(left == 0, -1.0).argmax(-1, keepdim=True)
+            left.scatter_(-1, farthest, 0.0)
+        return (left / (gradients.shape[-2] - self.num_byzantine)).to(gradients.dtype)

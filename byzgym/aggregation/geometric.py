@@ -1,0 +1,129 @@
+"""The geometric median and its restriction to the submissions, the medoid."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from byzgym.aggregation.base import Weighting
+from byzgym.aggregation.distances import Geometry, shift_gram
+from byzgym.aggregation.registry import registry
+from byzgym.aggregation.selection import take_row
+from byzgym.validation import check_int, check_real
+
+
+class _Geometric(Weighting):
+    condition: ClassVar[str] = "n >= 2f + 1"
+
+    @classmethod
+    def max_byzantine(cls, num_workers: int) -> int:
+        """The largest f that this rule accepts for n workers (-1 where it accepts none)."""
+        return (num_workers - 1) // 2
+
+
+@registry.built_in("medoid")
+class Medoid(_Geometric):
+    """The submission with the smallest sum of distances to all the others, n >= 2f + 1.
+
+    Source: Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", Definition 9. It makes no use of
+    ``num_byzantine`` but for its condition.
+    """
+
+    def _credits(self, gradients: Tensor) -> Tensor:
+        best = _medoid(gradients)[0].reshape(*gradients.shape[:-2], 1)
+        return gradients.new_zeros(gradients.shape[:-1]).scatter_(-1, best, 1.0)
+
+    def _aggregate(self, gradients: Tensor) -> Tensor:
+        return take_row(gradients, _medoid(gradients)[0].reshape(gradients.shape[:-2]))
+
+
+@registry.built_in("geometric_median")
+class GeometricMedian(_Geometric):
+    """The point with the smallest sum of distances to the submissions, n >= 2f + 1.
+
+    Source: Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", Definition 6; the robust aggregation
+    of Pillutla, Kakade and Harchaoui, "Robust Aggregation for Federated Learning" (RFA). Weiszfeld's
+    iteration with the start and the test for an optimum at a data point of Vardi and Zhang, "The
+    multivariate L1-median and associated data depth". It runs on inner products, so that a step costs
+    n^2 and not n d; the credits are its last weights. It makes no use of ``num_byzantine`` but for its
+    condition.
+
+    Args:
+        num_byzantine: The number f of Byzantine workers to expect.
+        tolerance: Stop when a step is shorter than this part of the median distance from the medoid;
+            distances are taken to be at least that long.
+        max_iterations: Stop after so many steps in any case.
+    """
+
+    def __init__(self, num_byzantine: int = 0, tolerance: float = 1e-6, max_iterations: int = 1000) -> None:
+        super().__init__(num_byzantine)
+        self.tolerance = check_real("tolerance", tolerance, high=1, above=0)
+        self.max_iterations = check_int("max_iterations", max_iterations, low=1)
+
+    def _credits(self, gradients: Tensor) -> Tensor:
+        _, distances, gram = _medoid(gradients)
+        weights, settled = _first_weights(distances, gram)
+        shortest = self.tolerance * distances.median(-1, keepdim=True).values
+        squared_norms = gram.diagonal(dim1=-2, dim2=-1)
+        for _ in range(self.max_iterations):
+            image = (gram @ weights[..., None])[..., 0]
+            squared = squared_norms - 2 * image + (weights * image).sum(-1, keepdim=True)
+            inverse = 1 / torch.maximum(squared.clamp_min(0).sqrt(), shortest)
+            updated = torch.where(settled, weights, inverse / inverse.sum(-1, keepdim=True))
+            step = updated - weights
+            weights = updated
+            length = (step * (gram @ step[..., None])[..., 0]).sum(-1, keepdim=True).clamp_min(0).sqrt()
+            if not ((length > shortest) & ~settled).any():
+                break
+        return weights.to(gradients.dtype).reshape(gradients.shape[:-1])
+
+
+def _medoid(gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The medoid of each run, the distances from it and the Gram matrix about it.
+
+    Sums of distances are of no use beside an outlier that swallows all their digits. What is summed here is
+    how much farther a row is from each other row than some central row is: |a| - |b| = (a² - b²)/(|a| + |b|),
+    with the numerator from inner products about the central row.
+
+    Returns:
+        Shapes [E], [E, n] and [E, n, n], the latter two in double precision.
+    """
+    geometry = Geometry(gradients)
+    distances = geometry.squared.sqrt()
+    num_rows = distances.shape[-1]
+    central = distances.sort(dim=-1).values[..., num_rows // 2].argmin(-1)
+    gram = geometry.gram_about(central)
+    from_central = _row_of(distances, central)
+    numerator = gram.diagonal(dim1=-2, dim2=-1)[:, :, None] - 2 * gram
+    denominator = distances + from_central[:, None, :]
+    excess = torch.where(denominator > 0, numerator / denominator, 0.0).sum(-1)
+    medoid = excess.argmin(-1)
+    return medoid, _row_of(distances, medoid), shift_gram(gram, medoid)
+
+
+def _row_of(matrix: Tensor, index: Tensor) -> Tensor:
+    """The row [E, n] of a matrix [E, n, n] at an index [E]."""
+    return matrix.gather(1, index[:, None, None].expand(-1, 1, matrix.shape[-1]))[:, 0]
+
+
+def _first_weights(distances: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [E, n] one step down from the medoid, and where that is the optimum already [E, 1].
+
+    If the optimum is a data point it is the medoid, and it is if the unit vectors from it to the other
+    points sum to no more than its multiplicity. If it is not, a first step leads below the objective of
+    every data point, so that the iteration can never get stuck in one.
+
+    Args:
+        distances: Distances from the medoid, shape [E, n].
+        gram: Gram matrix about the medoid, shape [E, n, n].
+    """
+    at_medoid = distances == 0
+    multiplicity = at_medoid.sum(-1, keepdim=True).double()
+    inverse = torch.where(at_medoid, 0.0, 1 / distances)
+    pull = (inverse * (gram @ inverse[..., None])[..., 0]).sum(-1, keepdim=True).clamp_min(0).sqrt()
+    settled = pull <= multiplicity
+    stay = torch.where(settled, 1.0, multiplicity / pull)
+    away = torch.where(settled, 0.0, inverse / inverse.sum(-1, keepdim=True))
+    return stay * at_medoid / multiplicity + (1 - stay) * away, settled

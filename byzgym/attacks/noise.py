@@ -1,0 +1,89 @@
+"""Attacks that submit random numbers, whatever the gradient."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from byzgym.attacks.base import Attack, AttackContext
+from byzgym.attacks.registry import registry
+from byzgym.validation import check_real
+
+
+class _Noise(Attack):
+    """Draws only the Byzantine rows: normal numbers cost some twenty times as much as copying a gradient."""
+
+    @abstractmethod
+    def draw(self, rows: Tensor, generator: torch.Generator) -> None:
+        """Fill the rows [m, d] of one environment."""
+
+    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """Return noise in the Byzantine rows and the gradients in the others, shape [E, n, d]."""
+        num_envs, num_workers, dimension = gradients.shape
+        where = byzantine.flatten().nonzero()[:, 0]
+        noise = gradients.new_empty(len(where), dimension)
+        per_env = torch.split(noise, byzantine.sum(-1).tolist())
+        for rows, generator in zip(per_env, context.generators, strict=True):
+            if len(rows):
+                self.draw(rows, generator)
+        flat = gradients.reshape(num_envs * num_workers, dimension)
+        return flat.index_copy(0, where, noise).view(gradients.shape)
+
+
+@registry.built_in("gaussian")
+class Gaussian(_Noise):
+    """``N(mean, std^2)`` in each coordinate, independently.
+
+    The Gaussian attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD", section 5.2, has mean 0 and
+    standard deviation 200.
+
+    Args:
+        mean: Any finite number.
+        std: At least 0.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 200.0) -> None:
+        self.mean = check_real("mean", mean)
+        self.std = check_real("std", std, low=0)
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> None:
+        """Fill the rows [m, d] of one environment."""
+        rows.normal_(self.mean, self.std, generator=generator)
+
+
+@registry.built_in("random")
+class RandomFault(Gaussian):
+    """``N(mean, std^2)`` with the numbers of the random fault in the public reconstruction of GAA.
+
+    With its standard deviation of 2e-6 this is practically the constant 0.01. The reconstruction is
+    github.com/nicehiro/GAA-Consensus; GAA's authors (Pan et al. 2020) call random updates static attacks.
+
+    Args:
+        mean: Any finite number.
+        std: At least 0.
+    """
+
+    def __init__(self, mean: float = 0.01, std: float = 2e-6) -> None:
+        super().__init__(mean, std)
+
+
+@registry.built_in("uniform")
+class Uniform(_Noise):
+    """``U[low, high)`` in each coordinate, independently.
+
+    FABA (Xia et al. 2019) is tested with U(-0.25, 0.25).
+
+    Args:
+        low: Any finite number.
+        high: At least ``low``.
+    """
+
+    def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
+        self.low = check_real("low", low)
+        self.high = check_real("high", high, low=self.low)
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> None:
+        """Fill the rows [m, d] of one environment."""
+        rows.uniform_(self.low, self.high, generator=generator)

@@ -1,0 +1,81 @@
+"""Actions: from what an agent returns to the credits that the server applies."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from byzgym.aggregation import renormalise
+from byzgym.validation import check_choice
+
+
+class CreditActions:
+    """Credit vectors: one number per received row.
+
+    Args:
+        kind: "credits", or "null_slot" with one slot more, for the zero vector.
+        num_rows: Rows that the server receives.
+
+    Raises:
+        ValueError: If ``kind`` is unknown.
+    """
+
+    def __init__(self, kind: str, num_rows: int) -> None:
+        self.kind = check_choice("action", kind, ("credits", "null_slot"))
+        self.num_rows = num_rows
+        self.size = num_rows + (kind == "null_slot")
+        self.space = spaces.Box(0.0, 1.0, (self.size,), np.float32)
+
+    def decode(self, actions: np.ndarray, num_envs: int, device: torch.device) -> Tensor:
+        """The credits that the actions ask for.
+
+        An action is divided by its sum; one whose sum is 1 (to 1e-6) passes unchanged, and all zero means
+        uniform.
+
+        Args:
+            actions: Shape [E, size], finite and not negative.
+            num_envs: E.
+            device: Where the credits go.
+
+        Returns:
+            Credits [E, rows], summing to 1 (to at most 1 with a null slot).
+
+        Raises:
+            ValueError: If the shape is wrong or an entry negative, NaN or infinite.
+        """
+        actions = np.asarray(actions)
+        if actions.shape != (num_envs, self.size):
+            raise ValueError(
+                f"action must have shape {(self.size,)} per environment, "
+                f"got {actions.shape[1:] if actions.ndim else actions.shape}"
+            )
+        values = torch.as_tensor(actions, dtype=torch.float32, device=device)
+        # One reduction finds NaN, infinities and negative entries alike.
+        if not (np.isfinite(actions).all() and actions.min() >= -1e-6):
+            bad = int(np.flatnonzero(~(np.isfinite(actions) & (actions >= -1e-6)).all(1))[0])
+            raise ValueError(f"action must be finite and not negative, got {actions[bad].tolist()}")
+        values = values.clamp(min=0)
+        total = values.sum(1, keepdim=True)
+        on_simplex = (total - 1).abs() <= 1e-6
+        values = torch.where(on_simplex, values, values / total.clamp(min=1e-38))
+        values = torch.where(total > 0, values, 1 / self.size)
+        return values[:, : self.num_rows]
+
+    def accepted(self, credits: Tensor, rejected: Tensor) -> Tensor:
+        """Take the credit of rejected rows away.
+
+        It goes to the accepted rows in proportion (uniformly where they had none), or to the zero vector
+        where there is a slot for it.
+
+        Args:
+            credits: Shape [E, rows].
+            rejected: Bool, shape [E, rows].
+        """
+        if not rejected.any():
+            return credits
+        kept = credits.masked_fill(rejected, 0)
+        if self.kind == "null_slot":
+            return kept
+        return renormalise(kept, rejected)

@@ -1,0 +1,153 @@
+"""What the single and the vector environment share: one round, for all environments of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from byzgym.aggregation import combine
+from byzgym.envs.actions import CreditActions
+from byzgym.envs.observations import ObservationBuilder
+from byzgym.envs.rewards import EXPLOSION, WORST_REWARD, relative_drop
+from byzgym.simulation import Simulation
+from byzgym.validation import check_int
+
+
+@dataclass
+class Outcome:
+    """Results of a step, one entry per environment of the batch."""
+
+    rewards: np.ndarray  # [E] float64
+    terminated: np.ndarray  # [E] bool
+    truncated: np.ndarray  # [E] bool
+    info: dict[str, np.ndarray]  # name -> [E, ...]
+    metrics: dict[str, np.ndarray]  # name -> [E], meaningful where `evaluated`
+    evaluated: np.ndarray  # [E] bool
+
+
+class Core:
+    """Simulation, observations, actions and rewards of E environments.
+
+    Args:
+        num_envs: E.
+        observation: See `ObservationBuilder`.
+        pool_size: See `ObservationBuilder`.
+        action: See `CreditActions`.
+        evaluate_every: Rounds between evaluations on test data (only at the end of an episode where None).
+        simulation: The arguments of the simulation.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        observation: str | Sequence[str],
+        pool_size: int,
+        action: str,
+        evaluate_every: int | None,
+        simulation: Mapping[str, Any],
+    ) -> None:
+        self.simulation = Simulation.make(num_envs, seed=0, **simulation)
+        settings = self.simulation.settings
+        self.rounds = settings.rounds
+        self.observations = ObservationBuilder(
+            observation, pool_size, self.simulation.num_rows, self.simulation.num_parameters, settings.rounds
+        )
+        self.actions = CreditActions(action, self.simulation.num_rows)
+        if evaluate_every is not None:
+            check_int("evaluate_every", evaluate_every, low=1)
+        self._evaluate_every = evaluate_every
+        self._first_loss = torch.zeros(num_envs, device=settings.device)
+        self._override: Tensor | None = None
+
+    def reset(self, np_randoms: Sequence[np.random.Generator], envs: Sequence[int] | None = None) -> None:
+        """Begin new episodes in ``envs`` (all where None), seeded from their NumPy generators."""
+        self.simulation.reset([int(generator.integers(2**63)) for generator in np_randoms], envs)
+        chosen = slice(None) if envs is None else list(envs)
+        self._first_loss[chosen] = self.simulation.qv_loss()[chosen]
+        self._override = None
+
+    def observe(self) -> Any:
+        """Observations of all environments."""
+        return self.observations(self.simulation.view)
+
+    def use_update(self, update: Tensor) -> None:
+        """Let the next step apply this vector [E, d] whatever the action says.
+
+        Coordinate-wise rules, which no credit vector can express, act this way.
+        """
+        self._override = update
+
+    def step(self, actions: np.ndarray, envs: Sequence[int] | None = None) -> Outcome:
+        """Play a round in ``envs`` (all where None) and measure it."""
+        simulation = self.simulation
+        view = simulation.view
+        before = simulation.qv_loss()
+        byzantine, rejected = simulation.byzantine_rows.clone(), view.rejected
+        credits = self.actions.decode(actions, simulation.num_envs, before.device)
+        credits = self.actions.accepted(credits, rejected)
+        if self._override is None:
+            update = combine(credits, view.gradients)
+            remembered = credits
+        else:
+            update, self._override = self._override, None
+            credits = torch.full_like(credits, torch.nan)
+            remembered = None
+        simulation.apply(update, remembered, envs)
+        after = simulation.qv_loss()
+        diverged = simulation.diverged | (after > EXPLOSION * self._first_loss)
+        rewards = relative_drop(before, after).masked_fill(diverged, WORST_REWARD)
+        terminated = diverged.cpu().numpy().copy()
+        round = simulation.server.round.cpu().numpy()
+        truncated = (round >= self.rounds) & ~terminated
+        evaluated = terminated | truncated
+        if self._evaluate_every is not None:
+            evaluated |= round % self._evaluate_every == 0
+        info = {
+            "credits": credits,
+            "qv_loss": after.double(),
+            "byzantine": byzantine,
+            "rejected": rejected,
+            "update_norm": torch.linalg.vector_norm(update.double(), dim=1),
+            "diverged": diverged,
+        }
+        return Outcome(
+            rewards=rewards.double().cpu().numpy(),
+            terminated=terminated,
+            truncated=truncated,
+            info={name: _fresh(value) for name, value in info.items()},
+            metrics=self.metrics() if evaluated.any() else {},
+            evaluated=evaluated,
+        )
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Test metrics of all environments; for evaluation only."""
+        return {name: _fresh(value.double()) for name, value in self.simulation.evaluate().items()}
+
+    def reset_info(self) -> dict[str, np.ndarray]:
+        """The `info` of a reset: nothing has been credited or applied yet."""
+        simulation = self.simulation
+        info = {
+            "credits": simulation.previous_credits,
+            "qv_loss": simulation.qv_loss().double(),
+            "byzantine": simulation.byzantine_rows,
+            "rejected": simulation.view.rejected,
+            "update_norm": simulation.qv_loss().double() * 0,
+            "diverged": simulation.diverged,
+        }
+        return {name: _fresh(value) for name, value in info.items()}
+
+
+def pick(info: Mapping[str, np.ndarray], env: int) -> dict[str, Any]:
+    """The `info` of one environment: arrays of its own, and Python numbers."""
+    return {
+        name: value[env].copy() if value.ndim > 1 else value[env].item() for name, value in info.items()
+    }
+
+
+def _fresh(values: Tensor) -> np.ndarray:
+    return np.array(values.detach().cpu().numpy())

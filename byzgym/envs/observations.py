@@ -1,0 +1,136 @@
+"""Observations: built from the `ServerView` and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from byzgym.aggregation import ServerView
+from byzgym.validation import check_choice, check_int
+
+BOUND = 100.0
+"""Bound of everything that is compressed by the signed logarithm; float32 reaches 89."""
+
+
+class ObservationBuilder:
+    """Turns views into observations.
+
+    Args:
+        spec: One part ("pooled", ...), whose observation is a Box; or several or "all", which give a Dict.
+        pool_size: Blocks into which "pooled" divides the coordinates.
+        num_rows: Rows that the server receives.
+        num_parameters: d.
+        rounds: Length of an episode.
+
+    Raises:
+        ValueError: If a part is unknown, listed twice, or ``pool_size`` is not from 1 to d.
+    """
+
+    def __init__(
+        self, spec: str | Sequence[str], pool_size: int, num_rows: int, num_parameters: int, rounds: int
+    ) -> None:
+        if isinstance(spec, str):
+            check_choice("observation", spec, [*PARTS, "all"])
+        elif not isinstance(spec, Sequence) or not spec or len(set(spec)) < len(spec):
+            raise ValueError(
+                f"observation must be one of {', '.join(map(repr, [*PARTS, 'all']))} or a list of different "
+                f"parts, got {spec!r}"
+            )
+        self.pool_size = check_int("pool_size", pool_size, low=1, high=num_parameters)
+        self.rounds = rounds
+        self._single = isinstance(spec, str) and spec != "all"
+        names = list(PARTS) if spec == "all" else [spec] if isinstance(spec, str) else list(spec)
+        self.names = [check_choice("observation", name, PARTS) for name in names]
+        boxes = {
+            "pooled": ((num_rows + 1, pool_size), -BOUND, BOUND),
+            "gradients": ((num_rows, num_parameters), -BOUND, BOUND),
+            "norms": ((num_rows,), 0.0, BOUND),
+            "similarity": ((num_rows, num_rows), -1.0, 1.0),
+            "trust": ((num_rows,), -1.0, 1.0),
+            "credits": ((num_rows,), 0.0, 1.0),
+            "loss": ((1,), 0.0, BOUND),
+            "progress": ((1,), 0.0, 1.0),
+        }
+        made = {
+            name: spaces.Box(low, high, shape, np.float32)
+            for name, (shape, low, high) in boxes.items()
+            if name in self.names
+        }
+        self.space: spaces.Space[Any] = made[self.names[0]] if self._single else spaces.Dict(made)
+
+    def __call__(self, view: ServerView) -> np.ndarray | dict[str, np.ndarray]:
+        """Observations of all environments, each part a fresh float32 array of shape [E, ...]."""
+        built = {name: _to_numpy(PARTS[name](view, self)) for name in self.names}
+        return built[self.names[0]] if self._single else {name: built[name] for name in self.space}  # type: ignore[attr-defined]
+
+
+def row_norms(rows: Tensor) -> Tensor:
+    """Euclidean norms [E, n] of rows [E, n, d], finite for all finite rows."""
+    norms = torch.linalg.vector_norm(rows, dim=2)
+    large = ~norms.isfinite()
+    if large.any():
+        norms[large] = torch.linalg.vector_norm(rows[large].double(), dim=1).float()
+    return norms
+
+
+def symmetric_log(values: Tensor) -> Tensor:
+    """sign(v) log(1 + |v|), which maps all of float32 into [-BOUND, BOUND]."""
+    compressed = values.abs().log1p_().copysign_(values)
+    return compressed.nan_to_num_(nan=0.0).clamp_(-BOUND, BOUND)
+
+
+def pool(rows: Tensor, size: int) -> Tensor:
+    """Means [..., size] over contiguous blocks of rows [..., d]; the last block takes the remainder."""
+    block = rows.shape[-1] // size
+    head = block * (size - 1)
+    means = rows[..., :head].unflatten(-1, (size - 1, block)).mean(-1) if size > 1 else rows[..., :0]
+    return torch.cat([means, rows[..., head:].mean(-1, keepdim=True)], -1)
+
+
+def _pooled(view: ServerView, builder: ObservationBuilder) -> Tensor:
+    """Rows in units of the median submission's root mean square entry."""
+    norms = row_norms(view.gradients).masked_fill(view.rejected, torch.nan)
+    scale = norms.nanmedian(1).values / view.gradients.shape[2] ** 0.5
+    scale = scale.nan_to_num(nan=1.0).clamp(min=1e-30)[:, None, None]
+    rows = torch.cat(
+        [pool(view.gradients, builder.pool_size), pool(view.qv_gradient, builder.pool_size)[:, None]], 1
+    )
+    return symmetric_log(rows / scale)
+
+
+def _similarity(view: ServerView, builder: ObservationBuilder) -> Tensor:
+    unit = _unit(view.gradients)
+    return torch.bmm(unit, unit.transpose(1, 2)).clamp_(-1, 1)
+
+
+def _trust(view: ServerView, builder: ObservationBuilder) -> Tensor:
+    own = _unit(view.qv_gradient[:, None])
+    return torch.bmm(_unit(view.gradients), own.transpose(1, 2))[..., 0].clamp_(-1, 1)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of length one; zero rows stay zero."""
+    largest = rows.abs().amax(2, keepdim=True).clamp(min=1e-38)
+    return torch.nn.functional.normalize(rows / largest, dim=2)
+
+
+def _to_numpy(values: Tensor) -> np.ndarray:
+    """A copy of its own: callers keep observations."""
+    return np.array(values.detach().cpu().numpy(), dtype=np.float32)
+
+
+PARTS: dict[str, Callable[[ServerView, ObservationBuilder], Tensor]] = {
+    "pooled": _pooled,
+    "gradients": lambda view, builder: symmetric_log(view.gradients),
+    "norms": lambda view, builder: row_norms(view.gradients).log1p(),
+    "similarity": _similarity,
+    "trust": _trust,
+    "credits": lambda view, builder: view.previous_credits.clamp(0, 1),
+    "loss": lambda view, builder: view.qv_value[:, None].log1p(),
+    "progress": lambda view, builder: (view.round.float() / builder.rounds).clamp(max=1)[:, None],
+}

@@ -1,0 +1,235 @@
+"""The native vector environment: one batched simulation instead of E single ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from byzgym.aggregation import ServerView
+from byzgym.envs.core import Core, Outcome
+from byzgym.simulation import Simulation
+from byzgym.validation import check_int
+
+
+class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
+    """`ByzantineAggregationEnv` for many environments at once.
+
+    On CPU, environment i equals the single environment seeded with ``seed + i``.
+
+    Args:
+        num_envs: E.
+        autoreset_mode: "NextStep" (Gymnasium's default), "SameStep" (what stable-baselines3 needs) or
+            "Disabled" (reset with ``options={"reset_mask": mask}``).
+        max_episode_steps: Ends episodes earlier than ``rounds``, as `gymnasium.make` with this argument does.
+        render_mode: Only None; render the single environment.
+        observation: As for the single environment, like everything that follows.
+        pool_size: Blocks of the pooled observation.
+        action: "credits" or "null_slot".
+        evaluate_every: Rounds between evaluations on test data.
+        simulation: The other arguments of `ByzantineAggregationEnv`.
+
+    Raises:
+        ValueError: If a value is not allowed; the message names argument, value and what is allowed.
+        TypeError: If an argument does not exist.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        observation: str | Sequence[str] = "pooled",
+        pool_size: int = 32,
+        action: str = "credits",
+        evaluate_every: int | None = None,
+        **simulation: Any,
+    ) -> None:
+        if render_mode is not None:
+            raise ValueError(f"render_mode of the vector environment must be None, got {render_mode!r}")
+        try:
+            self._mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            allowed = [mode.value for mode in AutoresetMode]
+            raise ValueError(f"autoreset_mode must be one of {allowed}, got {autoreset_mode!r}") from None
+        self.num_envs = check_int("num_envs", num_envs, low=1)
+        self.metadata = {"render_modes": [], "autoreset_mode": self._mode}
+        self.render_mode = None
+        self._core = Core(num_envs, observation, pool_size, action, evaluate_every, simulation)
+        if max_episode_steps is not None:
+            limit = check_int("max_episode_steps", max_episode_steps, low=1)
+            self._core.rounds = min(self._core.rounds, limit)
+        self.single_observation_space = self._core.observations.space
+        self.single_action_space = self._core.actions.space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space: spaces.Box = batch_space(self.single_action_space, num_envs)
+        self._np_randoms: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
+        self._done = np.zeros(num_envs, dtype=bool)
+
+    @property
+    def simulation(self) -> Simulation:
+        """The simulation underneath. For evaluation and reference controls, not for agents."""
+        return self._core.simulation
+
+    @property
+    def view(self) -> ServerView:
+        """What the servers know in this round: all that an agent may use."""
+        return self._core.simulation.view
+
+    def use_update(self, update: Tensor) -> None:
+        """Let the next step apply the vectors ``update`` [E, d] instead of the actions' credits."""
+        self._core.use_update(update)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin new episodes.
+
+        Args:
+            seed: Environment i is seeded with ``seed + i``, or with entry i of a list; None goes on with the
+                present random state.
+            options: ``{"reset_mask": mask}`` with a bool array [E] resets only those environments.
+
+        Raises:
+            ValueError: If the seeds or the mask do not have one entry per environment.
+        """
+        seeds = self._seeds(seed)
+        mask = (options or {}).get("reset_mask")
+        envs = None
+        if mask is not None:
+            mask = np.asarray(mask)
+            if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
+                raise ValueError(
+                    f"options['reset_mask'] must be a bool array of shape ({self.num_envs},) with a True, "
+                    f"got {mask!r}"
+                )
+            envs = np.flatnonzero(mask).tolist()
+        chosen = range(self.num_envs) if envs is None else envs
+        for env in chosen:
+            if seeds[env] is not None:
+                self._np_randoms[env] = seeding.np_random(seeds[env])[0]
+        self._core.reset([self._np_randoms[env] for env in chosen], envs)
+        self._done[list(chosen)] = False
+        return self._core.observe(), self._with_masks(self._core.reset_info(), chosen)
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Play one round everywhere; finished environments are treated as ``autoreset_mode`` says.
+
+        With "NextStep" the step after the end of an episode resets the environment, ignores its action and
+        gives reward 0. With "SameStep" the returned observation is that of the new episode, and the last
+        one of the old is in ``info["final_obs"]`` and ``info["final_info"]``.
+
+        Raises:
+            ValueError: If the actions have the wrong shape or an entry negative, NaN or infinite.
+            RuntimeError: If, with "Disabled", a finished environment has not been reset.
+        """
+        if self._mode is AutoresetMode.NEXT_STEP and self._done.any():
+            return self._step_with_resets(actions)
+        if self._done.any():
+            raise RuntimeError(
+                "autoreset_mode is 'Disabled': reset the finished environments "
+                f"{np.flatnonzero(self._done).tolist()} with options={{'reset_mask': mask}} first"
+            )
+        outcome = self._core.step(actions)
+        done = outcome.terminated | outcome.truncated
+        observation = self._core.observe()
+        everyone = np.ones(self.num_envs, dtype=bool)
+        if self._mode is AutoresetMode.SAME_STEP and done.any():
+            return self._reset_finished(outcome, observation, done)
+        self._done = done
+        return (
+            observation,
+            outcome.rewards,
+            outcome.terminated,
+            outcome.truncated,
+            self._infos(outcome, everyone),
+        )
+
+    def _step_with_resets(self, actions: np.ndarray) -> Any:
+        """One step of the "NextStep" mode in which some environments only reset."""
+        envs = np.flatnonzero(self._done).tolist()
+        going = np.flatnonzero(~self._done).tolist()
+        actions = np.array(actions)
+        if actions.shape == self.action_space.shape:
+            actions[envs] = 0  # ignored, so it may be anything
+        outcome = self._core.step(actions, going)
+        self._core.reset([self._np_randoms[env] for env in envs], envs)
+        fresh = self._core.reset_info()
+        for name, values in outcome.info.items():
+            values[envs] = fresh[name][envs]
+        outcome.rewards[envs] = 0.0
+        for flags in (outcome.terminated, outcome.truncated, outcome.evaluated):
+            flags[envs] = False
+        self._done = outcome.terminated | outcome.truncated
+        everyone = np.ones(self.num_envs, dtype=bool)
+        return (
+            self._core.observe(),
+            outcome.rewards,
+            outcome.terminated,
+            outcome.truncated,
+            self._infos(outcome, everyone),
+        )
+
+    def _reset_finished(self, outcome: Outcome, last: Any, done: np.ndarray) -> Any:
+        """The end of a step of the "SameStep" mode in which some environments are done."""
+        envs = np.flatnonzero(done).tolist()
+        final_info = self._infos(outcome, done)
+        self._core.reset([self._np_randoms[env] for env in envs], envs)
+        fresh = self._core.reset_info()
+        for name, values in outcome.info.items():
+            final_info[name] = np.where(_column(done, values), values, np.zeros_like(values))
+            values[envs] = fresh[name][envs]
+        outcome.evaluated &= ~done
+        infos = self._infos(outcome, np.ones(self.num_envs, dtype=bool))
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for env in envs:
+            final_obs[env] = _row(last, env)
+        infos |= {"final_obs": final_obs, "_final_obs": done, "final_info": final_info, "_final_info": done}
+        return self._core.observe(), outcome.rewards, outcome.terminated, outcome.truncated, infos
+
+    def _infos(self, outcome: Outcome, present: np.ndarray) -> dict[str, Any]:
+        infos = self._with_masks(outcome.info, np.flatnonzero(present))
+        evaluated = outcome.evaluated & present
+        if evaluated.any():
+            for name, values in outcome.metrics.items():
+                infos[name] = np.where(evaluated, values, 0.0)
+                infos[f"_{name}"] = evaluated.copy()
+        return infos
+
+    def _with_masks(self, info: dict[str, np.ndarray], envs: Any) -> dict[str, Any]:
+        """Gymnasium's form: beside every entry ``name`` the mask ``_name`` of who has it."""
+        present = np.zeros(self.num_envs, dtype=bool)
+        present[list(envs)] = True
+        return {**info, **{f"_{name}": present.copy() for name in info}}
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + env for env in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {len(seed)}")
+        return list(seed)
+
+
+def _row(observation: Any, env: int) -> Any:
+    if isinstance(observation, dict):
+        return {name: value[env].copy() for name, value in observation.items()}
+    return observation[env].copy()
+
+
+def _column(mask: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return mask.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,59 @@
+"""Which samples every worker draws in every round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class BatchSampler:
+    """Draws batches with replacement from each worker's share of the training data.
+
+    Sample numbers are drawn for `CHUNK` rounds at a time: one call per environment and chunk instead of one
+    per environment and round.
+
+    Args:
+        num_envs: E.
+        num_workers: n.
+        batch_size: B.
+        device: Where the indices live.
+    """
+
+    CHUNK = 16
+
+    def __init__(self, num_envs: int, num_workers: int, batch_size: int, device: torch.device) -> None:
+        self.shares = torch.zeros(num_envs, num_workers, 1, dtype=torch.int64, device=device)  # [E, n, m]
+        self.lengths = torch.ones(num_envs, num_workers, dtype=torch.int64, device=device)  # [E, n]
+        self.samples = torch.zeros(
+            num_envs, self.CHUNK, num_workers, batch_size, dtype=torch.int64, device=device
+        )
+
+    def assign(self, env: int, shares: Tensor, lengths: Tensor) -> None:
+        """Give the workers of an environment their shares [n, m] of the training data, lengths [n]."""
+        missing = shares.shape[1] - self.shares.shape[2]
+        if missing > 0:
+            self.shares = torch.nn.functional.pad(self.shares, (0, missing))
+        self.shares[env, :, : shares.shape[1]] = shares
+        self.lengths[env] = lengths
+
+    def draw(self, envs: Tensor, round: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Sample numbers [k, n, B] for environments envs [k], in their rounds round [k].
+
+        ``generators`` are those of all environments.
+        """
+        slot = round % self.CHUNK
+        due = slot == 0
+        if due.any():
+            self._refill(envs[due], generators)
+        return self.samples[envs, slot]
+
+    def _refill(self, envs: Tensor, generators: Sequence[torch.Generator]) -> None:
+        uniform = torch.empty(len(envs), *self.samples.shape[1:], device=envs.device)
+        for row, env in zip(uniform, envs.tolist(), strict=True):
+            row.uniform_(generator=generators[env])
+        lengths = self.lengths[envs][:, None, :, None]  # [k, 1, n, 1]
+        positions = (uniform * lengths).long().clamp_(max=lengths - 1).transpose(1, 2)  # [k, n, K, B]
+        drawn = self.shares[envs].gather(2, positions.flatten(2)).view(positions.shape)
+        self.samples[envs] = drawn.transpose(1, 2)

@@ -1,0 +1,40 @@
+"""The server's own few samples, and the loss on them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from byzgym.simulation.gradients import GradientEngine
+
+LARGEST_LOSS = 1e30
+"""Losses that overflow are reported as this, so that every loss stays a finite number."""
+
+
+class QuasiValidation:
+    """The quasi-validation (QV) sets of E environments, and the model's loss on them.
+
+    This object knows the model and the QV samples and nothing else of the simulation, because it is handed
+    to agents with the `ServerView`.
+
+    Args:
+        engine: The model.
+        num_envs: E.
+        x: Samples of one environment [q, ...], for their shape.
+        y: Labels of one environment [q].
+    """
+
+    def __init__(self, engine: GradientEngine, num_envs: int, x: Tensor, y: Tensor) -> None:
+        self._engine = engine
+        self.x = x.new_zeros(num_envs, *x.shape)  # [E, q, ...]
+        self.y = y.new_zeros(num_envs, *y.shape)  # [E, q]
+
+    def loss(self, theta: Tensor) -> Tensor:
+        """Mean loss [E] at theta [E, d], differentiable in theta."""
+        return self._engine.loss(theta, self.x, self.y)
+
+    def loss_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss [E] and gradient [E, d] at theta [E, d], both detached and finite."""
+        loss, gradient = self._engine.loss_and_gradient(theta, self.x, self.y)
+        loss = torch.nan_to_num(loss, nan=LARGEST_LOSS, posinf=LARGEST_LOSS).clamp(max=LARGEST_LOSS)
+        return loss, torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,0 +1,119 @@
+"""What the server does to its own state: take in submissions, step, and measure."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from byzgym.simulation.gradients import GradientEngine
+from byzgym.simulation.settings import Settings
+
+
+class Server:
+    """Parameters and optimiser of E environments: SGD with heavy-ball momentum and a schedule.
+
+    Attributes:
+        theta: Parameters [E, d].
+        velocity: Momentum buffer [E, d], None without momentum.
+        round: Rounds since the start of each episode [E].
+        previous_update: What the last round applied [E, d].
+        diverged: Whether an update has been refused because parameters would not have been finite [E].
+    """
+
+    def __init__(self, settings: Settings, num_envs: int, num_parameters: int) -> None:
+        device = settings.device
+        self._settings = settings
+        self.theta = torch.zeros(num_envs, num_parameters, device=device)
+        self.velocity = torch.zeros_like(self.theta) if settings.momentum else None
+        self.round = torch.zeros(num_envs, dtype=torch.int64, device=device)
+        self.previous_update = torch.zeros_like(self.theta)
+        self.diverged = torch.zeros(num_envs, dtype=torch.bool, device=device)
+
+    @property
+    def learning_rate(self) -> Tensor:
+        """The step size of this round, shape [E]."""
+        return self._settings.learning_rate(self.round)
+
+    def reset(self, env: int, theta: Tensor) -> None:
+        """Begin an episode at the parameters theta [d]."""
+        self.theta[env] = theta
+        self.round[env] = 0
+        self.previous_update[env] = 0
+        self.diverged[env] = False
+        if self.velocity is not None:
+            self.velocity[env] = 0
+
+    def step(self, update: Tensor, active: Tensor | None) -> None:
+        """theta <- theta - lr * (momentum * velocity + update), where ``active`` [E] (all where None).
+
+        An environment whose parameters would not stay finite keeps them and is marked as diverged.
+        """
+        direction = update
+        if self.velocity is not None:
+            direction = self._settings.momentum * self.velocity + update
+        theta = self.theta - self.learning_rate[:, None] * direction
+        finite = torch.linalg.vector_norm(theta, dim=1).isfinite()
+        if not finite.all():
+            # A norm can overflow where no entry does.
+            finite = theta.isfinite().all(1) & direction.isfinite().all(1)
+        if active is None and finite.all():
+            self.theta, self.previous_update = theta, update
+            if self.velocity is not None:
+                self.velocity = direction
+            self.round = self.round + 1
+            return
+        active = torch.ones_like(finite) if active is None else active
+        self.diverged = self.diverged | (active & ~finite)
+        moved = (active & finite)[:, None]
+        self.theta = torch.where(moved, theta, self.theta)
+        self.previous_update = torch.where(moved, update, self.previous_update)
+        if self.velocity is not None:
+            self.velocity = torch.where(moved, direction, self.velocity)
+        self.round = self.round + active.long()
+
+
+def receive(submissions: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+    """What reaches the server: means over secure groups, without the rows that are not finite.
+
+    Args:
+        submissions: Shape [E, n, d]; rejected rows are overwritten with zero where groups have one member.
+        group_size: g; with secure aggregation the server sees only sums over g consecutive workers, here
+            divided by g so that credits mean the same as without.
+
+    Returns:
+        The rows [E, n / g, d], rejected ones zero, and which were rejected [E, n / g].
+    """
+    rows = submissions
+    if group_size > 1:
+        rows = submissions.unflatten(1, (-1, group_size)).mean(2)
+    # The norm is the cheapest test; it overflows for some finite rows, which a closer look then clears.
+    suspect = ~torch.linalg.vector_norm(rows, dim=2).isfinite()
+    rejected = torch.zeros_like(suspect)
+    if suspect.any():
+        rejected[suspect] = ~rows[suspect].isfinite().all(1)
+        rows[rejected] = 0
+    return rows, rejected
+
+
+@torch.no_grad()
+def evaluate(engine: GradientEngine, theta: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Test metrics of parameters [E, d] on samples x [N, ...], y [N].
+
+    Returns:
+        "accuracy" and "top3_accuracy", each from 0 to 1, and "test_loss" (mean cross entropy), all [E].
+    """
+    num_envs = len(theta)
+    totals = theta.new_zeros(3, num_envs)
+    chunk = max(1, min(len(y), 65_536 // num_envs))
+    for start in range(0, len(y), chunk):
+        labels = y[start : start + chunk].expand(num_envs, -1)
+        inputs = x[start : start + chunk]
+        logits = engine.logits(theta, inputs.expand(num_envs, *inputs.shape))
+        own = logits.gather(2, labels[..., None])
+        # Ties count against the model, so that a constant or non-finite output earns nothing.
+        ahead = (~(logits < own)).sum(2) - 1
+        totals[0] += (ahead < 1).sum(1)
+        totals[1] += (ahead < 3).sum(1)
+        totals[2] -= torch.log_softmax(logits.double(), 2).gather(2, labels[..., None]).sum((1, 2)).float()
+    accuracy, top3, loss = totals / len(y)
+    return {"accuracy": accuracy, "top3_accuracy": top3, "test_loss": torch.nan_to_num(loss, nan=1e30, posinf=1e30)}

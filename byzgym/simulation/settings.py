@@ -1,0 +1,150 @@
+"""The arguments that define a simulation: validated, and turned into the objects they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from byzgym import attacks, tasks
+from byzgym.simulation.schedules import LearningRate
+from byzgym.validation import check_int, check_real
+
+DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie", "random")
+
+Attack = Callable[[Tensor, Tensor, attacks.AttackContext], Tensor]
+Spec = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What `resolve` makes of the arguments."""
+
+    task: tasks.Task
+    make_module: Callable[[], nn.Module]
+    num_workers: int
+    num_byzantine: tuple[int, int]
+    attacks: tuple[Attack, ...]
+    attack_names: tuple[str, ...]
+    roles: Callable[[Tensor, Tensor, attacks.AttackContext], Tensor]
+    static_roles: bool
+    partition: Callable[[Tensor, int, torch.Generator], tuple[Tensor, Tensor]]
+    batch_size: int
+    learning_rate: LearningRate
+    momentum: float
+    worker_momentum: float
+    qv_size: int
+    draw_qv: Callable[[tasks.Task, int, torch.Generator], tuple[Tensor, Tensor]]
+    secure_group_size: int
+    rounds: int
+    device: torch.device
+
+
+def resolve(
+    *,
+    task: Spec = "digits",
+    model: str | None = None,
+    num_workers: int = 10,
+    num_byzantine: int | Sequence[int] = 7,
+    attack: Spec | Sequence[Spec] = DEFAULT_ATTACKS,
+    roles: Spec = "static",
+    partition: Spec = "iid",
+    batch_size: int | None = None,
+    learning_rate: float | Mapping[str, Any] | None = None,
+    momentum: float = 0.0,
+    worker_momentum: float = 0.0,
+    qv_size: int = 10,
+    qv_source: Spec = "held_out",
+    secure_group_size: int = 1,
+    rounds: int = 100,
+    device: str = "cpu",
+) -> Settings:
+    """Validate the arguments of a simulation.
+
+    Args:
+        task: Name of a task, or a mapping with its name and parameters.
+        model: A model such as "mlp:32"; the task's own where None.
+        num_workers: n, at least 1.
+        num_byzantine: f from 0 to n - 1, or bounds (low, high) between which it is drawn at each reset.
+        attack: A name, a mapping with the name and parameters, or a list of these drawn from at each reset.
+        roles: Role function: which workers attack when.
+        partition: How the training data are divided among the workers.
+        batch_size: Samples per worker and round; the task's own where None.
+        learning_rate: Step size or schedule (see `LearningRate`); the task's own where None.
+        momentum: Heavy-ball momentum of the server, from 0 to below 1.
+        worker_momentum: beta of m <- beta m + (1 - beta) g at every worker, from 0 to below 1.
+        qv_size: Samples in the quasi-validation set.
+        qv_source: Where they come from.
+        secure_group_size: g; the server sees only means over groups of g workers. Must divide n.
+        rounds: Length of an episode.
+        device: A torch device.
+
+    Raises:
+        ValueError: If a value is not allowed; the message names argument, value and what is allowed.
+        TypeError: If an argument or a parameter of a mapping does not exist.
+    """
+    num_workers = check_int("num_workers", num_workers, low=1)
+    if isinstance(model, str) or model is None:
+        the_task = tasks.make_from(task)
+    else:
+        raise ValueError(f"model must be a string such as 'mlp:32' or None, got {model!r}")
+    model = model or the_task.model
+    specs = [attack] if isinstance(attack, str | Mapping) else list(attack)
+    if not specs:
+        raise ValueError("attack must be a name, a mapping or a non-empty list of these, got an empty list")
+    group = check_int("secure_group_size", secure_group_size, low=1, high=num_workers)
+    if num_workers % group:
+        raise ValueError(f"secure_group_size must divide num_workers={num_workers}, got {group}")
+    rounds = check_int("rounds", rounds, low=1)
+    where = _device(device)
+    return Settings(
+        task=the_task.to(where),
+        make_module=lambda: tasks.models.build(model, the_task.input_shape, the_task.num_classes),
+        num_workers=num_workers,
+        num_byzantine=_bounds(num_byzantine, num_workers),
+        attacks=tuple(attacks.make_from(spec) for spec in specs),
+        attack_names=tuple(spec if isinstance(spec, str) else str(spec["name"]) for spec in specs),
+        roles=attacks.roles.make_from(roles),
+        static_roles=(roles if isinstance(roles, str) else roles.get("name")) == "static",
+        partition=tasks.partitions.make_from(partition),
+        batch_size=check_int("batch_size", the_task.batch_size if batch_size is None else batch_size, low=1),
+        learning_rate=LearningRate(
+            the_task.learning_rate if learning_rate is None else learning_rate, rounds
+        ),
+        momentum=_below_one("momentum", momentum),
+        worker_momentum=_below_one("worker_momentum", worker_momentum),
+        qv_size=check_int("qv_size", qv_size, low=1),
+        draw_qv=tasks.quasi_validation.make_from(qv_source),
+        secure_group_size=group,
+        rounds=rounds,
+        device=where,
+    )
+
+
+def _bounds(num_byzantine: int | Sequence[int], num_workers: int) -> tuple[int, int]:
+    if isinstance(num_byzantine, list | tuple):
+        if len(num_byzantine) != 2:
+            raise ValueError(f"num_byzantine must be an integer or (low, high), got {num_byzantine!r}")
+        low = check_int("num_byzantine[0]", num_byzantine[0], low=0, high=num_workers - 1)
+        return low, check_int("num_byzantine[1]", num_byzantine[1], low=low, high=num_workers - 1)
+    number = check_int("num_byzantine", num_byzantine, low=0, high=num_workers - 1)
+    return number, number
+
+
+def _below_one(name: str, value: float) -> float:
+    value = check_real(name, value, low=0)
+    if value >= 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {value!r}")
+    return value
+
+
+def _device(device: str) -> torch.device:
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(f"device must be a torch device usable here, got {device!r}: {error}") from None
+    return where

@@ -1,0 +1,286 @@
+"""The parameter server and its workers, batched over environments."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from byzgym.aggregation import ServerView
+from byzgym.attacks import AttackContext
+from byzgym.simulation.gradients import engine_for, seeded
+from byzgym.simulation.quasi_validation import QuasiValidation
+from byzgym.simulation.server import Server, evaluate, receive
+from byzgym.simulation.settings import Settings, resolve
+from byzgym.simulation.workers import Workers
+
+ENVIRONMENT_ARGUMENTS = frozenset({"observation", "pool_size", "action", "evaluate_every", "render_mode"})
+"""Arguments of the environment that mean nothing to the simulation."""
+
+
+class Simulation:
+    """n workers, some of them Byzantine, and the server that aggregates what they submit.
+
+    E independent environments run side by side in batched tensors. A round: read `gradients` or `view`,
+    decide on an update [E, d], call `apply`; the next submissions are there when it returns.
+
+    Build one with `make`. Every environment has its own random generator; environment i of a batch equals
+    a simulation of one environment with the same seed (on CPU).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        num_envs: int,
+        num_byzantine: Sequence[tuple[int, int]],
+        attack_choices: Sequence[Sequence[int]],
+    ) -> None:
+        module = self._module = settings.make_module()
+        self.settings = settings
+        self.num_envs = num_envs
+        self.engine = engine_for(module.to(settings.device))
+        self.workers = Workers(settings, self.engine, num_byzantine, attack_choices)
+        self.server = Server(settings, num_envs, self.engine.num_parameters)
+        generator = torch.Generator().manual_seed(0)
+        x, y = settings.draw_qv(settings.task, settings.qv_size, generator)  # for shapes, and to fail early
+        self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
+        self.rule: Callable[[Tensor], Tensor] | None = None
+        """The server's rule, shown only to attacks that declare this knowledge."""
+        self.previous_credits = torch.zeros(num_envs, self.num_rows, device=settings.device)
+        self._view: ServerView | None = None
+
+    @classmethod
+    def make(
+        cls,
+        num_envs: int = 1,
+        seed: int | None = None,
+        per_environment: Sequence[Mapping[str, Any]] | None = None,
+        **arguments: Any,
+    ) -> Simulation:
+        """Build a simulation and begin its first episodes.
+
+        Args:
+            num_envs: E, the number of environments.
+            seed: Environment i gets the seed ``seed + i``, as `gymnasium.vector.VectorEnv.reset` does.
+                Fresh entropy where None.
+            per_environment: One mapping per environment that overrides ``attack`` or ``num_byzantine``.
+            arguments: The keyword arguments of the environment (see `settings.resolve`); those that only
+                concern observations, actions and rendering have no effect here.
+
+        Raises:
+            ValueError: If a value is not allowed; the message names argument, value and what is allowed.
+            TypeError: If an argument does not exist.
+        """
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            raise ValueError(f"num_envs must be an integer of at least 1, got {num_envs!r}")
+        arguments = {k: v for k, v in arguments.items() if k not in ENVIRONMENT_ARGUMENTS}
+        overrides = [{}] * num_envs if per_environment is None else list(per_environment)
+        if len(overrides) != num_envs:
+            raise ValueError(f"per_environment must have num_envs={num_envs} entries, got {len(overrides)}")
+        base = resolve(**arguments)
+        settings, bounds, choices = _merge(base, overrides, arguments)
+        simulation = cls(settings, num_envs, bounds, choices)
+        seeds = [None if seed is None else seed + i for i in range(num_envs)]
+        simulation.reset([int(np.random.default_rng(s).integers(2**63)) for s in seeds])
+        return simulation
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the server receives per environment: workers, or secure groups of them."""
+        return self.settings.num_workers // self.settings.secure_group_size
+
+    @property
+    def num_parameters(self) -> int:
+        """The model's number of parameters d."""
+        return self.engine.num_parameters
+
+    @property
+    def view(self) -> ServerView:
+        """What the server knows in this round; valid until the next `apply` or `reset`."""
+        if self._view is None:
+            rows, rejected = receive(self.workers.submissions, self.settings.secure_group_size)
+            self._view = ServerView(
+                gradients=rows,
+                theta=self.server.theta,
+                learning_rate=self.server.learning_rate,
+                qv_loss=self.quasi_validation.loss,
+                round=self.server.round,
+                rejected=rejected,
+                previous_update=self.server.previous_update,
+                previous_credits=self.previous_credits,
+                qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
+            )
+        return self._view
+
+    @property
+    def gradients(self) -> Tensor:
+        """The submissions as received, shape [E, n, d]; rejected rows are zero."""
+        return self.view.gradients
+
+    @property
+    def byzantine(self) -> Tensor:
+        """Which workers are Byzantine in this round, bool, shape [E, n]. For evaluation only."""
+        return self.workers.byzantine
+
+    @property
+    def byzantine_rows(self) -> Tensor:
+        """Which received rows have a Byzantine worker in them, bool, shape [E, rows]. For evaluation only."""
+        return self.byzantine.unflatten(1, (-1, self.settings.secure_group_size)).any(2)
+
+    @property
+    def attack_names(self) -> list[str]:
+        """The attack of each environment's episode. For evaluation only."""
+        return [self.settings.attack_names[number] for number in self.workers.attack_of.tolist()]
+
+    def reset(self, seeds: Sequence[int], envs: Sequence[int] | None = None) -> None:
+        """Begin new episodes.
+
+        Args:
+            seeds: A seed from 0 to 2**63 - 1 for each of the environments.
+            envs: Which environments; all where None.
+        """
+        chosen = list(range(self.num_envs)) if envs is None else list(envs)
+        for env, seed in zip(chosen, seeds, strict=True):
+            generator = self.workers.generators[env].manual_seed(seed)
+            self.workers.reset(env)
+            self.server.reset(env, self._initial_theta(generator))
+            x, y = self.settings.draw_qv(self.settings.task, self.settings.qv_size, generator)
+            self.quasi_validation.x[env], self.quasi_validation.y[env] = x, y
+            self.previous_credits[env] = 1 / self.num_rows
+        self._submit(None if len(chosen) == self.num_envs else chosen)
+
+    def apply(
+        self, update: Tensor, credits: Tensor | None = None, envs: Sequence[int] | None = None
+    ) -> None:
+        """One server step, then the next submissions.
+
+        Args:
+            update: The aggregate, shape [E, d]. Where the parameters would not stay finite, the environment
+                keeps them and is marked in `diverged`.
+            credits: The credits that made it, shape [E, rows]; only remembered for the next `view`.
+            envs: Which environments take part; all where None. The others stay as they are.
+
+        Raises:
+            ValueError: If ``update`` does not have the shape [E, d].
+        """
+        if update.shape != self.server.theta.shape:
+            raise ValueError(
+                f"update must have shape {tuple(self.server.theta.shape)}, got {tuple(update.shape)}"
+            )
+        active = None
+        if envs is not None:
+            active = torch.zeros_like(self.server.diverged)
+            active[list(envs)] = True
+        self.server.step(update.detach(), active)
+        if credits is not None:
+            new = credits.detach().to(self.previous_credits.dtype)
+            kept = self.previous_credits
+            self.previous_credits = new if active is None else torch.where(active[:, None], new, kept)
+        self._submit(None if envs is None else list(envs))
+
+    @property
+    def diverged(self) -> Tensor:
+        """Environments in which an update was refused because it was not finite, bool, shape [E]."""
+        return self.server.diverged
+
+    def qv_loss(self) -> Tensor:
+        """The loss on the quasi-validation set at the current parameters, shape [E], always finite."""
+        return self.view.qv_value
+
+    def evaluate(self) -> dict[str, Tensor]:
+        """Test metrics: "accuracy" and "top3_accuracy" (0 to 1) and "test_loss", each of shape [E]."""
+        return evaluate(self.engine, self.server.theta, *self.settings.task.test)
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of everything that changes, for `restore`."""
+        return {
+            "state": copy.deepcopy(self._state()),
+            "generators": [generator.get_state() for generator in self.workers.generators],
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go back to a snapshot of this simulation; what follows repeats what followed it then.
+
+        Raises:
+            ValueError: If the snapshot is of a simulation of another shape.
+        """
+        theta = snapshot["state"]["server"]["theta"]
+        if theta.shape != self.server.theta.shape:
+            raise ValueError(
+                f"snapshot must hold parameters of shape {tuple(self.server.theta.shape)}, "
+                f"got {tuple(theta.shape)}"
+            )
+        state = copy.deepcopy(snapshot["state"])
+        for owner, values in zip(self._owners().values(), state.values(), strict=True):
+            owner.__dict__.update(values)
+        for generator, saved in zip(self.workers.generators, snapshot["generators"], strict=True):
+            generator.set_state(saved)
+        self._view = None
+
+    def _owners(self) -> dict[str, Any]:
+        return {
+            "simulation": self,
+            "server": self.server,
+            "workers": self.workers,
+            "batches": self.workers.batches,
+            "quasi_validation": self.quasi_validation,
+        }
+
+    def _state(self) -> dict[str, dict[str, Tensor]]:
+        return {
+            name: {key: value for key, value in vars(owner).items() if isinstance(value, Tensor)}
+            for name, owner in self._owners().items()
+        }
+
+    def _initial_theta(self, generator: torch.Generator) -> Tensor:
+        with seeded(generator):
+            module = self.settings.make_module()
+        parameters = [parameter.detach().flatten() for parameter in module.parameters()]
+        return torch.cat(parameters).to(self.settings.device)
+
+    def _submit(self, envs: list[int] | None) -> None:
+        index = None if envs is None else torch.tensor(envs, device=self.settings.device)
+        chosen = slice(None) if index is None else index
+        generators = self.workers.generators
+        context = AttackContext(
+            round=self.server.round[chosen],
+            generators=generators if envs is None else [generators[e] for e in envs],
+            learning_rate=self.server.learning_rate[chosen],
+            previous_aggregate=self.server.previous_update[chosen],
+            num_classes=self.settings.task.num_classes,
+            rule=self.rule,
+            qv=(self.quasi_validation.x[chosen], self.quasi_validation.y[chosen]),
+        )
+        self.workers.submit(index, self.server.theta[chosen], context)
+        self._view = None
+
+
+def _merge(
+    base: Settings, overrides: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
+) -> tuple[Settings, list[tuple[int, int]], list[list[int]]]:
+    """One list of attacks for all environments, and per environment the bounds of f and its attacks."""
+    import dataclasses
+
+    made, names = list(base.attacks), list(base.attack_names)
+    bounds, choices = [], []
+    known: dict[str, tuple[tuple[int, int], list[int]]] = {}
+    for override in overrides:
+        unknown = set(override) - {"attack", "num_byzantine"}
+        if unknown:
+            raise ValueError(f"per_environment may override attack and num_byzantine, got {sorted(unknown)}")
+        key = repr(sorted(override.items()))
+        if key not in known:
+            special = resolve(**{**arguments, **override}) if override else base
+            numbers = list(range(len(base.attacks)))
+            if "attack" in override:
+                numbers = list(range(len(made), len(made) + len(special.attacks)))
+                made += special.attacks
+                names += special.attack_names
+            known[key] = special.num_byzantine, numbers
+        bounds.append(known[key][0])
+        choices.append(known[key][1])
+    return dataclasses.replace(base, attacks=tuple(made), attack_names=tuple(names)), bounds, choices

@@ -1,0 +1,155 @@
+"""The workers: roles, batches, gradients, momentum and attacks, for all environments at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from byzgym import attacks
+from byzgym.simulation.batches import BatchSampler
+from byzgym.simulation.gradients import GradientEngine
+from byzgym.simulation.settings import Attack, Settings
+
+
+class Workers:
+    """All workers of E environments.
+
+    Args:
+        settings: What defines the simulation.
+        engine: Computes their gradients.
+        num_byzantine: Per environment, the bounds between which f is drawn at a reset.
+        attack_choices: Per environment, the numbers of the attacks among which one is drawn at a reset.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: GradientEngine,
+        num_byzantine: Sequence[tuple[int, int]],
+        attack_choices: Sequence[Sequence[int]],
+    ) -> None:
+        num_envs, n, device = len(num_byzantine), settings.num_workers, settings.device
+        self._settings = settings
+        self._engine = engine
+        self._num_byzantine = num_byzantine
+        self._attack_choices = attack_choices
+        self.generators = [torch.Generator(device) for _ in range(num_envs)]
+        self.batches = BatchSampler(num_envs, n, settings.batch_size, device)
+        self.assigned = torch.zeros(num_envs, n, dtype=torch.bool, device=device)  # [E, n]
+        self.byzantine = torch.zeros_like(self.assigned)  # [E, n], in this round
+        self.attack_of = torch.zeros(num_envs, dtype=torch.int64, device=device)  # [E]
+        self.submissions = torch.zeros(num_envs, n, engine.num_parameters, device=device)  # [E, n, d]
+        self.momentum = torch.zeros_like(self.submissions) if settings.worker_momentum else None
+
+    def reset(self, env: int) -> None:
+        """Draw anew what belongs to one episode: who is Byzantine, the attack, the shares of the data."""
+        generator, n = self.generators[env], self._settings.num_workers
+        low, high = self._num_byzantine[env]
+        number = low if low == high else low + _randint(high - low + 1, generator)
+        order = torch.randperm(n, generator=generator, device=generator.device)
+        self.assigned[env] = False
+        self.assigned[env, order[:number]] = True
+        self.byzantine[env] = self.assigned[env]
+        choices = self._attack_choices[env]
+        self.attack_of[env] = choices[_randint(len(choices), generator)]
+        labels = self._settings.task.train[1]
+        self.batches.assign(env, *self._settings.partition(labels, n, generator))
+        if self.momentum is not None:
+            self.momentum[env] = 0
+
+    def submit(self, envs: Tensor | None, theta: Tensor, context: attacks.AttackContext) -> None:
+        """Compute the submissions of this round for the environments ``envs`` (all where None).
+
+        Args:
+            envs: Numbers of k environments, or None.
+            theta: Their parameters, shape [k, d].
+            context: What attacks may know, for these environments.
+        """
+        every = len(self.generators)
+        index = torch.arange(every, device=theta.device) if envs is None else envs
+        self._play_roles(index, context)
+        x, y = self._batch(index, context)
+        out = self.submissions if envs is None else theta.new_empty(len(index), *self.submissions.shape[1:])
+        self._engine.gradients(theta, x, y, context.generators, out)
+        if self.momentum is not None:
+            beta = self._settings.worker_momentum
+            momentum = self.momentum[index].mul_(beta).add_(out, alpha=1 - beta)
+            self.momentum[index] = momentum
+            out.copy_(momentum)
+        for attack, members in self._groups(index):
+            self._tamper(attack, members, out, self.byzantine[index], context)
+        if envs is not None:
+            self.submissions[index] = out
+
+    def _play_roles(self, index: Tensor, context: attacks.AttackContext) -> None:
+        if self._settings.static_roles:
+            return
+        roles = self._settings.roles(self.assigned[index], self.byzantine[index], context)
+        self.byzantine[index] = roles
+
+    def _batch(self, index: Tensor, context: attacks.AttackContext) -> tuple[Tensor, Tensor]:
+        """Batches x [k, n, B, ...] and y [k, n, B], poisoned where the attack is on data."""
+        x_train, y_train = self._settings.task.train
+        samples = self.batches.draw(index, context.round, self.generators)
+        x = x_train.index_select(0, samples.flatten()).view(*samples.shape, *x_train.shape[1:])
+        y = y_train.index_select(0, samples.flatten()).view(samples.shape)
+        for attack, members in self._groups(index):
+            if isinstance(attack, attacks.DataPoisoning):
+                mask = self.byzantine[index][members]
+                poisoned_x, poisoned_y = attack.poison(
+                    x[members], y[members], mask, _select(context, members, attack)
+                )
+                env, worker = mask.nonzero(as_tuple=True)
+                x[members[env], worker] = poisoned_x[env, worker]
+                y[members[env], worker] = poisoned_y[env, worker]
+        return x, y
+
+    def _groups(self, index: Tensor) -> list[tuple[Attack, Tensor]]:
+        """The attacks in play, each with the positions in ``index`` of the environments it acts in."""
+        attack_of = self.attack_of[index]
+        if len(self._settings.attacks) == 1:
+            return [(self._settings.attacks[0], torch.arange(len(index), device=index.device))]
+        return [
+            (self._settings.attacks[number], (attack_of == number).nonzero()[:, 0])
+            for number in attack_of.unique().tolist()
+        ]
+
+    @staticmethod
+    def _tamper(
+        attack: Attack, members: Tensor, out: Tensor, byzantine: Tensor, context: attacks.AttackContext
+    ) -> None:
+        """Replace the Byzantine rows of out [k, n, d], in the environments ``members`` only."""
+        whole = len(members) == len(out)
+        trusted = isinstance(attack, attacks.Attack)
+        gradients = out if whole else out[members]
+        if whole and not trusted:
+            gradients = out.clone()  # A foreign attack may write into what it is given.
+        mask = byzantine if whole else byzantine[members]
+        shape = gradients.shape
+        submitted = attack(gradients, mask.clone(), _select(context, members, attack))
+        if getattr(attack, "scope", "workers") == "transmission":
+            out[members] = submitted.expand(shape)
+            return
+        env, worker = mask.nonzero(as_tuple=True)
+        out[members[env], worker] = submitted.expand(shape)[env, worker].to(out.dtype)
+
+
+def _select(context: attacks.AttackContext, members: Tensor, attack: Attack) -> attacks.AttackContext:
+    """The context of some environments, with no more of the server's data than the attack declares."""
+    knowledge = getattr(attack, "knowledge", frozenset())
+    qv = context.qv if "qv" in knowledge else None
+    return attacks.AttackContext(
+        round=context.round[members],
+        generators=[context.generators[e] for e in members.tolist()],
+        learning_rate=context.learning_rate[members],
+        previous_aggregate=context.previous_aggregate[members],
+        num_classes=context.num_classes,
+        rule=context.rule if "rule" in knowledge else None,
+        qv=None if qv is None else (qv[0][members], qv[1][members]),
+    )
+
+
+def _randint(high: int, generator: torch.Generator) -> int:
+    return int(torch.randint(high, (), generator=generator, device=generator.device))

@@ -1,0 +1,225 @@
+"""Models by strings with their sizes: "softmax", "mlp:128,128", "xie_mlp", "xie_cnn", "lenet"."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from byzgym.registry import Registry
+from byzgym.validation import check_int
+
+registry: Registry[nn.Module] = Registry("model")
+names = registry.names
+register = registry.register
+
+_MAX_GROUPS = 32
+
+
+def build(
+    spec: str,
+    input_shape: Sequence[int],
+    num_classes: int,
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """Build a model that maps inputs [B, *input_shape] to logits [B, num_classes].
+
+    Batch normalisation is replaced, see `replace_batch_norm`.
+
+    Args:
+        spec: A name, or ``"name:sizes"`` with positive integers separated by commas, such as "mlp:128,128". A
+            factory of your own, ``register("mine", factory)``, is called as
+            ``factory(input_shape, num_classes, *sizes)`` and returns an nn.Module.
+        input_shape: Shape of one input, for example (3, 32, 32).
+        num_classes: Number of classes, at least 2.
+        generator: Source of the initial parameters. If given, torch's global generator is left as it was;
+            if None, that one is used, as by any module of torch.
+
+    Raises:
+        ValueError: If the model is unknown, its sizes do not fit, or it cannot take such inputs.
+        TypeError: If ``spec`` is not a string, or a registered factory returns no nn.Module.
+    """
+    name, sizes = _parse(spec)
+    shape = tuple(check_int("input_shape", size, 1) for size in input_shape)
+    check_int("num_classes", num_classes, 2)
+    factory = registry.factory(name)
+    _check_sizes(spec, factory, shape, num_classes, sizes)
+    with _drawing_from(generator):
+        module = factory(shape, num_classes, *sizes)
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"the factory of model {name!r} must return an nn.Module, got {module!r}")
+        module = replace_batch_norm(module)
+        _check_output(spec, module, shape, num_classes)
+    return module
+
+
+def replace_batch_norm(module: nn.Module) -> nn.Module:
+    """Turn every BatchNorm into a GroupNorm of the same scale, shift and eps.
+
+    A worker's gradient must depend on its own samples alone, and each sample's loss on that sample; batch
+    statistics and their running averages break both. The groups are the most, up to 32, that divide the
+    channels and leave two channels or more to each; for BatchNorm1d, whose inputs may have no further
+    dimension to average over, it is one group. Source: Y. Wu and K. He, "Group normalization" (2018).
+
+    Args:
+        module: Changed in place, unless it is a BatchNorm itself.
+
+    Returns:
+        ``module``, or its replacement.
+    """
+    replacements = {old: _group_norm(old) for old in module.modules() if isinstance(old, _BatchNorm)}
+    if isinstance(module, _BatchNorm):
+        return replacements[module]
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, _BatchNorm):
+                parent._modules[name] = replacements[child]
+    return module
+
+
+def _group_norm(norm: _BatchNorm) -> nn.GroupNorm:
+    channels = norm.num_features
+    groups = 1
+    if not isinstance(norm, nn.BatchNorm1d):
+        most = min(_MAX_GROUPS, channels // 2)
+        groups = max((g for g in range(1, most + 1) if channels % g == 0), default=1)
+    replacement = nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
+    if norm.affine:
+        replacement.weight, replacement.bias = norm.weight, norm.bias
+    return replacement.train(norm.training)
+
+
+def _parse(spec: str) -> tuple[str, tuple[int, ...]]:
+    if not isinstance(spec, str):
+        raise TypeError(f"model must be a string such as 'mlp:32', got {spec!r}")
+    name, colon, text = spec.partition(":")
+    parts = [part.strip() for part in text.split(",")] if colon else []
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"the sizes of a model must be positive integers separated by commas, got {spec!r}")
+    return name, tuple(int(part) for part in parts)
+
+
+def _check_sizes(
+    spec: str,
+    factory: Callable[..., nn.Module],
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    sizes: tuple[int, ...],
+) -> None:
+    try:
+        inspect.signature(factory).bind(input_shape, num_classes, *sizes)
+    except TypeError:
+        parameters = [str(p) for p in inspect.signature(factory).parameters.values()][2:]
+        allowed = ", ".join(parameters) or "none"
+        raise ValueError(f"model {spec!r} has sizes that do not fit; the sizes it takes: {allowed}") from None
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Let modules initialise themselves, which they can only from torch's global generator, from this one."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reset the accelerators
+        yield
+
+
+def _check_output(spec: str, module: nn.Module, input_shape: tuple[int, ...], num_classes: int) -> None:
+    parameter = next(module.parameters(), torch.empty(0))
+    inputs = torch.zeros(2, *input_shape, device=parameter.device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # dropout draws too
+            logits: Any = module(inputs)
+    except Exception as error:
+        raise ValueError(f"model {spec!r} cannot take inputs of shape {input_shape}: {error}") from error
+    shape = getattr(logits, "shape", type(logits).__name__)
+    if shape != (2, num_classes):
+        raise ValueError(
+            f"model {spec!r} must map inputs [B, {', '.join(map(str, input_shape))}] to [B, {num_classes}], "
+            f"got {shape} for B = 2"
+        )
+
+
+@registry.built_in("softmax")
+def softmax(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Softmax regression: one linear layer."""
+    return _perceptron(input_shape, num_classes, ())
+
+
+@registry.built_in("mlp")
+def mlp(input_shape: tuple[int, ...], num_classes: int, *widths: int) -> nn.Module:
+    """A multi-layer perceptron with ReLU and one hidden layer or more, of the given widths."""
+    if not widths:
+        raise ValueError("model 'mlp' needs the widths of its hidden layers, for example 'mlp:128,128'")
+    return _perceptron(input_shape, num_classes, widths)
+
+
+@registry.built_in("xie_mlp")
+def xie_mlp(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """The "mlp:128,128" of Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD" (2018), table 2."""
+    return _perceptron(input_shape, num_classes, (128, 128))
+
+
+@registry.built_in("xie_cnn")
+def xie_cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """The CNN with dropout of Xie, Koyejo and Gupta (2018), table 3; images of 4 x 4 or more."""
+    channels, height, width = _image_shape("xie_cnn", input_shape, at_least=4)
+    return nn.Sequential(
+        *_xie_block(channels, 32),
+        *_xie_block(32, 64),
+        nn.Flatten(),
+        *(nn.Linear(64 * (height // 4) * (width // 4), 512), nn.ReLU(), nn.Dropout(0.2)),
+        *(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.2)),
+        nn.Linear(512, num_classes),
+    )
+
+
+@registry.built_in("lenet")
+def lenet(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """LeNet-5 with ReLU and max pooling; images of 16 x 16 or more.
+
+    Source: Y. LeCun et al., "Gradient-based learning applied to document recognition" (1998), in the form
+    common for CIFAR-10: convolutions 6 and 16 of 5 x 5, then linear layers of 120 and 84.
+    """
+    channels, height, width = _image_shape("lenet", input_shape, at_least=16)
+    rows, columns = (((size - 4) // 2 - 4) // 2 for size in (height, width))
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Flatten(),
+        *(nn.Linear(16 * rows * columns, 120), nn.ReLU()),
+        *(nn.Linear(120, 84), nn.ReLU()),
+        nn.Linear(84, num_classes),
+    )
+
+
+def _perceptron(input_shape: tuple[int, ...], num_classes: int, widths: tuple[int, ...]) -> nn.Module:
+    """Exactly Flatten, Linear, ReLU, ..., Linear: per-worker gradients have a fast path for this sequence."""
+    modules: list[nn.Module] = [nn.Flatten()]
+    features = math.prod(input_shape)
+    for width in widths:
+        modules += [nn.Linear(features, width), nn.ReLU()]
+        features = width
+    return nn.Sequential(*modules, nn.Linear(features, num_classes))
+
+
+def _xie_block(inputs: int, outputs: int) -> list[nn.Module]:
+    convolutions = [nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)]
+    return [convolutions[0], nn.ReLU(), convolutions[1], nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.2)]
+
+
+def _image_shape(name: str, input_shape: tuple[int, ...], at_least: int) -> tuple[int, int, int]:
+    if len(input_shape) != 3 or min(input_shape[1:]) < at_least:
+        raise ValueError(
+            f"model {name!r} needs inputs of shape (channels, height, width) with height and width of at "
+            f"least {at_least}, got {input_shape}"
+        )
+    return input_shape[0], input_shape[1], input_shape[2]

@@ -1,0 +1,169 @@
+"""How the training samples are divided among the workers.
+
+A partition is a callable ``(labels [N] int64, num_workers, generator) -> (indices [n, m], lengths [n])``.
+Row i of ``indices`` holds the ``lengths[i]`` samples of worker i and then repeats them up to the width of the
+table: to draw a column below ``lengths[i]`` is to draw one of the worker's samples. Every sample belongs to
+exactly one worker and every worker has at least one. All randomness comes from the generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from byzgym.registry import Registry
+from byzgym.validation import check_int, check_real
+
+Partition = Callable[[Tensor, int, torch.Generator], tuple[Tensor, Tensor]]
+
+registry: Registry[Partition] = Registry("partition")
+names = registry.names
+register = registry.register
+make = registry.make
+make_from = registry.make_from
+
+
+@registry.built_in("iid")
+class Iid:
+    """Random shares that differ by at most one sample."""
+
+    def __call__(self, labels: Tensor, num_workers: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Partition, see the module.
+
+        Raises:
+            ValueError: If there are fewer samples than workers.
+        """
+        _check_enough(labels, num_workers)
+        order = _permutation(len(labels), generator).to(labels.device)
+        share, extra = divmod(len(labels), num_workers)
+        lengths = torch.full((num_workers,), share, device=labels.device)
+        lengths[:extra] += 1
+        return _table(order, lengths)
+
+
+@registry.built_in("dirichlet")
+class Dirichlet:
+    """Label skew: each class is divided among the workers in proportions drawn from Dirichlet(alpha).
+
+    Small alpha gives workers of few classes and of unequal size, large alpha approaches equal shares. A
+    worker left without a sample is given one of the largest worker's. Source: T.-M. Hsu, H. Qi and M. Brown,
+    "Measuring the effects of non-identical data distribution for federated visual classification" (2019), in
+    the form of M. Yurochkin et al., "Bayesian nonparametric federated learning of neural networks" (2019):
+    proportions over workers for each class, which use every sample, where Hsu et al. draw proportions over
+    classes for each worker.
+
+    Args:
+        alpha: Concentration, greater than 0.
+    """
+
+    def __init__(self, alpha: float = 0.5) -> None:
+        self.alpha = check_real("alpha", alpha, above=0)
+
+    def __call__(self, labels: Tensor, num_workers: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Partition, see the module.
+
+        Raises:
+            ValueError: If there are fewer samples than workers.
+        """
+        _check_enough(labels, num_workers)
+        order = _by_label(labels, generator)
+        counts = labels.bincount()
+        counts = counts[counts > 0]
+        edges = self._proportions(len(counts), num_workers, generator).to(labels.device).cumsum(-1)
+        owner = _divide(counts, edges)
+        _feed_empty(owner, num_workers, generator)
+        return _table(order[owner.argsort(stable=True)], owner.bincount(minlength=num_workers))
+
+    def _proportions(self, num_classes: int, num_workers: int, generator: torch.Generator) -> Tensor:
+        """Dirichlet samples, shape [num_classes, num_workers].
+
+        They are normalised from the logarithms of Gamma(alpha) = Gamma(alpha + 1) * U^(1 / alpha), because
+        Gamma(alpha) itself underflows for all workers when alpha is small.
+        """
+        shape = (num_classes, num_workers)
+        device = generator.device
+        concentration = torch.full(shape, self.alpha + 1, dtype=torch.float64, device=device)
+        gamma = torch._standard_gamma(concentration, generator=generator)
+        uniform = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
+        return (gamma.log() + uniform.log() / self.alpha).softmax(-1)
+
+
+@registry.built_in("shards")
+class Shards:
+    """Few classes a worker: samples sorted by label, cut into equal shards, dealt out at random.
+
+    Source: B. McMahan et al., "Communication-efficient learning of deep networks from decentralized data"
+    (2017), whose non-IID partition of MNIST gives each client two shards.
+
+    Args:
+        shards_per_worker: Shards a worker gets, at least 1.
+    """
+
+    def __init__(self, shards_per_worker: int = 2) -> None:
+        self.shards_per_worker = check_int("shards_per_worker", shards_per_worker, 1)
+
+    def __call__(self, labels: Tensor, num_workers: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Partition, see the module.
+
+        Raises:
+            ValueError: If there are fewer samples than shards.
+        """
+        _check_enough(labels, num_workers, self.shards_per_worker)
+        count, num_shards = len(labels), num_workers * self.shards_per_worker
+        order = _by_label(labels, generator)
+        shard = torch.arange(count, device=labels.device) * num_shards // count
+        dealt = _permutation(num_shards, generator).to(labels.device) % num_workers
+        owner = dealt[shard]
+        return _table(order[owner.argsort(stable=True)], owner.bincount(minlength=num_workers))
+
+
+def _check_enough(labels: Tensor, num_workers: int, per_worker: int = 1) -> None:
+    check_int("num_workers", num_workers, 1)
+    if labels.ndim != 1:
+        raise ValueError(f"labels must have shape [N], got {tuple(labels.shape)}")
+    if len(labels) < num_workers * per_worker:
+        shards = f" with {per_worker} shards each" if per_worker > 1 else ""
+        raise ValueError(
+            f"num_workers must be at most {len(labels) // per_worker} for {len(labels)} training "
+            f"samples{shards}, got {num_workers}"
+        )
+
+
+def _permutation(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(count, generator=generator, device=generator.device)
+
+
+def _by_label(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """All samples sorted by label, in random order within a label."""
+    order = _permutation(len(labels), generator).to(labels.device)
+    return order[labels[order].argsort(stable=True)]
+
+
+def _divide(counts: Tensor, edges: Tensor) -> Tensor:
+    """Owner of each sample when class c, of counts[c] samples, is cut at the fractions edges[c]; [N]."""
+    owners = []
+    for count, cuts in zip(counts.tolist(), edges, strict=True):
+        middle = (torch.arange(count, device=edges.device, dtype=edges.dtype) + 0.5) / count
+        owners.append(torch.searchsorted(cuts, middle))
+    return torch.cat(owners).clamp_(max=edges.shape[1] - 1)  # the last edge may round to just below 1
+
+
+def _feed_empty(owner: Tensor, num_workers: int, generator: torch.Generator) -> None:
+    """Give each worker without a sample a random one of the largest worker's, in place."""
+    counts = owner.bincount(minlength=num_workers)
+    for worker in (counts == 0).nonzero()[:, 0].tolist():
+        donor = int(counts.argmax())
+        samples = (owner == donor).nonzero()[:, 0]
+        choice = torch.randint(len(samples), (), generator=generator, device=generator.device)
+        owner[samples[int(choice)]] = worker
+        counts[donor] -= 1
+        counts[worker] += 1
+
+
+def _table(order: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut ``order`` into consecutive rows of ``lengths``, each repeated up to the longest."""
+    starts = lengths.cumsum(0) - lengths
+    columns = torch.arange(int(lengths.max()), device=order.device)
+    return order[starts[:, None] + columns % lengths[:, None]], lengths
