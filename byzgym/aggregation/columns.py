@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from byzgym.aggregation.networks import Program
@@ -102,18 +103,25 @@ class _Scratch:
         torch.where(self.chosen, low, high, out=target)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _compiled(program: Program) -> Callable[[Tensor], Tensor]:
     """One fused kernel for the whole program; the first call compiles it."""
+    # A graph module has code of its own, so that programs do not use up each other's recompilations.
+    graph = torch.fx.Graph()
+    registers = {row: graph.placeholder(f"row_{row}") for row in range(program.num_rows)}
+    for operation in program.operations:
+        sources = [registers[source] for source in operation.sources]
+        arguments = (operation.kind, sources, operation.constant)
+        registers[operation.target] = graph.call_function(_apply, arguments)
+    graph.output(registers[program.result])
+    kernel = torch.compile(torch.fx.GraphModule(torch.nn.Module(), graph), dynamic=True)
 
     def evaluate(rows: Tensor) -> Tensor:
-        registers = dict(enumerate(rows.unbind(1)))
-        for operation in program.operations:
-            values = [registers[source] for source in operation.sources]
-            registers[operation.target] = _apply(operation.kind, values, operation.constant)
-        return registers[program.result].clone()
+        if len(rows) == 1:  # rows without a dimension for the runs make the faster kernel
+            return kernel(*rows[0].unbind(0)).reshape(1, -1).clone()
+        return kernel(*rows.unbind(1)).clone()
 
-    return torch.compile(evaluate, dynamic=True)
+    return evaluate
 
 
 def _apply(kind: str, values: list[Tensor], constant: float) -> Tensor:

@@ -148,22 +148,22 @@ def honest_sum(rows: Tensor, byzantine: Tensor) -> Tensor:
     """Sum of the honest rows.
 
     Args:
-        rows: Shape [E, n, d].
+        rows: Shape [E, n, d], all finite.
         byzantine: Bool, shape [E, n].
 
     Returns:
         Shape [E, d]; zero where every worker is Byzantine.
     """
-    # Not a batched product of 0/1 weights and rows: zero times infinity is NaN, and the last bits of a product
-    # depend on the number of environments in the batch.
-    return rows.masked_fill(byzantine[..., None], 0).sum(1)
+    # Not torch.bmm, whose last bits depend on the number of environments in the batch; nor masked_fill, which
+    # takes four times as long as a product.
+    return (rows * ~byzantine[..., None]).sum(1)
 
 
 def honest_mean(rows: Tensor, byzantine: Tensor) -> Tensor:
     """Mean of the honest rows.
 
     Args:
-        rows: Shape [E, n, d].
+        rows: Shape [E, n, d], all finite.
         byzantine: Bool, shape [E, n].
 
     Returns:

@@ -72,21 +72,21 @@ class DenseEngine:
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         """See `GradientEngine.logits`."""
-        return self._forward(theta, x.flatten(2))[-1]
+        return self._forward(theta, x.flatten(2))[1].transpose(1, 2)
 
     def loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See `GradientEngine.loss`."""
-        return _cross_entropy(self.logits(theta, x), y)
+        return _cross_entropy(self._forward(theta, x.flatten(2))[1], y)
 
     @torch.no_grad()
     def loss_and_gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """See `GradientEngine.loss_and_gradient`."""
-        activations = self._forward(theta, x.flatten(2))
-        log_p = F.log_softmax(activations.pop().transpose(1, 2), dim=1)  # [E, C, m]
+        inputs, logits = self._forward(theta, x.flatten(2))
+        log_p = F.log_softmax(logits, dim=1)  # [E, C, m]
         loss = -log_p.gather(1, y[:, None]).mean((1, 2))
-        delta = _logit_gradient(log_p.exp(), y, x.shape[1])
+        delta = _logit_gradient(log_p.exp_(), y, x.shape[1])
         gradient = torch.empty_like(theta)
-        self._backward(theta, activations, delta, gradient[:, None])
+        self._backward(theta, inputs, delta, gradient[:, None])
         return loss, gradient
 
     @torch.no_grad()
@@ -95,11 +95,9 @@ class DenseEngine:
     ) -> None:
         """See `GradientEngine.gradients`."""
         num_envs, _, batch_size = y.shape
-        activations = self._forward(theta, x.reshape(num_envs, y[0].numel(), -1))
-        # Softmax over a short last dimension is ten times slower than over this one.
-        p = torch.softmax(activations.pop().transpose(1, 2).contiguous(), dim=1)  # [E, C, n * B]
-        delta = _logit_gradient(p, y.flatten(1), batch_size)
-        self._backward(theta, activations, delta, out)
+        inputs, logits = self._forward(theta, x.reshape(num_envs, y[0].numel(), -1))
+        delta = _logit_gradient(torch.softmax(logits, dim=1), y.flatten(1), batch_size)
+        self._backward(theta, inputs, delta, out)
 
     def _layers(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
         layers = []
@@ -109,16 +107,20 @@ class DenseEngine:
             layers.append((weight, theta[:, middle : middle + rows]))
         return layers
 
-    def _forward(self, theta: Tensor, x: Tensor) -> list[Tensor]:
-        """Inputs of every layer, each [E, m, in], and at the end the logits [E, m, C]."""
-        activations = [x]
-        for weight, bias in self._layers(theta):
-            if len(activations) > 1:
-                activations[-1] = activations[-1].relu()
-            activations.append(torch.baddbmm(bias[:, None], activations[-1], weight.transpose(1, 2)))
-        return activations
+    def _forward(self, theta: Tensor, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The inputs of every layer, each [E, m, in], and the logits, transposed: [E, C, m].
 
-    def _backward(self, theta: Tensor, activations: list[Tensor], delta: Tensor, out: Tensor) -> None:
+        Classes come before samples because softmax over a short last dimension is ten times slower, and so
+        is a product with few columns.
+        """
+        *hidden, (weight, bias) = self._layers(theta)
+        inputs = [x]
+        for hidden_weight, hidden_bias in hidden:
+            z = torch.baddbmm(hidden_bias[:, None], inputs[-1], hidden_weight.transpose(1, 2))
+            inputs.append(z.relu())
+        return inputs, torch.baddbmm(bias[:, :, None], weight, inputs[-1].transpose(1, 2))
+
+    def _backward(self, theta: Tensor, layer_inputs: list[Tensor], delta: Tensor, out: Tensor) -> None:
         """Write the gradients for delta = d loss / d logits [E, n * B, C] into out [E, n, d]."""
         num_envs, num_workers, _ = out.shape
         layers = self._layers(theta)
@@ -127,7 +129,7 @@ class DenseEngine:
             start = self._offsets[index]
             middle = start + rows * columns
             by_worker = delta.reshape(num_envs * num_workers, -1, rows)
-            inputs = activations[index].reshape(num_envs * num_workers, -1, columns)
+            inputs = layer_inputs[index].reshape(num_envs * num_workers, -1, columns)
             # A product straight into the strided rows of `out` takes twice as long as this copy.
             weights = self._buffer(out, num_envs * num_workers, rows, columns)
             torch.bmm(by_worker.transpose(1, 2), inputs, out=weights)
@@ -135,7 +137,7 @@ class DenseEngine:
             out[..., middle : middle + rows].copy_(by_worker.sum(1).view(num_envs, num_workers, -1))
             if index:
                 delta = torch.bmm(delta, layers[index][0])
-                delta = torch.ops.aten.threshold_backward(delta, activations[index], 0)
+                delta = torch.ops.aten.threshold_backward(delta, layer_inputs[index], 0)
 
     def _buffer(self, like: Tensor, *shape: int) -> Tensor:
         buffer = self._scratch.get(shape)
@@ -171,7 +173,7 @@ class ModuleEngine:
 
     def loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See `GradientEngine.loss`."""
-        return _cross_entropy(self.logits(theta, x), y)
+        return _cross_entropy(self.logits(theta, x).transpose(1, 2), y)
 
     def loss_and_gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """See `GradientEngine.loss_and_gradient`."""
@@ -222,7 +224,8 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    return -F.log_softmax(logits, dim=-1).gather(-1, y[..., None]).mean((1, 2))
+    """Mean over samples [E] from transposed logits [E, C, m]."""
+    return -F.log_softmax(logits, dim=1).gather(1, y[:, None]).mean((1, 2))
 
 
 def _logit_gradient(p: Tensor, y: Tensor, batch_size: int) -> Tensor:

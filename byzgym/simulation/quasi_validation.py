@@ -29,6 +29,14 @@ class QuasiValidation:
         self.x = x.new_zeros(num_envs, *x.shape)  # [E, q, ...]
         self.y = y.new_zeros(num_envs, *y.shape)  # [E, q]
 
+    def assign(self, env: int, x: Tensor, y: Tensor) -> None:
+        """Give an environment its samples x [q, ...] and labels y [q].
+
+        The tensors are replaced, not written into: graphs of earlier losses may still hold them.
+        """
+        self.x, self.y = self.x.clone(), self.y.clone()
+        self.x[env], self.y[env] = x, y
+
     def loss(self, theta: Tensor) -> Tensor:
         """Mean loss [E] at theta [E, d], differentiable in theta."""
         return self._engine.loss(theta, self.x, self.y)

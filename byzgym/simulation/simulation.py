@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -149,7 +150,7 @@ class Simulation:
             self.workers.reset(env)
             self.server.reset(env, self._initial_theta(generator))
             x, y = self.settings.draw_qv(self.settings.task, self.settings.qv_size, generator)
-            self.quasi_validation.x[env], self.quasi_validation.y[env] = x, y
+            self.quasi_validation.assign(env, x, y)
             self.previous_credits[env] = 1 / self.num_rows
         self._submit(None if len(chosen) == self.num_envs else chosen)
 
@@ -243,6 +244,9 @@ class Simulation:
         return torch.cat(parameters).to(self.settings.device)
 
     def _submit(self, envs: list[int] | None) -> None:
+        self._view = None
+        if envs is not None and not envs:
+            return
         index = None if envs is None else torch.tensor(envs, device=self.settings.device)
         chosen = slice(None) if index is None else index
         generators = self.workers.generators
@@ -256,15 +260,12 @@ class Simulation:
             qv=(self.quasi_validation.x[chosen], self.quasi_validation.y[chosen]),
         )
         self.workers.submit(index, self.server.theta[chosen], context)
-        self._view = None
 
 
 def _merge(
     base: Settings, overrides: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
 ) -> tuple[Settings, list[tuple[int, int]], list[list[int]]]:
     """One list of attacks for all environments, and per environment the bounds of f and its attacks."""
-    import dataclasses
-
     made, names = list(base.attacks), list(base.attack_names)
     bounds, choices = [], []
     known: dict[str, tuple[tuple[int, int], list[int]]] = {}

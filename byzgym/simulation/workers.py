@@ -70,7 +70,8 @@ class Workers:
         every = len(self.generators)
         index = torch.arange(every, device=theta.device) if envs is None else envs
         self._play_roles(index, context)
-        x, y = self._batch(index, context)
+        groups = self._groups(index)
+        x, y = self._batch(index, groups, context)
         out = self.submissions if envs is None else theta.new_empty(len(index), *self.submissions.shape[1:])
         self._engine.gradients(theta, x, y, context.generators, out)
         if self.momentum is not None:
@@ -78,7 +79,7 @@ class Workers:
             momentum = self.momentum[index].mul_(beta).add_(out, alpha=1 - beta)
             self.momentum[index] = momentum
             out.copy_(momentum)
-        for attack, members in self._groups(index):
+        for attack, members in groups:
             self._tamper(attack, members, out, self.byzantine[index], context)
         if envs is not None:
             self.submissions[index] = out
@@ -89,13 +90,15 @@ class Workers:
         roles = self._settings.roles(self.assigned[index], self.byzantine[index], context)
         self.byzantine[index] = roles
 
-    def _batch(self, index: Tensor, context: attacks.AttackContext) -> tuple[Tensor, Tensor]:
+    def _batch(
+        self, index: Tensor, groups: list[tuple[Attack, Tensor]], context: attacks.AttackContext
+    ) -> tuple[Tensor, Tensor]:
         """Batches x [k, n, B, ...] and y [k, n, B], poisoned where the attack is on data."""
         x_train, y_train = self._settings.task.train
         samples = self.batches.draw(index, context.round, self.generators)
         x = x_train.index_select(0, samples.flatten()).view(*samples.shape, *x_train.shape[1:])
         y = y_train.index_select(0, samples.flatten()).view(samples.shape)
-        for attack, members in self._groups(index):
+        for attack, members in groups:
             if isinstance(attack, attacks.DataPoisoning):
                 mask = self.byzantine[index][members]
                 poisoned_x, poisoned_y = attack.poison(
@@ -129,11 +132,16 @@ class Workers:
         mask = byzantine if whole else byzantine[members]
         shape = gradients.shape
         submitted = attack(gradients, mask.clone(), _select(context, members, attack))
+        try:
+            submitted = submitted.expand(shape)
+        except (RuntimeError, AttributeError):
+            got = tuple(submitted.shape) if isinstance(submitted, Tensor) else type(submitted).__name__
+            raise ValueError(f"attack {attack!r} must return a tensor of shape {tuple(shape)}, got {got}") from None
         if getattr(attack, "scope", "workers") == "transmission":
-            out[members] = submitted.expand(shape)
+            out[members] = submitted
             return
         env, worker = mask.nonzero(as_tuple=True)
-        out[members[env], worker] = submitted.expand(shape)[env, worker].to(out.dtype)
+        out[members[env], worker] = submitted[env, worker].to(out.dtype)
 
 
 def _select(context: attacks.AttackContext, members: Tensor, attack: Attack) -> attacks.AttackContext:

@@ -120,7 +120,7 @@ def test_geometric_median_leaves_a_data_point_that_is_not_optimal():
 
 @pytest.mark.parametrize("family", ["gaussian", "equal_rows", "row_magnitudes", "offset", "far_cluster"])
 @both_types
-@pytest.mark.parametrize(("n", "f"), [(3, 1), (5, 2), (8, 3), (20, 6), (60, 25)])
+@pytest.mark.parametrize(("n", "f"), [(3, 1), (5, 2), (8, 3), (20, 6), (40, 17)])
 def test_faba(family, dtype, n, f):
     rows = reference.draw(family, n, 6, seed=n, dtype=dtype)
     kept = chosen(aggregation.make("faba", num_byzantine=f).credits(rows))
@@ -136,7 +136,7 @@ def test_faba_with_ties(n, f):
 
 @pytest.mark.parametrize("family", ["gaussian", "row_magnitudes", "offset", "far_cluster", "ties"])
 @both_types
-@pytest.mark.parametrize(("n", "f"), [(3, 0), (7, 1), (8, 1), (11, 2), (25, 5)])
+@pytest.mark.parametrize(("n", "f"), [(3, 0), (7, 1), (8, 1), (11, 2), (15, 3)])
 def test_bulyan(family, dtype, n, f):
     if family in ("ties", "far_cluster") and n > 11:
         pytest.skip("the number of outcomes explodes")

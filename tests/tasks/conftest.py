@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from byzgym import tasks
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -10,6 +12,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def own_names(monkeypatch):
+    """Forget after the test what it has registered."""
+    for module in (tasks.registry, tasks.models, tasks.partitions, tasks.quasi_validation):
+        monkeypatch.setattr(module.registry, "_factories", dict(module.registry._factories))
 
 
 @pytest.fixture

@@ -141,6 +141,7 @@ def test_a_broken_torchvision_breaks_only_image_tasks(name, torchvision, tmp_pat
     for _ in range(2):
         with pytest.raises(RuntimeError, match=message) as caught:
             tasks.make(name, root=tmp_path)
+        assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__
     assert tasks.make("digits").num_classes == 10
 

@@ -24,7 +24,11 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-tasks.register("marked_by_a_test", marked)
+@pytest.fixture(autouse=True)
+def registered_task():
+    tasks.register("marked_by_a_test", marked)
+
+
 SPECS = ["held_out", "train", "noise", "rotation", {"name": "other", "task": "marked_by_a_test"}]
 
 

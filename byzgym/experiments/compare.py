@@ -1,0 +1,171 @@
+"""Playing a comparison: one batched simulation for each policy and number of Byzantine workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import byzgym
+from byzgym.envs.rewards import EXPLOSION
+from byzgym.experiments import specs
+from byzgym.experiments.comparison import Comparison
+from byzgym.experiments.measures import CreditLog
+from byzgym.experiments.policies import Told, decide, install, told
+from byzgym.experiments.records import Records, claim, prepare
+from byzgym.simulation import Simulation
+
+
+@dataclass
+class Batch:
+    """The runs of one policy at one number of Byzantine workers: all attacks and seeds."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+
+
+def check(comparison: Comparison) -> list[Told]:
+    """Play the first decision of every policy under every attack, so that what cannot run fails at once.
+
+    Returns:
+        The rules that will be told a smaller f than the true one.
+
+    Raises:
+        ValueError: If a value is not allowed.
+        TypeError: If a parameter does not exist.
+        OSError: If the data cannot be read.
+        RuntimeError: If the task needs a library that does not work here.
+    """
+    lowered = []
+    for num_byzantine in comparison.num_byzantine:
+        one_each = [specs.parse(attack) for attack in comparison.attacks]
+        simulation = Simulation.make(
+            len(one_each),
+            seed=0,
+            per_environment=[{"attack": attack} for attack in one_each],
+            num_byzantine=num_byzantine,
+            attack=one_each[0],
+            **comparison.environment(),
+        )
+        for policy in comparison.policies:
+            decide(install(policy, simulation, num_byzantine), simulation)
+            entry = told(policy, simulation.num_rows, num_byzantine)
+            lowered += [] if entry is None else [entry]
+    return lowered
+
+
+def compare(
+    comparison: Comparison,
+    folder: Path,
+    overwrite: bool = False,
+    progress: Callable[[str, int], None] = lambda policy, rounds: None,
+) -> Records:
+    """Play a comparison and write its records; after every policy the files hold what is finished.
+
+    Args:
+        comparison: What to play; it has passed `check`, or is checked here where it has not.
+        folder: Where results.csv, curves.csv and config.json go.
+        overwrite: Whether results in the folder may be replaced.
+        progress: Called with the policy and the number of rounds just played.
+
+    Raises:
+        FileExistsError: If the folder holds results and ``overwrite`` is False; nothing has changed then.
+    """
+    claim(folder, overwrite)
+    records = Records.begin(comparison, check(comparison))
+    prepare(folder)
+    records.write(folder)
+    for batch in play(comparison, progress):
+        records.add(batch.results, batch.curves)
+        records.write(folder)
+    return records
+
+
+def play(comparison: Comparison, progress: Callable[[str, int], None]) -> Iterator[Batch]:
+    """Play batch after batch."""
+    for num_byzantine in comparison.num_byzantine:
+        for policy in comparison.policies:
+            yield play_batch(comparison, policy, num_byzantine, lambda done, p=policy: progress(p, done))
+
+
+def play_batch(
+    comparison: Comparison,
+    policy: str,
+    num_byzantine: int,
+    progress: Callable[[int], None] = lambda rounds: None,
+) -> Batch:
+    """Play one policy under all attacks and seeds, side by side.
+
+    A run that diverges goes on: the server refuses what is not finite and keeps its parameters.
+    """
+    started = time.perf_counter()
+    members = comparison.members
+    simulation = Simulation.make(
+        len(members),
+        seed=0,
+        per_environment=[{"attack": specs.parse(attack)} for attack, _ in members],
+        num_byzantine=num_byzantine,
+        attack=specs.parse(comparison.attacks[0]),
+        **comparison.environment(),
+    )
+    agent = install(policy, simulation, num_byzantine)
+    simulation.reset(comparison.simulation_seeds)
+    agent.reset()
+    batch, log = Batch(), CreditLog(comparison.rounds)
+    keys = [
+        {"policy": policy, "attack": attack, "num_byzantine": num_byzantine, "seed": seed}
+        for attack, seed in members
+    ]
+    initial = simulation.qv_loss().clone()
+    _note(batch, keys, 0, *_measure(simulation))
+    for round in range(comparison.rounds):
+        update, credits = decide(agent, simulation)
+        log.add(round, credits, simulation.byzantine_rows)
+        simulation.apply(update, credits)
+        if (round + 1) % comparison.interval == 0 and round + 1 < comparison.rounds:
+            _note(batch, keys, round + 1, *_measure(simulation))
+        progress(1)
+    accuracy, loss = _measure(simulation)
+    _note(batch, keys, comparison.rounds, accuracy, loss)
+    diverged = simulation.diverged | ~(loss < EXPLOSION * initial)
+    seconds = (time.perf_counter() - started) / len(members)
+    for env, key in enumerate(keys):
+        batch.results.append(
+            {
+                "task": specs.canonical(comparison.task),
+                "model": comparison.model or simulation.settings.task.model,
+                **key,
+                "roles": specs.canonical(comparison.roles),
+                "partition": specs.canonical(comparison.partition),
+                "num_workers": comparison.num_workers,
+                "rounds": comparison.rounds,
+                "accuracy": _rounded(accuracy[env]),
+                "qv_loss": _rounded(loss[env]),
+                "byzantine_credit": _rounded(log.byzantine_credit(env)),
+                "detection_auc": _rounded(log.detection_auc(env)),
+                "diverged": bool(diverged[env]),
+                "seconds": float(f"{seconds:.4g}"),
+                "version": byzgym.__version__,
+            }
+        )
+    return batch
+
+
+def _measure(simulation: Simulation) -> tuple[Tensor, Tensor]:
+    return simulation.evaluate()["accuracy"], simulation.qv_loss()
+
+
+def _note(batch: Batch, keys: list[dict[str, Any]], round: int, accuracy: Tensor, loss: Tensor) -> None:
+    for env, key in enumerate(keys):
+        batch.curves.append(
+            {**key, "round": round, "accuracy": _rounded(accuracy[env]), "qv_loss": _rounded(loss[env])}
+        )
+
+
+def _rounded(value: Tensor | float) -> float:
+    """Seven digits: all that a float32 holds."""
+    return float(f"{float(value):.7g}")

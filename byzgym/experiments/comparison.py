@@ -1,0 +1,154 @@
+"""What a comparison is: its arguments, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from byzgym import agents, attacks
+from byzgym.experiments import specs
+from byzgym.validation import check_int
+
+DEFAULT_POLICIES = ("mean", "krum", "median", "geometric_median", "faba", "gaa", "oracle")
+DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The training run in which policies are judged. Names may carry parameters: `name:key=value,...`."""
+
+    task: str = "digits"
+    """Data, such as digits, mnist or `synthetic:num_features=4`."""
+    model: str | None = None
+    """Model, such as softmax, mlp:128,128 or lenet; None is the task's own."""
+    num_workers: int = 10
+    """Number of workers n."""
+    roles: str = "static"
+    """Who attacks when, such as static or `randomized:period=50,probability=0.5`."""
+    partition: str = "iid"
+    """How the workers share the data, such as iid or `dirichlet:alpha=0.1`."""
+    batch_size: int | None = None
+    """Samples per worker and round; None is the task's own."""
+    learning_rate: float | None = None
+    """Step size of the server; None is the task's own."""
+    momentum: float = 0.0
+    """Momentum of the server, from 0 to below 1."""
+    worker_momentum: float = 0.0
+    """Momentum of the workers, from 0 to below 1."""
+    qv_size: int = 10
+    """Samples in the server's quasi-validation (QV) set."""
+    qv_source: str = "held_out"
+    """Where the QV samples come from, such as held_out, train or `noise:std=0.5`."""
+    data_root: str | None = None
+    """Folder of the data of image tasks; the same as the parameter root of the task."""
+    rounds: int = 600
+    """Rounds per run."""
+    device: str = "cpu"
+    """A torch device."""
+
+    def environment(self) -> dict[str, Any]:
+        """The keyword arguments of the simulation and of the environment.
+
+        Raises:
+            ValueError: If a name with parameters is not of the form `specs.parse` reads.
+        """
+        task = specs.parse(self.task)
+        if self.data_root is not None:
+            task["root"] = self.data_root
+        names = {key: specs.parse(getattr(self, key)) for key in ("roles", "partition", "qv_source")}
+        plain = ("model", "num_workers", "batch_size", "learning_rate", "momentum", "worker_momentum")
+        rest = {key: getattr(self, key) for key in (*plain, "qv_size", "rounds", "device")}
+        return {"task": task, **names, **rest}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Setting):
+    """Policies times attacks times numbers of Byzantine workers times seeds.
+
+    Raises:
+        ValueError: If a value is not allowed, or a name is given twice.
+    """
+
+    policies: tuple[str, ...] = DEFAULT_POLICIES
+    """Rules and other agents, such as mean, krum, `gaa:window=1`, and oracle, the reference."""
+    attacks: tuple[str, ...] = DEFAULT_ATTACKS
+    """Attacks, such as sign_flip or `ipm:epsilon=1.0`."""
+    num_byzantine: tuple[int, ...] = (7,)
+    """Numbers f of Byzantine workers, each less than the number of workers."""
+    seeds: int = 5
+    """Number of seeds, at least 1; every policy and attack gets the same ones, from 0 on."""
+    evaluate_every: int | None = None
+    """Rounds between points of the curves; None is a thirtieth of the rounds."""
+
+    def __post_init__(self) -> None:
+        check_int("seeds", self.seeds, low=1)
+        check_int("rounds", self.rounds, low=1)
+        check_int("num_workers", self.num_workers, low=1)
+        if self.evaluate_every is not None:
+            check_int("evaluate_every", self.evaluate_every, low=1)
+        for number in _distinct("num_byzantine", self.num_byzantine):
+            check_int("num_byzantine", number, low=0, high=self.num_workers - 1)
+        for key, known in (("policies", agents.names()), ("attacks", attacks.names())):
+            labels = tuple(specs.canonical(text) for text in getattr(self, key))
+            for text in _distinct(key, labels):
+                name = specs.parse(text)["name"]
+                if name not in known:
+                    raise ValueError(f"unknown name {name!r} in {key}; known: {', '.join(known)}")
+            object.__setattr__(self, key, labels)
+
+    @property
+    def interval(self) -> int:
+        """Rounds between points of the curves."""
+        return self.evaluate_every or max(1, self.rounds // 30)
+
+    @property
+    def members(self) -> list[tuple[str, int]]:
+        """Attack and seed of each environment of one batch."""
+        return [(attack, seed) for attack in self.attacks for seed in range(self.seeds)]
+
+    @property
+    def simulation_seeds(self) -> list[int]:
+        """What the simulation is reset with, so that seed s equals ``env.reset(seed=s)`` in the environment."""
+        return [int(np.random.default_rng(seed).integers(2**63)) for _, seed in self.members]
+
+    def command(self) -> str:
+        """The command line that plays this comparison, without its results folder."""
+        words = ["byzgym", "compare"]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            words.append("--" + field.name.replace("_", "-"))
+            words += [str(entry) for entry in value] if isinstance(value, tuple) else [str(value)]
+        return shlex.join(words)
+
+    def to_json(self) -> dict[str, Any]:
+        """The arguments, as config.json holds them."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, arguments: Mapping[str, Any]) -> Comparison:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: If an argument is missing, unknown or not allowed.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if set(arguments) != known:
+            raise ValueError(f"the arguments must be {sorted(known)}, got {sorted(arguments)}")
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()})
+
+
+def _distinct(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    if not values:
+        raise ValueError(f"{name} must not be empty")
+    twice = sorted({str(value) for value in values if list(values).count(value) > 1})
+    if twice:
+        raise ValueError(f"{name} must not repeat {', '.join(twice)}")
+    return values

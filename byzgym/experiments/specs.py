@@ -1,0 +1,68 @@
+"""Names with parameters, as the command line takes them: ``ipm`` or ``ipm:epsilon=1.0``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Read ``name`` or ``name:key=value,key=value``.
+
+    Values are Python literals; a bare word is a string, as in ``other:task=digits``.
+
+    Returns:
+        ``{"name": name, key: value, ...}``, which every ``make_from`` of byzgym takes.
+
+    Raises:
+        ValueError: If the text has another form.
+    """
+    name, colon, rest = text.partition(":")
+    if not name.strip() or (colon and not rest.strip()):
+        raise ValueError(f"expected 'name' or 'name:key=value,...', got {text!r}")
+    return {"name": name.strip(), **(_keywords(text, rest) if colon else {})}
+
+
+def canonical(text: str) -> str:
+    """The spelling under which tables and files list ``text``: no blanks, Python's spelling of values.
+
+    Raises:
+        ValueError: As `parse`.
+    """
+    return label(parse(text))
+
+
+def label(spec: Mapping[str, Any]) -> str:
+    """The inverse of `parse`."""
+    parameters = ",".join(f"{key}={_shown(value)}" for key, value in spec.items() if key != "name")
+    return f"{spec['name']}:{parameters}" if parameters else str(spec["name"])
+
+
+def _keywords(text: str, source: str) -> dict[str, Any]:
+    problem = ValueError(f"expected 'name:key=value,...' with literal values, got {text!r}")
+    try:
+        call = ast.parse(f"f({source})", mode="eval").body
+    except (SyntaxError, ValueError):
+        raise problem from None
+    if not isinstance(call, ast.Call) or call.args:
+        raise problem
+    parameters: dict[str, Any] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None or keyword.arg == "name":
+            raise problem
+        try:
+            parameters[keyword.arg] = _value(keyword.value)
+        except ValueError:
+            raise problem from None
+    return parameters
+
+
+def _value(node: ast.expr) -> Any:
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) and value.isidentifier():
+        return value
+    return repr(value).replace(" ", "")

@@ -1,0 +1,123 @@
+"""Per-worker gradients against a loop of backward calls."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from byzgym.simulation.gradients import DenseEngine, ModuleEngine, engine_for, seeded
+from byzgym.tasks import models
+
+
+def by_loop(module, theta, x, y):
+    """One backward call per worker, on a plain module."""
+    rows = torch.empty(*y.shape[:2], theta.shape[1])
+    for e in range(len(theta)):
+        nn.utils.vector_to_parameters(theta[e], module.parameters())
+        for i in range(y.shape[1]):
+            module.zero_grad()
+            F.cross_entropy(module(x[e, i]), y[e, i]).backward()
+            rows[e, i] = torch.cat([p.grad.flatten() for p in module.parameters()])
+    return rows
+
+
+def problem(spec, shape=(1, 8, 8), num_envs=3, num_workers=4, batch_size=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with seeded(generator):
+        module = models.build(spec, shape, 10)
+    engine = engine_for(module)
+    theta = 0.3 * torch.randn(num_envs, engine.num_parameters, generator=generator)
+    x = torch.randn(num_envs, num_workers, batch_size, *shape, generator=generator)
+    y = torch.randint(10, (num_envs, num_workers, batch_size), generator=generator)
+    return module, engine, theta, x, y
+
+
+def generators(count):
+    return [torch.Generator().manual_seed(e) for e in range(count)]
+
+
+@pytest.mark.parametrize("spec", ["softmax", "mlp:7", "mlp:16,16", "mlp:3,9,5"])
+def test_dense_engine_equals_a_loop_of_backward_calls(spec):
+    module, engine, theta, x, y = problem(spec)
+    assert isinstance(engine, DenseEngine)
+    out = torch.full((3, 4, engine.num_parameters), torch.nan)
+    engine.gradients(theta, x, y, generators(3), out)
+    torch.testing.assert_close(out, by_loop(module, theta, x, y), rtol=1e-4, atol=1e-6)
+
+
+def test_module_engine_equals_a_loop_of_backward_calls():
+    module, engine, theta, x, y = problem("lenet", (1, 28, 28), num_envs=2, num_workers=3)
+    assert isinstance(engine, ModuleEngine)
+    out = torch.full((2, 3, engine.num_parameters), torch.nan)
+    engine.gradients(theta * 0.1, x, y, generators(2), out)
+    torch.testing.assert_close(out, by_loop(module, theta * 0.1, x, y), rtol=1e-3, atol=1e-5)
+
+
+def test_both_engines_agree():
+    module, dense, theta, x, y = problem("mlp:6")
+    general = ModuleEngine(module)
+    outs = [torch.empty(3, 4, dense.num_parameters) for _ in range(2)]
+    dense.gradients(theta, x, y, generators(3), outs[0])
+    general.gradients(theta, x, y, generators(3), outs[1])
+    torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(dense.logits(theta, x[:, 0]), general.logits(theta, x[:, 0]))
+    for first, second in zip(
+        dense.loss_and_gradient(theta, x[:, 0], y[:, 0]),
+        general.loss_and_gradient(theta, x[:, 0], y[:, 0]),
+        strict=True,
+    ):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_written_into_a_strided_buffer_and_nowhere_else():
+    _, engine, theta, x, y = problem("mlp:6")
+    wide = torch.full((3, 4, engine.num_parameters + 2), 7.0)
+    engine.gradients(theta, x, y, generators(3), wide[..., 1:-1])
+    alone = torch.empty(3, 4, engine.num_parameters)
+    engine.gradients(theta, x, y, generators(3), alone)
+    assert torch.equal(wide[..., 1:-1], alone)
+    assert (wide[..., 0] == 7).all()
+    assert (wide[..., -1] == 7).all()
+
+
+def test_loss_is_differentiable_and_matches_its_gradient():
+    _, engine, theta, x, y = problem("mlp:6")
+    theta.requires_grad_()
+    loss = engine.loss(theta, x[:, 0], y[:, 0])
+    (gradient,) = torch.autograd.grad(loss.sum(), theta)
+    value, direct = engine.loss_and_gradient(theta.detach(), x[:, 0], y[:, 0])
+    torch.testing.assert_close(loss.detach(), value)
+    torch.testing.assert_close(gradient, direct, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_draws_from_the_environments_generators_only():
+    _, engine, theta, x, y = problem("xie_cnn", (3, 8, 8), num_envs=2, num_workers=2, batch_size=2)
+    outs = []
+    for _ in range(2):
+        out = torch.empty(2, 2, engine.num_parameters)
+        engine.gradients(theta * 0.03, x, y, generators(2), out)
+        outs.append(out)
+    assert torch.equal(*outs)
+    alone = torch.empty(1, 2, engine.num_parameters)
+    engine.gradients(theta[1:] * 0.03, x[1:], y[1:], generators(2)[1:], alone)
+    torch.testing.assert_close(alone[0], outs[0][1])
+    other = torch.empty(2, 2, engine.num_parameters)
+    engine.gradients(theta * 0.03, x, y, [torch.Generator().manual_seed(9), generators(1)[0]], other)
+    assert not torch.allclose(other[0], outs[0][0])
+    # Evaluation has no dropout.
+    first, second = (engine.loss(theta * 0.03, x[:, 0], y[:, 0]) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_batch_norm_is_replaced_before_per_worker_gradients():
+    models.register(
+        "test_bn", lambda shape, classes: nn.Sequential(
+            nn.Conv2d(shape[0], 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, classes)
+        )
+    )
+    _, engine, theta, x, y = problem("test_bn")
+    out = torch.empty(3, 4, engine.num_parameters)
+    engine.gradients(theta, x, y, generators(3), out)
+    alone = torch.empty(3, 1, engine.num_parameters)
+    engine.gradients(theta, x[:, :1], y[:, :1], generators(3), alone)
+    torch.testing.assert_close(out[:, :1], alone, rtol=1e-3, atol=1e-5)
