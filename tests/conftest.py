@@ -4,8 +4,11 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _no_global_randomness(request):
-    """Nothing in byzgym may draw from, or seed, torch's global generator."""
+    """Nothing in byzgym may draw from torch's global generator, or seed it.
+
+    stable-baselines3 does both, so the tests that train with it are left out.
+    """
     before = torch.get_rng_state()
     yield
-    if "global_rng" not in request.keywords:
+    if "integrations" not in request.path.parts:
         assert torch.equal(torch.get_rng_state(), before), "the test moved torch's global generator"

@@ -25,7 +25,9 @@ def register(name: str, factory: Callable[..., Any]) -> None:
         TypeError: If the factory cannot be called.
     """
     if name in aggregation.names():
-        raise ValueError(f"agent {name!r} is the rule of that name and cannot be replaced; choose another name")
+        raise ValueError(
+            f"agent {name!r} is the rule of that name and cannot be replaced; choose another name"
+        )
     registry.register(name, factory)
 
 

@@ -82,7 +82,8 @@ def shift_gram(gram: Tensor, center: Tensor) -> Tensor:
     """Move the origin of a Gram matrix [E, n, n] to the row ``center`` [E]."""
     column = gram.gather(-1, center[:, None, None].expand(-1, gram.shape[-1], 1))
     corner = column.gather(-2, center[:, None, None])
-    return gram - column - column.mT + corner
+    # In this order the row and the column of the center become exactly zero.
+    return (gram - column.mT) - (column - corner)
 
 
 def _gram(rows: Tensor) -> Tensor:

@@ -75,7 +75,9 @@ class GeometricMedian(_Geometric):
             step = updated - weights
             weights = updated
             length = (step * (gram @ step[..., None])[..., 0]).sum(-1, keepdim=True).clamp_min(0).sqrt()
-            if not ((length > shortest) & ~settled).any():
+            # A run that has arrived stays where it is, whatever runs beside it.
+            settled = settled | (length <= shortest)
+            if settled.all():
                 break
         return weights.to(gradients.dtype).reshape(gradients.shape[:-1])
 

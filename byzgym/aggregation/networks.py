@@ -55,14 +55,14 @@ def mean_around_median_program(num_rows: int, keep: int) -> Program:
     In sorted order these are ``keep`` neighbouring ranks, so they hold exactly one rank of each residue
     class modulo ``keep``: the one nearest the median. Choosing class by class needs no sums of windows.
     """
+    if keep == num_rows:
+        return trimmed_mean_program(num_rows, 0)
     median = _median_ranks(num_rows)
     reached = range(max(0, median[0] - keep + 1), min(num_rows, median[-1] + keep))
     alone = [rank for rank in reached if rank - keep not in reached and rank + keep not in reached]
     # What is kept in any case need not be in order, unless the median is read off it.
     middle = [rank for rank in alone if rank not in median]
     builder = _Builder(num_rows, middle, exact=[r for r in reached if r not in middle])
-    if keep == num_rows:
-        return builder.mean_of(reached)
     center = builder.mean(median)
     kept = []
     for first in reached[: min(keep, len(reached))]:

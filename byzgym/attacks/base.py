@@ -156,7 +156,7 @@ def honest_sum(rows: Tensor, byzantine: Tensor) -> Tensor:
     """
     # Not torch.bmm, whose last bits depend on the number of environments in the batch; nor masked_fill, which
     # takes four times as long as a product.
-    return (rows * ~byzantine[..., None]).sum(1)
+    return (rows * (~byzantine[..., None]).to(rows.dtype)).sum(1)
 
 
 def honest_mean(rows: Tensor, byzantine: Tensor) -> Tensor:

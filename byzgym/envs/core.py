@@ -144,9 +144,7 @@ class Core:
 
 def pick(info: Mapping[str, np.ndarray], env: int) -> dict[str, Any]:
     """The `info` of one environment: arrays of its own, and Python numbers."""
-    return {
-        name: value[env].copy() if value.ndim > 1 else value[env].item() for name, value in info.items()
-    }
+    return {name: value[env].copy() if value.ndim > 1 else value[env].item() for name, value in info.items()}
 
 
 def _fresh(values: Tensor) -> np.ndarray:

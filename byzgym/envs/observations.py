@@ -74,7 +74,8 @@ def row_norms(rows: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(rows, dim=2)
     large = ~norms.isfinite()
     if large.any():
-        norms[large] = torch.linalg.vector_norm(rows[large].double(), dim=1).float()
+        exact = torch.linalg.vector_norm(rows[large].double(), dim=1)
+        norms[large] = exact.clamp(max=torch.finfo(rows.dtype).max).to(rows.dtype)
     return norms
 
 

@@ -123,9 +123,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self._done[list(chosen)] = False
         return self._core.observe(), self._with_masks(self._core.reset_info(), chosen)
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Play one round everywhere; finished environments are treated as ``autoreset_mode`` says.
 
         With "NextStep" the step after the end of an episode resets the environment, ignores its action and

@@ -116,4 +116,8 @@ def evaluate(engine: GradientEngine, theta: Tensor, x: Tensor, y: Tensor) -> dic
         totals[1] += (ahead < 3).sum(1)
         totals[2] -= torch.log_softmax(logits.double(), 2).gather(2, labels[..., None]).sum((1, 2)).float()
     accuracy, top3, loss = totals / len(y)
-    return {"accuracy": accuracy, "top3_accuracy": top3, "test_loss": torch.nan_to_num(loss, nan=1e30, posinf=1e30)}
+    return {
+        "accuracy": accuracy,
+        "top3_accuracy": top3,
+        "test_loss": torch.nan_to_num(loss, nan=1e30, posinf=1e30),
+    }

@@ -40,13 +40,14 @@ class Simulation:
         num_byzantine: Sequence[tuple[int, int]],
         attack_choices: Sequence[Sequence[int]],
     ) -> None:
-        module = self._module = settings.make_module()
+        generator = torch.Generator(settings.device).manual_seed(0)  # what it draws is thrown away
+        with seeded(generator):
+            module = settings.make_module()
         self.settings = settings
         self.num_envs = num_envs
         self.engine = engine_for(module.to(settings.device))
         self.workers = Workers(settings, self.engine, num_byzantine, attack_choices)
         self.server = Server(settings, num_envs, self.engine.num_parameters)
-        generator = torch.Generator().manual_seed(0)
         x, y = settings.draw_qv(settings.task, settings.qv_size, generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
         self.rule: Callable[[Tensor], Tensor] | None = None
@@ -154,9 +155,7 @@ class Simulation:
             self.previous_credits[env] = 1 / self.num_rows
         self._submit(None if len(chosen) == self.num_envs else chosen)
 
-    def apply(
-        self, update: Tensor, credits: Tensor | None = None, envs: Sequence[int] | None = None
-    ) -> None:
+    def apply(self, update: Tensor, credits: Tensor | None = None, envs: Sequence[int] | None = None) -> None:
         """One server step, then the next submissions.
 
         Args:

@@ -136,7 +136,9 @@ class Workers:
             submitted = submitted.expand(shape)
         except (RuntimeError, AttributeError):
             got = tuple(submitted.shape) if isinstance(submitted, Tensor) else type(submitted).__name__
-            raise ValueError(f"attack {attack!r} must return a tensor of shape {tuple(shape)}, got {got}") from None
+            raise ValueError(
+                f"attack {attack!r} must return a tensor of shape {tuple(shape)}, got {got}"
+            ) from None
         if getattr(attack, "scope", "workers") == "transmission":
             out[members] = submitted
             return

@@ -19,9 +19,7 @@ def distances(rows):
 def krum_scores(rows, num_byzantine):
     squared = distances(rows) ** 2
     n = len(squared)
-    return np.array(
-        [np.sort(np.delete(squared[i], i))[: n - num_byzantine - 2].sum() for i in range(n)]
-    )
+    return np.array([np.sort(np.delete(squared[i], i))[: n - num_byzantine - 2].sum() for i in range(n)])
 
 
 def median(rows):

@@ -54,7 +54,9 @@ def test_coordinatewise(family, dtype, n, f):
     values = np.abs(rows.double().numpy())
     rtol = 8 * torch.finfo(dtype).eps
 
-    error = np.abs(aggregation.make("median", num_byzantine=f)(rows).double().numpy() - reference.median(rows))
+    error = np.abs(
+        aggregation.make("median", num_byzantine=f)(rows).double().numpy() - reference.median(rows)
+    )
     assert (error <= rtol * values.max(0)).all()
     assert (error <= rtol * np.abs(reference.median(rows)) + 1e-45).all() or n % 2 == 0
 

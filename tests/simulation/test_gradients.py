@@ -111,9 +111,10 @@ def test_dropout_draws_from_the_environments_generators_only():
 
 def test_batch_norm_is_replaced_before_per_worker_gradients():
     models.register(
-        "test_bn", lambda shape, classes: nn.Sequential(
+        "test_bn",
+        lambda shape, classes: nn.Sequential(
             nn.Conv2d(shape[0], 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, classes)
-        )
+        ),
     )
     _, engine, theta, x, y = problem("test_bn")
     out = torch.empty(3, 4, engine.num_parameters)

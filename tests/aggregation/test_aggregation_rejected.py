@@ -1,0 +1,78 @@
+"""Rows that are not finite count as not received."""
+
+import aggregation_reference as reference
+import pytest
+import torch
+
+from byzgym import aggregation
+
+BAD = (torch.nan, torch.inf, -torch.inf)
+every_rule = pytest.mark.parametrize("name", aggregation.names())
+
+
+@every_rule
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("huge", [False, True])
+def test_the_rule_acts_on_the_others(name, bad, huge):
+    rows = reference.draw("gaussian", 12, 6, seed=0)
+    if huge:
+        rows *= 1e30
+    rows[[1, 4], [0, 5]] = bad
+    rule = aggregation.make(name, num_byzantine=2)
+    others = [i for i in range(12) if i not in (1, 4)]
+    expected = aggregation.make(name, num_byzantine=0)(rows[others])
+    torch.testing.assert_close(rule(rows), expected)
+    if rule.linear:
+        credits = rule.credits(rows)
+        assert credits[[1, 4]].tolist() == [0, 0]
+        torch.testing.assert_close(credits.sum(), torch.tensor(1.0))
+
+
+@every_rule
+def test_what_is_left_of_num_byzantine_is_capped(name):
+    rows = reference.draw("gaussian", 11, 6, seed=0)
+    rows[0, 0] = torch.nan
+    rule = aggregation.make(name, num_byzantine=2)
+    expected = aggregation.make(name, num_byzantine=1)(rows[1:])
+    torch.testing.assert_close(rule(rows), expected)
+
+
+@every_rule
+@pytest.mark.parametrize("left", [1, 2])
+def test_few_rows_left(name, left):
+    rows = torch.full((9, 4), torch.nan)
+    rows[3 : 3 + left] = torch.tensor([[1.0, 0.0, 0.5, -1.0]])
+    rule = aggregation.make(name, num_byzantine=1)
+    torch.testing.assert_close(rule(rows), rows[3])
+    if rule.linear:
+        assert rule.credits(rows)[3 : 3 + left].sum() == 1
+
+
+@every_rule
+def test_no_row_left(name):
+    rows = torch.full((2, 9, 4), torch.inf)
+    rows[1] = reference.draw("gaussian", 9, 4, seed=0)
+    rule = aggregation.make(name, num_byzantine=1)
+    result = rule(rows)
+    assert torch.equal(result[0], torch.zeros(4))
+    torch.testing.assert_close(result[1], rule(rows[1]))
+    if rule.linear:
+        torch.testing.assert_close(rule.credits(rows)[0], torch.full((9,), 1 / 9))
+
+
+@every_rule
+def test_runs_with_different_numbers_of_rejected_rows(name):
+    runs = torch.stack([reference.draw("gaussian", 9, 5, seed=seed) for seed in range(6)])
+    for run, count in enumerate((0, 3, 1, 3, 0, 5)):
+        runs[run, torch.randperm(9, generator=torch.Generator().manual_seed(run))[:count]] = torch.nan
+    rule = aggregation.make(name, num_byzantine=1)
+    together = rule(runs.reshape(3, 2, 9, 5)).reshape(6, 5)
+    for run, result in zip(runs, together, strict=True):
+        torch.testing.assert_close(result, rule(run))
+
+
+def test_multi_krum_selects_no_more_than_are_left():
+    rows = reference.draw("gaussian", 7, 5, seed=0)
+    rows[:3] = torch.nan
+    credits = aggregation.make("multi_krum", num_byzantine=1, num_selected=6).credits(rows)
+    torch.testing.assert_close(credits, torch.tensor([0, 0, 0, 0.25, 0.25, 0.25, 0.25]))
