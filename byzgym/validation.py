@@ -14,11 +14,11 @@ def check_int(name: str, value: Any, low: int | None = None, high: int | None = 
     Raises:
         ValueError: If it is not a whole number (booleans are not) or lies outside.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    number = int(value) if whole else 0
+    if not whole or (low is not None and number < low) or (high is not None and number > high):
         raise ValueError(f"{name} must be an integer{_range(low, high)}, got {value!r}")
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise ValueError(f"{name} must be an integer{_range(low, high)}, got {value!r}")
-    return int(value)
+    return number
 
 
 def check_real(
@@ -36,15 +36,15 @@ def check_real(
     """
     allowed = f" greater than {above}" if above is not None else ""
     allowed += _range(low, high)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number{allowed}, got {value!r}")
+    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     if (
-        (low is not None and value < low)
-        or (high is not None and value > high)
-        or (above is not None and value <= above)
+        not math.isfinite(number)
+        or (low is not None and number < low)
+        or (high is not None and number > high)
+        or (above is not None and number <= above)
     ):
         raise ValueError(f"{name} must be a finite number{allowed}, got {value!r}")
-    return float(value)
+    return number
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> Any:

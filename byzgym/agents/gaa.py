@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -33,7 +34,9 @@ class GAA(Agent):
     The server's momentum is not part of the replay: with momentum the gradient is that of the step without.
 
     Args:
-        window: T, rounds between two updates of the policy.
+        window: T, rounds between two updates of the policy. The public reconstruction has 5; 1 is the
+            default because it recovers more often from the first rounds, when credits are still uniform and
+            a Byzantine majority drives the parameters away (see docs/gaa.md for the figures).
         learning_rate: Of Adam, for the policy.
         hidden: Widths of ReLU layers in the per-coordinate network; none by default. With hidden layers
             every round takes memory d * (3 n + 2).
@@ -42,7 +45,7 @@ class GAA(Agent):
 
     def __init__(
         self,
-        window: int = 5,
+        window: int = 1,
         learning_rate: float = 0.01,
         hidden: Sequence[int] = (),
         seed: int = 0,
@@ -55,6 +58,9 @@ class GAA(Agent):
         self._policy: list[Tensor] = []  # weight [E, out, in], bias [E, out, 1], weight, ...
         self._window: _Window | None = None
         self._view: ServerView | None = None
+        self._last_credits = self._rounds = torch.zeros(0)
+        self._rows: list[Tensor] = []
+        self._shape = torch.Size()
 
     def reset(self, envs: Tensor | None = None) -> None:
         """Start again from a fresh (or the loaded) policy."""
@@ -146,7 +152,7 @@ class GAA(Agent):
         return theta, loss
 
     def _decide(self, view: ServerView, theta: Tensor, loss: Tensor, last: Tensor) -> Tensor:
-        """Credits [E, n], from the state of the paper's MDP: submissions, parameters, QV loss, last credits."""
+        """Credits [E, n], from the paper's state: submissions, parameters, QV loss (and the last credits)."""
         own = [_log_and_sign(view.gradients, pooled=not self.hidden)]  # [E, 2 n, d or 1]
         parameters = theta.detach()[:, None]
         own.append(parameters if self.hidden else parameters.mean(2, keepdim=True))
@@ -162,7 +168,10 @@ class GAA(Agent):
         """One step of Adam on the window's QV losses, whose gradients are clamped to [-1, 1]."""
         if self._window is None or not self._window.total.requires_grad:
             return
-        gradients = torch.autograd.grad(self._window.total, self._policy)
+        self._descend(self._window.total)
+
+    def _descend(self, loss: Tensor) -> None:
+        gradients = torch.autograd.grad(loss, self._policy)
         for parameter, gradient in zip(self._policy, gradients, strict=True):
             parameter.grad = gradient.nan_to_num(0.0).clamp_(-1, 1)
         self._optimizer.step()
@@ -179,7 +188,7 @@ class GAA(Agent):
             return [p.expand(num_envs, -1, -1).to(self._device, copy=True) for p in self._loaded]
         generator = torch.Generator().manual_seed(self._seed)
         policy = []
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        for fan_in, fan_out in pairwise(widths):
             # The default initialisation of torch.nn.Linear, the same in every environment.
             bound = fan_in**-0.5
             for columns in (fan_in, 1):

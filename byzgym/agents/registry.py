@@ -18,7 +18,9 @@ def names() -> list[str]:
 
 
 def register(name: str, factory: Callable[..., Any]) -> None:
-    """Make ``factory(**parameters)`` known as an agent: an object with reset() and credits(view) or aggregate(view).
+    """Make ``factory(**parameters)`` known as an agent.
+
+    It returns an object with ``reset()`` and ``credits(view)`` or ``aggregate(view)``.
 
     Raises:
         ValueError: If the name is not a non-empty string, or is that of a built-in agent or a rule.

@@ -28,7 +28,7 @@ def make_within(
         ValueError: If the name is unknown, or the rule accepts no f at all for this n.
         TypeError: If a parameter does not exist.
     """
-    parameters = {"name": spec} if isinstance(spec, str) else dict(spec)
+    parameters: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = parameters.pop("name")
     if isinstance(registry.factory(name), type) and "num_byzantine" not in parameters:
         parameters["num_byzantine"] = largest_byzantine(name, num_workers, num_byzantine)

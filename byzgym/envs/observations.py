@@ -56,7 +56,7 @@ class ObservationBuilder:
             "loss": ((1,), 0.0, BOUND),
             "progress": ((1,), 0.0, 1.0),
         }
-        made = {
+        made: dict[str, spaces.Space[Any]] = {
             name: spaces.Box(low, high, shape, np.float32)
             for name, (shape, low, high) in boxes.items()
             if name in self.names

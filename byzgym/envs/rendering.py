@@ -120,8 +120,8 @@ def draw_figure(figure: Any, history: History) -> None:
     bars.barh(workers, np.nan_to_num(history.credits), color=colours, edgecolor=colours)
     bars.axvline(1 / max(len(workers), 1), color="#7f8c8d", linestyle=":", linewidth=1)
     labels = [
-        f"{worker}{' rejected' if history.rejected[worker] else ''}{' ✗' if history.byzantine[worker] else ''}"
-        for worker in workers
+        f"{worker}{' rejected' * bool(rejected)}{' ✗' * bool(byzantine)}"
+        for worker, rejected, byzantine in zip(workers, history.rejected, history.byzantine, strict=True)
     ]
     bars.set_yticks(workers, labels)
     for tick, byzantine in zip(bars.get_yticklabels(), history.byzantine, strict=True):

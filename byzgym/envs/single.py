@@ -78,7 +78,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
     | argument | default | meaning |
     | --- | --- | --- |
     | `task` | "digits" | a name from `byzgym.tasks.names()`, or a mapping with the name and its parameters |
-    | `model` | the task's | "softmax", "mlp:32", "mlp:128,128", "xie_mlp", "xie_cnn", "lenet", or a registered one |
+    | `model` | the task's | "softmax", "mlp:128,128", "xie_mlp", "xie_cnn", "lenet", or a registered one |
     | `num_workers` | 10 | n |
     | `num_byzantine` | 7 | f < n, or (low, high) between which it is drawn at each reset |
     | `attack` | five, see above | a name, a mapping with its parameters, or a list drawn from at each reset |

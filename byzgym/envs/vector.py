@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -70,7 +69,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.single_observation_space = self._core.observations.space
         self.single_action_space = self._core.actions.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space: spaces.Box = batch_space(self.single_action_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
         self._np_randoms: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
         self._done = np.zeros(num_envs, dtype=bool)
 

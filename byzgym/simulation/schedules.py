@@ -44,9 +44,8 @@ class LearningRate:
         elif self.schedule == "inverse_time":
             self.decay = check_real("learning_rate['decay']", options.pop("decay", None), above=0)
         if options:
-            raise ValueError(
-                f"learning_rate with the schedule {self.schedule!r} has no key {', '.join(map(repr, options))}"
-            )
+            unknown = ", ".join(map(repr, options))
+            raise ValueError(f"learning_rate with the schedule {self.schedule!r} has no key {unknown}")
 
     def __call__(self, round: Tensor) -> Tensor:
         """The step size [E] in round [E]."""

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from byzgym import attacks, tasks
+from byzgym.attacks import AttackContext
 from byzgym.simulation.schedules import LearningRate
 from byzgym.validation import check_int, check_real
 
 DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie", "random")
 
-Attack = Callable[[Tensor, Tensor, attacks.AttackContext], Tensor]
+Attack = Callable[[Tensor, Tensor, AttackContext], Tensor]
 Spec = str | Mapping[str, Any]
 
 
@@ -29,7 +30,7 @@ class Settings:
     num_byzantine: tuple[int, int]
     attacks: tuple[Attack, ...]
     attack_names: tuple[str, ...]
-    roles: Callable[[Tensor, Tensor, attacks.AttackContext], Tensor]
+    roles: Callable[[Tensor, Tensor, AttackContext], Tensor]
     static_roles: bool
     partition: Callable[[Tensor, int, torch.Generator], tuple[Tensor, Tensor]]
     batch_size: int

@@ -148,7 +148,7 @@ class Workers:
 
 def _select(context: attacks.AttackContext, members: Tensor, attack: Attack) -> attacks.AttackContext:
     """The context of some environments, with no more of the server's data than the attack declares."""
-    knowledge = getattr(attack, "knowledge", frozenset())
+    knowledge: frozenset[str] = getattr(attack, "knowledge", frozenset())
     qv = context.qv if "qv" in knowledge else None
     return attacks.AttackContext(
         round=context.round[members],

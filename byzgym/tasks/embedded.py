@@ -69,7 +69,7 @@ def _digits() -> Task:
 
     data = load_digits()
     train, test = _stratified_split(data.images[:, None] / 16, data.target)
-    return Task(train, test, num_classes=10, model="mlp:32", batch_size=32, learning_rate=0.2)
+    return Task(train, test, num_classes=10, model="mlp:32", batch_size=32, learning_rate=0.1)
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ byzfl = pytest.importorskip("byzfl")
 
 @pytest.mark.parametrize(("n", "f"), [(9, 2), (20, 6)])
 def test_same_definitions_same_results(n, f):
-    rows = reference.draw("gaussian", n, 50, seed=n, dtype=torch.float64)
+    rows = reference.draw("gaussian", n, 50, seed=n)
     pairs = {
         "mean": byzfl.Average(),
         "median": byzfl.Median(),

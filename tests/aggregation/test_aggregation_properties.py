@@ -45,50 +45,55 @@ def assert_same(actual, expected, rows, rtol=1e-5):
     assert ((actual - expected).abs() <= rtol * rows.abs().amax(-2) + 1e-44).all()
 
 
-@every_rule
-@settings(max_examples=25, deadline=None)
-@given(seed=seeds, n=counts, d=st.integers(1, 40), portion=st.floats(0, 1))
-def test_order_of_workers_does_not_matter(name, seed, n, d, portion):
-    # Continuous inputs, where no tie hides a dependence on the order.
-    rows = reference.draw("gaussian", n, max(d, 2), seed, torch.float64)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    rule = build(name, n, portion)
-    if name in ("krum", "bulyan", "medoid", "brute_force", "multi_krum") and n < 7:
-        return  # two rows that are each other's nearest tie by symmetry
-    if name == "brute_force":  # several subsets can share the pair that is their diameter
-        first, second = (rule.credits(x).nonzero()[:, 0] for x in (rows, rows[order]))
-        assert reference.diameter(rows, first) == pytest.approx(reference.diameter(rows[order], second))
-        return
-    if name in ("krum", "multi_krum", "bulyan"):
-        rule = aggregation.make(name, num_byzantine=min(rule.num_byzantine, 1))
+def build_without_ties(name, n, portion):
+    """A rule and a number of workers for which no two rows of a continuous distribution can tie.
+
+    With one neighbour to count, two rows that are each other's nearest have the same Krum score.
+    """
+    if name == "krum":
+        n = max(n, 4)
     if name == "bulyan":
-        rule = aggregation.make(name, num_byzantine=0)
-    assert_same(rule(rows[order]), rule(rows), rows, rtol=1e-5)
+        return aggregation.make(name, num_byzantine=3), n + 12
+    return build(name, n, portion), n
 
 
-@every_equivariant_rule
-@settings(max_examples=25, deadline=None)
-@given(
-    seed=seeds, n=counts, exponent=st.integers(-95, 95), family=st.sampled_from(["gaussian", "equal_rows"])
-)
-def test_scale_equivariance(name, seed, n, exponent, family):
-    rows = reference.draw(family, n, 6, seed)
-    scale = 2.0**exponent  # exact; from 1e-29 to 1e29
-    rule = build(name, n)
-    if name in ("krum", "multi_krum", "medoid", "brute_force", "faba", "bulyan", "geometric_median"):
-        rows = rows.round(decimals=2)
-    first, second = rule(rows), rule(rows * scale) / scale
-    assert torch.isfinite(second).all()
-    if name in ("krum", "multi_krum", "medoid", "brute_force", "faba", "bulyan"):
-        # Rounding may break ties between rows otherwise; then the rule's own references judge.
-        same = (first - second).abs().max() <= 1e-5 * rows.abs().max()
-        assert same or family == "equal_rows" or n <= 8
+def assert_same_outcome(name, first, second, rows, other_rows, rtol):
+    """As `first` from `rows`, so `second` from `other_rows` once brought back to the former's units."""
+    if name == "brute_force":  # several subsets can share the pair that is their diameter
+        kept, other_kept = (x.nonzero()[:, 0] for x in (first, second))
+        expected = reference.diameter(rows, kept)
+        assert reference.diameter(other_rows, other_kept) == pytest.approx(expected, rel=rtol)
     else:
-        assert_same(second, first, rows, rtol=1e-3 if name == "geometric_median" else 1e-5)
+        assert_same(second, first, rows, rtol)
+
+
+@every_rule
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds, n=counts, d=st.integers(2, 40), portion=st.floats(0, 1))
+def test_order_of_workers_does_not_matter(name, seed, n, d, portion):
+    rule, n = build_without_ties(name, n, portion)
+    rows = reference.draw("gaussian", n, d, seed, torch.float64)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    answer = rule.credits if name == "brute_force" else rule
+    assert_same_outcome(name, answer(rows), answer(rows[order]), rows, rows[order], 1e-5)
 
 
 @every_equivariant_rule
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds, n=counts, exponent=st.integers(-95, 95), portion=st.floats(0, 1))
+def test_scale_equivariance(name, seed, n, exponent, portion):
+    rule, n = build_without_ties(name, n, portion)
+    rows = reference.draw("gaussian", n, 6, seed)
+    scale = 2.0**exponent  # exact; from 1e-29 to 1e29
+    if name == "brute_force":
+        first, second = rule.credits(rows), rule.credits(rows * scale)
+    else:
+        first, second = rule(rows), rule(rows * scale) / scale
+    assert_same_outcome(name, first, second, rows, rows, 1e-3 if name == "geometric_median" else 1e-5)
+
+
+@every_equivariant_rule
+@settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=st.integers(9, 14))
 def test_translation_equivariance(name, seed, n):
     rows = reference.draw("gaussian", n, 6, seed, torch.float64)
@@ -98,7 +103,7 @@ def test_translation_equivariance(name, seed, n):
 
 
 @every_rule
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=seeds, n=counts, d=st.integers(1, 30), portion=st.floats(0, 1))
 def test_a_batch_is_a_loop(name, seed, n, d, portion):
     runs = torch.stack([reference.draw(f, n, d, seed, torch.float64) for f in reference.FAMILIES[:6]])
@@ -110,7 +115,7 @@ def test_a_batch_is_a_loop(name, seed, n, d, portion):
 
 
 @every_linear_rule
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=counts, d=st.integers(1, 30), family=families, portion=st.floats(0, 1))
 def test_credits_are_on_the_simplex_and_give_the_aggregate(name, seed, n, d, family, portion):
     rows = reference.draw(family, n, d, seed)
@@ -124,7 +129,7 @@ def test_credits_are_on_the_simplex_and_give_the_aggregate(name, seed, n, d, fam
 
 
 @every_equivariant_rule
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=counts, exponent=st.integers(-30, 30), portion=st.floats(0, 1))
 def test_equal_rows_give_that_row(name, seed, n, exponent, portion):
     row = reference.draw("gaussian", 1, 20, seed) * 10.0**exponent
@@ -137,7 +142,7 @@ def test_zero_rows_give_zero(name):
 
 
 @every_rule
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=st.integers(7, 14), family=families, rejected=st.integers(0, 3))
 def test_the_input_is_left_alone(name, seed, n, family, rejected):
     rows = reference.draw(family, n, 9, seed)
@@ -147,12 +152,8 @@ def test_the_input_is_left_alone(name, seed, n, family, rejected):
     torch.testing.assert_close(rows, before, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["krum", "multi_krum", "median", "geometric_median", "medoid", "faba", "brute_force", "bulyan"]
-    + ["trimmed_mean", "mean_around_median"],
-)
-@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("name", [name for name in EQUIVARIANT if name != "mean"])
+@settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=st.integers(7, 16), exponent=st.integers(3, 30))
 def test_outliers_do_not_get_through(name, seed, n, exponent):
     rows = reference.draw("gaussian", n, 8, seed)

@@ -119,6 +119,16 @@ def test_the_byzantine_workers_own_gradients_do_not_matter(name):
     assert torch.allclose(submit(name, gradients, mask), submit(name, other, mask), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["ipm", "omniscient", "alie"])
+@pytest.mark.parametrize(("num_workers", "dimension"), [(10, 2410), (20, 2410), (60, 7)])
+def test_the_last_bits_do_not_depend_on_the_size_of_the_batch(name, num_workers, dimension):
+    gradients = gradients_like(8, num_workers, dimension)
+    mask = mask_of(num_workers, *[list(range(env)) for env in range(8)])
+    batch = submit(name, gradients, mask)
+    for env in range(8):
+        assert torch.equal(submit(name, gradients[env : env + 1], mask[env : env + 1])[0], batch[env])
+
+
 def test_products_too_large_for_float32_are_infinite():
     submitted = submit("omniscient", torch.full((1, 3, 2), 1e30), mask_of(3, [0]))
     assert (submitted == -torch.inf).all()

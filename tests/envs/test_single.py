@@ -89,8 +89,7 @@ def test_two_instances_with_one_seed_give_identical_rollouts():
         env = gym.make("ByzantineAggregation-v0", rounds=20)
         env.action_space.seed(0)
         trace = [env.reset(seed=seed)]
-        for _ in range(20):
-            trace.append(env.step(env.action_space.sample()))
+        trace.extend(env.step(env.action_space.sample()) for _ in range(20))
         trace.append(env.reset())
         traces.append(trace)
     assert data_equivalence(tuple(map(tuple, traces[0])), tuple(map(tuple, traces[1])), exact=True)

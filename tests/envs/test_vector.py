@@ -7,7 +7,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-import byzgym  # noqa: F401
+import byzgym
 from byzgym import attacks
 
 TINY = {"task": "synthetic", "num_workers": 5, "num_byzantine": 2, "rounds": 6, "pool_size": 8}
