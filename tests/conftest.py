@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+# pytest-xdist runs one process per core; threads inside them would only get into each other's way.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _no_global_randomness(request):

@@ -1,0 +1,155 @@
+"""SoftmaxCredits and RuleSelection."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.envs.registration import EnvSpec
+
+import byzgym
+from byzgym import aggregation
+from byzgym.wrappers import RuleSelection, SoftmaxCredits, VectorSoftmaxCredits, softmax_credits
+
+TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "attack": "sign_flip", "rounds": 5}
+ID = "ByzantineAggregation-v0"
+
+
+def make(**arguments):
+    return gym.make(ID, **{**TINY, **arguments})
+
+
+def test_softmax_by_hand():
+    credits = softmax_credits(np.log([1.0, 2.0, 5.0]), 1.0)
+    np.testing.assert_allclose(credits, [0.125, 0.25, 0.625], rtol=1e-6)
+    assert credits.dtype == np.float32
+
+
+@pytest.mark.parametrize(("beta", "mass"), [(1.0, 0.083), (5.0, 3.0e-5)])
+def test_least_byzantine_mass(beta, mass):
+    logits = np.r_[-np.ones(8), np.ones(12)]
+    assert softmax_credits(logits, beta)[:8].sum() == pytest.approx(mass, rel=0.02)
+
+
+@pytest.mark.parametrize(("arguments", "size"), [({}, 6), ({"action": "null_slot"}, 7), ({"secure_group_size": 2}, 3)])
+def test_softmax_credits_are_applied(arguments, size):
+    env = SoftmaxCredits(make(**arguments), beta=2.0)
+    assert env.action_space == gym.spaces.Box(-1, 1, (size,), np.float32)
+    env.reset(seed=0)
+    action = np.linspace(-1, 1, size, dtype=np.float32)
+    credits = env.step(action)[4]["credits"]
+    np.testing.assert_allclose(credits, softmax_credits(action, 2.0)[: len(credits)], atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0, -1.0, float("nan"), float("inf"), "5", True])
+def test_beta_is_checked(beta):
+    with pytest.raises(ValueError, match="beta"):
+        SoftmaxCredits(make(), beta=beta)
+
+
+def test_softmax_needs_credits():
+    with pytest.raises(ValueError, match="credits"):
+        SoftmaxCredits(SoftmaxCredits(make()))
+    with pytest.raises(ValueError, match="credits"):
+        SoftmaxCredits(RuleSelection(make(), ["mean"]))
+
+
+def test_vector_softmax_equals_single():
+    venv = VectorSoftmaxCredits(gym.make_vec(ID, num_envs=2, **TINY), beta=3)
+    single = SoftmaxCredits(make(), beta=3)
+    assert venv.single_action_space == single.action_space
+    venv.reset(seed=4)
+    single.reset(seed=5)
+    action = single.action_space.sample()
+    together = venv.step(np.stack([action, action]))
+    np.testing.assert_allclose(together[0][1], single.step(action)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_numpy_beta_in_spec():
+    env = SoftmaxCredits(make(), beta=np.float32(4))
+    assert json.loads(env.spec.to_json())["additional_wrappers"][-1]["kwargs"] == {"beta": 4.0}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda env: SoftmaxCredits(env, beta=2.5),
+        lambda env: RuleSelection(env, rules=["median", {"name": "krum", "num_byzantine": 1}]),
+    ],
+)
+def test_spec_round_trip(wrap):
+    env = wrap(make())
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert type(again) is type(env)
+    assert again.action_space == env.action_space
+    env.reset(seed=1)
+    again.reset(seed=1)
+    action = env.action_space.sample()
+    np.testing.assert_allclose(env.step(action)[0], again.step(action)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_rule_selection_equals_the_rule(number):
+    env = RuleSelection(make(), ["median", {"name": "krum", "num_byzantine": 1}, lambda rows: rows.sum(1)])
+    env.reset(seed=0)
+    server = env.unwrapped
+    rows, theta = server.view.gradients.clone(), server.view.theta.clone()
+    rule = [
+        aggregation.make("median", num_byzantine=2),
+        aggregation.make("krum", num_byzantine=1),
+        lambda rows: rows.sum(1),
+    ][number]
+    expected = theta - server.view.learning_rate[:, None] * rule(rows)
+    info = env.step(number)[4]
+    torch.testing.assert_close(server.view.theta, expected)
+    assert np.isnan(info["credits"]).all()
+
+
+def test_rule_is_told_the_largest_f_it_accepts():
+    env = RuleSelection(make(num_workers=6, num_byzantine=(1, 5)), ["krum", "mean", {"name": "krum", "num_byzantine": 0}])
+    assert [rule.num_byzantine for rule in env.rules] == [aggregation.Krum.max_byzantine(6), 5, 0]
+    assert aggregation.Krum.max_byzantine(6) < 5
+
+
+def test_rejected_rows_do_not_count():
+    name = "tests_wrappers_nan"
+    byzgym.attacks.register(
+        name, lambda: lambda gradients, byzantine, context: torch.full_like(gradients, torch.nan)
+    )
+    env = RuleSelection(make(attack=name), ["median", lambda rows: rows.sum(1)])
+    env.reset(seed=0)
+    view = env.unwrapped.view
+    assert view.rejected.sum() == 2
+    honest = view.gradients[~view.rejected][None]
+    expected = view.theta - view.learning_rate[:, None] * honest.quantile(0.5, dim=1)
+    env.step(0)
+    torch.testing.assert_close(env.unwrapped.view.theta, expected, atol=1e-5, rtol=1e-5)
+    env.step(1)
+    assert torch.isfinite(env.unwrapped.view.theta).all()
+
+
+def test_rule_selection_over_other_wrappers():
+    env = RuleSelection(SoftmaxCredits(make()), ["mean", "median"])
+    assert env.action_space == gym.spaces.Discrete(2)
+    env.reset(seed=0)
+    truncated = False
+    while not truncated:
+        truncated = env.step(env.action_space.sample())[3]
+
+
+@pytest.mark.parametrize(
+    ("rules", "error"),
+    [([], ValueError), ("mean", TypeError), (["nothing"], ValueError), ([{"f": 1}], ValueError), ([3], TypeError)],
+)
+def test_rules_are_checked(rules, error):
+    with pytest.raises(error):
+        RuleSelection(make(), rules)
+
+
+@pytest.mark.parametrize("action", [2, -1, 0.5])
+def test_rule_number_is_checked(action):
+    env = RuleSelection(make(), ["mean", "median"])
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="action must be from 0 to 1"):
+        env.step(action)
