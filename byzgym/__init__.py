@@ -3,7 +3,7 @@
 Importing this package registers ``ByzantineAggregation-v0`` with Gymnasium.
 """
 
-from byzgym import aggregation, agents, attacks, tasks
+from byzgym import agents, aggregation, attacks, tasks
 from byzgym.envs import register_envs
 
 __version__ = "0.1.0"

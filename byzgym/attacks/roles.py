@@ -116,8 +116,8 @@ class Fluctuating:
             return current
         draws = context.uniform(num_workers + 1, where=due)
         number = self.low + _whole(draws[:, -1], high - self.low + 1)
-        rank = draws[:, :-1].argsort(-1).argsort(-1)
-        return torch.where(due[:, None], rank < number[:, None], current)
+        permutation = draws[:, :-1].argsort(-1)
+        return torch.where(due[:, None], permutation < number[:, None], current)
 
     def _high(self, num_workers: int) -> int:
         if self.high is None:
