@@ -32,7 +32,9 @@ def test_least_byzantine_mass(beta, mass):
     assert softmax_credits(logits, beta)[:8].sum() == pytest.approx(mass, rel=0.02)
 
 
-@pytest.mark.parametrize(("arguments", "size"), [({}, 6), ({"action": "null_slot"}, 7), ({"secure_group_size": 2}, 3)])
+@pytest.mark.parametrize(
+    ("arguments", "size"), [({}, 6), ({"action": "null_slot"}, 7), ({"secure_group_size": 2}, 3)]
+)
 def test_softmax_credits_are_applied(arguments, size):
     env = SoftmaxCredits(make(**arguments), beta=2.0)
     assert env.action_space == gym.spaces.Box(-1, 1, (size,), np.float32)
@@ -107,7 +109,9 @@ def test_rule_selection_equals_the_rule(number):
 
 
 def test_rule_is_told_the_largest_f_it_accepts():
-    env = RuleSelection(make(num_workers=6, num_byzantine=(1, 5)), ["krum", "mean", {"name": "krum", "num_byzantine": 0}])
+    env = RuleSelection(
+        make(num_workers=6, num_byzantine=(1, 5)), ["krum", "mean", {"name": "krum", "num_byzantine": 0}]
+    )
     assert [rule.num_byzantine for rule in env.rules] == [aggregation.Krum.max_byzantine(6), 5, 0]
     assert aggregation.Krum.max_byzantine(6) < 5
 
@@ -140,7 +144,13 @@ def test_rule_selection_over_other_wrappers():
 
 @pytest.mark.parametrize(
     ("rules", "error"),
-    [([], ValueError), ("mean", TypeError), (["nothing"], ValueError), ([{"f": 1}], ValueError), ([3], TypeError)],
+    [
+        ([], ValueError),
+        ("mean", TypeError),
+        (["nothing"], ValueError),
+        ([{"f": 1}], ValueError),
+        ([3], TypeError),
+    ],
 )
 def test_rules_are_checked(rules, error):
     with pytest.raises(error):

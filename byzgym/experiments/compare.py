@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import byzgym
@@ -18,6 +21,9 @@ from byzgym.experiments.measures import CreditLog
 from byzgym.experiments.policies import Told, decide, install, told
 from byzgym.experiments.records import Records, claim, prepare
 from byzgym.simulation import Simulation
+
+_FEW_NUMBERS = 2_000_000
+"""Submissions of a round with fewer entries than this are worked on by one thread."""
 
 
 @dataclass
@@ -64,32 +70,45 @@ def compare(
     overwrite: bool = False,
     progress: Callable[[str, int], None] = lambda policy, rounds: None,
 ) -> Records:
-    """Play a comparison and write its records; after every policy the files hold what is finished.
+    """`begin` and `play`: all of a comparison, with its records in a folder."""
+    records = begin(comparison, folder, overwrite)
+    play(records, folder, progress)
+    return records
+
+
+def begin(comparison: Comparison, folder: Path, overwrite: bool = False) -> Records:
+    """Check everything, then make the folder ready.
 
     Args:
-        comparison: What to play; it has passed `check`, or is checked here where it has not.
+        comparison: What to play.
         folder: Where results.csv, curves.csv and config.json go.
         overwrite: Whether results in the folder may be replaced.
-        progress: Called with the policy and the number of rounds just played.
 
     Raises:
         FileExistsError: If the folder holds results and ``overwrite`` is False; nothing has changed then.
+        Exception: What `check` raises; nothing has changed then either.
     """
     claim(folder, overwrite)
     records = Records.begin(comparison, check(comparison))
     prepare(folder)
     records.write(folder)
-    for batch in play(comparison, progress):
-        records.add(batch.results, batch.curves)
-        records.write(folder)
     return records
 
 
-def play(comparison: Comparison, progress: Callable[[str, int], None]) -> Iterator[Batch]:
-    """Play batch after batch."""
+def play(records: Records, folder: Path, progress: Callable[[str, int], None]) -> None:
+    """Play policy after policy; after each of them the files hold what is finished.
+
+    Args:
+        records: From `begin`; the runs are added to it.
+        folder: Where the files are.
+        progress: Called with the policy and the number of rounds just played.
+    """
+    comparison = records.comparison
     for num_byzantine in comparison.num_byzantine:
         for policy in comparison.policies:
-            yield play_batch(comparison, policy, num_byzantine, lambda done, p=policy: progress(p, done))
+            batch = play_batch(comparison, policy, num_byzantine, partial(progress, policy))
+            records.add(batch.results, batch.curves)
+            records.write(folder)
 
 
 def play_batch(
@@ -115,44 +134,60 @@ def play_batch(
     agent = install(policy, simulation, num_byzantine)
     simulation.reset(comparison.simulation_seeds)
     agent.reset()
-    batch, log = Batch(), CreditLog(comparison.rounds)
     keys = [
         {"policy": policy, "attack": attack, "num_byzantine": num_byzantine, "seed": seed}
         for attack, seed in members
     ]
-    initial = simulation.qv_loss().clone()
-    _note(batch, keys, 0, *_measure(simulation))
-    for round in range(comparison.rounds):
-        update, credits = decide(agent, simulation)
-        log.add(round, credits, simulation.byzantine_rows)
-        simulation.apply(update, credits)
-        if (round + 1) % comparison.interval == 0 and round + 1 < comparison.rounds:
-            _note(batch, keys, round + 1, *_measure(simulation))
-        progress(1)
-    accuracy, loss = _measure(simulation)
+    batch, log = Batch(), CreditLog(comparison.rounds)
+    with _enough_threads(simulation):
+        initial = simulation.qv_loss().clone()
+        _note(batch, keys, 0, *_measure(simulation))
+        for round in range(comparison.rounds):
+            update, credits = decide(agent, simulation)
+            log.add(round, credits, simulation.byzantine_rows)
+            simulation.apply(update, credits)
+            if (round + 1) % comparison.interval == 0 and round + 1 < comparison.rounds:
+                _note(batch, keys, round + 1, *_measure(simulation))
+            progress(1)
+        accuracy, loss = _measure(simulation)
     _note(batch, keys, comparison.rounds, accuracy, loss)
     diverged = simulation.diverged | ~(loss < EXPLOSION * initial)
     seconds = (time.perf_counter() - started) / len(members)
+    common = {
+        "task": specs.canonical(comparison.task),
+        "model": comparison.model or simulation.settings.task.model,
+        "roles": specs.canonical(comparison.roles),
+        "partition": specs.canonical(comparison.partition),
+        "num_workers": comparison.num_workers,
+        "rounds": comparison.rounds,
+        "seconds": float(f"{seconds:.4g}"),
+        "version": byzgym.__version__,
+    }
     for env, key in enumerate(keys):
         batch.results.append(
             {
-                "task": specs.canonical(comparison.task),
-                "model": comparison.model or simulation.settings.task.model,
+                **common,
                 **key,
-                "roles": specs.canonical(comparison.roles),
-                "partition": specs.canonical(comparison.partition),
-                "num_workers": comparison.num_workers,
-                "rounds": comparison.rounds,
                 "accuracy": _rounded(accuracy[env]),
                 "qv_loss": _rounded(loss[env]),
                 "byzantine_credit": _rounded(log.byzantine_credit(env)),
                 "detection_auc": _rounded(log.detection_auc(env)),
                 "diverged": bool(diverged[env]),
-                "seconds": float(f"{seconds:.4g}"),
-                "version": byzgym.__version__,
             }
         )
     return batch
+
+
+@contextmanager
+def _enough_threads(simulation: Simulation) -> Iterator[None]:
+    """One CPU thread for small models: more gain nothing there, and stall where other work runs beside."""
+    threads = torch.get_num_threads()
+    if simulation.gradients.numel() < _FEW_NUMBERS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _measure(simulation: Simulation) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,7 @@ class Comparison(Setting):
 
     @property
     def simulation_seeds(self) -> list[int]:
-        """What the simulation is reset with, so that seed s equals ``env.reset(seed=s)`` in the environment."""
+        """What the simulation is reset with: seed s equals ``env.reset(seed=s)`` in the environment."""
         return [int(np.random.default_rng(seed).integers(2**63)) for _, seed in self.members]
 
     def command(self) -> str:
@@ -130,7 +130,8 @@ class Comparison(Setting):
 
     def to_json(self) -> dict[str, Any]:
         """The arguments, as config.json holds them."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        arguments: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return arguments
 
     @classmethod
     def from_json(cls, arguments: Mapping[str, Any]) -> Comparison:
@@ -142,7 +143,8 @@ class Comparison(Setting):
         known = {field.name for field in dataclasses.fields(cls)}
         if set(arguments) != known:
             raise ValueError(f"the arguments must be {sorted(known)}, got {sorted(arguments)}")
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+        return cls(**given)
 
 
 def _distinct(name: str, values: Sequence[Any]) -> Sequence[Any]:

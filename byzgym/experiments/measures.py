@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,6 +18,9 @@ LAST_FOR_DETECTION = 0.5
 class CreditLog:
     """Credits and masks of the last rounds of E runs.
 
+    Rounds in which nobody got credit, because every submission was rejected, do not count: so end the runs
+    in which the parameters have grown beyond what gradients can be computed at.
+
     Args:
         rounds: Length of the runs.
     """
@@ -30,27 +32,30 @@ class CreditLog:
         self._byzantine: list[Tensor] = []
 
     def add(self, round: int, credits: Tensor | None, byzantine: Tensor) -> None:
-        """Note a round: its number, the credits [E, n] if there are any, and the mask [E, n] of that round."""
+        """Note the number of a round, its credits [E, n] if there are any, and its mask [E, n]."""
         if credits is not None and round >= self._first:
             self._credits.append(credits.detach().cpu())
             self._byzantine.append(byzantine.cpu().clone())
 
     def byzantine_credit(self, env: int) -> float:
-        """Mean over the last tenth of the rounds of the credit on Byzantine submissions; NaN without credits."""
-        if not self._credits:
-            return math.nan
-        last = _share(self._rounds, LAST_FOR_CREDIT)
-        return byzantine_credit(self._of(self._credits, env)[-last:], self._of(self._byzantine, env)[-last:])
+        """`byzantine_credit` over the last tenth of the rounds; NaN without credits."""
+        credits, byzantine = self._last(env, LAST_FOR_CREDIT)
+        return byzantine_credit(credits, byzantine) if len(credits) else math.nan
 
     def detection_auc(self, env: int) -> float:
-        """`detection_auc` over the last half of the rounds."""
-        if not self._credits:
-            return math.nan
-        return detection_auc(self._of(self._credits, env), self._of(self._byzantine, env))
+        """`detection_auc` over the last half of the rounds; NaN without credits."""
+        credits, byzantine = self._last(env, LAST_FOR_DETECTION)
+        return detection_auc(credits, byzantine) if len(credits) else math.nan
 
-    @staticmethod
-    def _of(log: Sequence[Tensor], env: int) -> np.ndarray:
-        return torch.stack([entry[env] for entry in log]).numpy()
+    def _last(self, env: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+        """Credits and masks [rounds, n] of one run in that share of the rounds."""
+        last = _share(self._rounds, fraction)
+        if not self._credits:
+            return np.empty((0, 0)), np.empty((0, 0), dtype=bool)
+        credits = torch.stack([entry[env] for entry in self._credits[-last:]]).numpy()
+        byzantine = torch.stack([entry[env] for entry in self._byzantine[-last:]]).numpy()
+        counts = credits.sum(1) > 0
+        return credits[counts], byzantine[counts]
 
 
 def byzantine_credit(credits: np.ndarray, byzantine: np.ndarray) -> float:

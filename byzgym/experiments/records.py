@@ -115,7 +115,9 @@ class Records:
                 curves=curves,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder / 'config.json'} is not the configuration of results: {error}") from None
+            raise ValueError(
+                f"{folder / 'config.json'} is not the configuration of results: {error}"
+            ) from None
 
 
 def versions() -> dict[str, str]:
@@ -136,17 +138,22 @@ def claim(folder: Path, overwrite: bool) -> None:
         raise FileExistsError(f"out must be a folder, but {folder} is a file")
     if _held(folder) and not overwrite:
         raise FileExistsError(
-            f"{folder} already holds results; choose another folder with --out, or replace them with --overwrite"
+            f"{folder} already holds results; choose another folder (--out) or replace them (--overwrite)"
         )
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder and remove the files of earlier results, and nothing else, from it.
+    """Make the folder, without the files of earlier results.
 
     Raises:
         OSError: If the folder cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    discard(folder)
+
+
+def discard(folder: Path) -> None:
+    """Remove the files of results, and nothing else, from a folder."""
     for path in _held(folder):
         path.unlink()
 
@@ -163,9 +170,7 @@ def _held(folder: Path) -> list[Path]:
     return fixed + [path for pattern in _FIGURES for path in sorted(folder.glob(pattern))]
 
 
-def _appended(
-    table: pd.DataFrame, rows: Sequence[dict[str, Any]], columns: Sequence[str]
-) -> pd.DataFrame:
+def _appended(table: pd.DataFrame, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     new = pd.DataFrame(list(rows), columns=list(columns))
     return new if table.empty else pd.concat([table, new], ignore_index=True)
 

@@ -25,7 +25,7 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def canonical(text: str) -> str:
-    """The spelling under which tables and files list ``text``: no blanks, Python's spelling of values.
+    """The spelling under which tables and files list ``text``: Python's spelling of values.
 
     Raises:
         ValueError: As `parse`.
@@ -65,4 +65,4 @@ def _value(node: ast.expr) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, str) and value.isidentifier():
         return value
-    return repr(value).replace(" ", "")
+    return repr(value)

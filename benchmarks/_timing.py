@@ -1,0 +1,124 @@
+"""What the benchmarks share: timing in turns, ByzFL if it is there, and the round that they time."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import byzgym
+from byzgym import tasks
+from byzgym.simulation import Simulation
+
+# Our name -> the name and the parameters in ByzFL; f is added where it takes one.
+BYZFL: dict[str, tuple[str, tuple[str, ...]]] = {
+    "mean": ("Average", ()),
+    "krum": ("Krum", ("f",)),
+    "multi_krum": ("MultiKrum", ("f",)),
+    "geometric_median": ("GeometricMedian", ()),
+    "median": ("Median", ()),
+    "mean_around_median": ("Meamed", ("f",)),
+    "trimmed_mean": ("TrMean", ("f",)),
+}
+
+# The round of the figures in the issue.
+NUM_WORKERS, NUM_BYZANTINE, BATCH_SIZE, WIDTHS = 20, 6, 32, (784, 128, 128, 10)
+
+
+def medians(
+    calls: Mapping[str, Callable[[], Any]], repeats: int, per_turn: Mapping[str, int] | None = None
+) -> dict[str, float]:
+    """Median seconds of each call, taken in turns so that a busy moment meets all of them.
+
+    Args:
+        calls: What to time, by label.
+        repeats: Turns of each; one more before them is a warm-up.
+        per_turn: How often a call is repeated within a turn (once where it is not named): short ones find
+            their own data in the caches, as they would in a loop of their own.
+    """
+    taken: dict[str, list[float]] = {label: [] for label in calls}
+    for repeat in range(repeats + 1):
+        for label, call in calls.items():
+            times = (per_turn or {}).get(label, 1)
+            start = time.perf_counter()
+            for _ in range(times):
+                call()
+            if repeat:
+                taken[label].append((time.perf_counter() - start) / times)
+    return {label: statistics.median(seconds) for label, seconds in taken.items()}
+
+
+def load_byzfl(console: Console) -> Any:
+    """ByzFL, or None and a message why not."""
+    try:
+        import byzfl
+    except ImportError as error:
+        console.print(f"ByzFL cannot be imported ({error}): timing byzgym alone.")
+        return None
+    return byzfl
+
+
+def print_versions(console: Console, *others: str) -> None:
+    """What was measured, on what: a table of figures is worth little without it."""
+    versions = {"byzgym": byzgym.__version__, "torch": torch.__version__}
+    versions |= {name: importlib.metadata.version(name) for name in others}
+    parts = [f"{name} {version}" for name, version in versions.items()]
+    parts.append(f"Python {platform.python_version()}")
+    parts.append(f"{torch.get_num_threads()} threads of {os.cpu_count()} cores")
+    console.print(", ".join(parts), highlight=False)
+
+
+def verdict(reached: bool) -> str:
+    """The last cell of a row."""
+    return "[green]reached[/green]" if reached else "[red]not reached[/red]"
+
+
+def plain_model(*widths: int) -> torch.nn.Sequential:
+    """A multilayer perceptron as anyone would write it."""
+    layers: list[torch.nn.Module] = []
+    for wide, narrow in pairwise(widths):
+        layers += [torch.nn.Linear(wide, narrow), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def plain_pass(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    """One forward and backward pass over all samples at once: what no per-worker gradient can beat by far."""
+
+    def call() -> None:
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(x.flatten(1)), y).backward()
+
+    return call
+
+
+def mnist_shaped_simulation() -> Simulation:
+    """n=20, f=6, ipm, B=32, MLP 784-128-128-10 on noise of MNIST's shape and size: nothing to download."""
+    if "mnist_shaped_noise" not in tasks.names():
+        tasks.register("mnist_shaped_noise", _mnist_shaped_noise)
+    return Simulation.make(
+        seed=0,
+        task="mnist_shaped_noise",
+        num_workers=NUM_WORKERS,
+        num_byzantine=NUM_BYZANTINE,
+        attack="ipm",
+        batch_size=BATCH_SIZE,
+    )
+
+
+def _mnist_shaped_noise() -> tasks.Task:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.rand(count, 1, 28, 28, generator=generator)
+        return x, torch.randint(WIDTHS[-1], (count,), generator=generator)
+
+    hidden = ",".join(str(width) for width in WIDTHS[1:-1])
+    return tasks.Task(draw(60_000), draw(1_000), WIDTHS[-1], f"mlp:{hidden}", learning_rate=0.01)

@@ -1,0 +1,140 @@
+"""GAA: what a round of it costs beside a round of the mean, and how well it learns online.
+
+    python benchmarks/gaa.py
+    python benchmarks/gaa.py --learning
+    python benchmarks/gaa.py --learning --attacks sign_flip ipm --seeds 10
+
+Without `--learning`: a full round (gradients, attack, credits, GAA's own learning, update) with
+`agents.make("gaa")` and one with the mean, in turns in one process, in the setting of `round.py`
+(n=20, f=6, ipm, B=32, d=118k).
+
+With it: one run per attack and seed on digits, 7 of 10 workers Byzantine, GAA learning while it governs the
+run. Final test accuracy beside that of the benign-only oracle, which is told who is honest (a reference),
+and of uniform credits, all from the same seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import tyro
+from _timing import (
+    NUM_BYZANTINE,
+    NUM_WORKERS,
+    medians,
+    mnist_shaped_simulation,
+    print_versions,
+    verdict,
+)
+from rich.console import Console
+from rich.table import Table
+
+from byzgym import agents, aggregation
+from byzgym.simulation import Simulation
+
+MOST_OF_MEAN = 3.0
+LEAST_OF_ORACLE = 0.95
+PER_TURN = {"gaa": 16, "mean": 16}  # batches are drawn for 16 rounds at a time
+
+
+def main(
+    learning: bool = False,
+    attacks: tuple[str, ...] = ("sign_flip", "random"),
+    seeds: int = 3,
+    rounds: int = 600,
+    repeats: int = 15,
+    threads: int = 2,
+) -> None:
+    """Time or judge GAA.
+
+    Args:
+        learning: Judge what it learns; else time a round.
+        attacks: With ``learning``: one group of runs for each.
+        seeds: With ``learning``: runs per attack, with the seeds 0, 1, ...
+        rounds: With ``learning``: length of a run.
+        repeats: Turns of both when timing; the medians are shown.
+        threads: For torch.
+    """
+    torch.set_num_threads(threads)
+    console = Console()
+    print_versions(console)
+    console.print(learning_table(attacks, seeds, rounds) if learning else round_table(repeats))
+
+
+def round_table(repeats: int) -> Table:
+    gaa, mean = mnist_shaped_simulation(), mnist_shaped_simulation()
+    rule = aggregation.make("mean")
+    agent = agents.make("gaa")
+    calls: dict[str, Callable[[], None]] = {
+        "gaa": lambda: play(gaa, agent),
+        "mean": lambda: mean.apply(rule(mean.gradients)),
+    }
+    seconds = medians(calls, repeats, PER_TURN)
+    ratio = seconds["gaa"] / seconds["mean"]
+    title = f"A round: n={NUM_WORKERS}, f={NUM_BYZANTINE}, d={gaa.num_parameters}"
+    table = Table("GAA ms", "mean ms", "times the mean", "target", "", title=title)
+    table.add_row(
+        f"{1e3 * seconds['gaa']:.2f}",
+        f"{1e3 * seconds['mean']:.2f}",
+        f"{ratio:.2f}",
+        f"<= {MOST_OF_MEAN:g}",
+        verdict(ratio <= MOST_OF_MEAN),
+    )
+    return table
+
+
+def learning_table(attacks: Sequence[str], seeds: int, rounds: int) -> Table:
+    accuracies = {name: accuracy(name, attacks, seeds, rounds) for name in ("gaa", "oracle", "uniform")}
+    table = Table("attack", "seed", "GAA", "oracle (reference)", "uniform", "GAA / oracle", "target", "")
+    table.title = f"Accuracy on digits after {rounds} rounds, 7 of 10 workers Byzantine"
+    for run, (attack, seed) in enumerate(runs(attacks, seeds)):
+        gaa, oracle, uniform = (accuracies[name][run] for name in ("gaa", "oracle", "uniform"))
+        ratio = gaa / oracle
+        table.add_row(
+            attack,
+            str(seed),
+            f"{gaa:.3f}",
+            f"{oracle:.3f}",
+            f"{uniform:.3f}",
+            f"{ratio:.3f}",
+            f">= {LEAST_OF_ORACLE}",
+            verdict(ratio >= LEAST_OF_ORACLE),
+        )
+    return table
+
+
+def accuracy(name: str, attacks: Sequence[str], seeds: int, rounds: int) -> list[float]:
+    """Final test accuracy of one agent in every run; the runs are the environments of one simulation."""
+    chosen = runs(attacks, seeds)
+    simulation = Simulation.make(
+        num_envs=len(chosen),
+        task="digits",
+        num_workers=10,
+        num_byzantine=7,
+        rounds=rounds,
+        per_environment=[{"attack": attack} for attack, _ in chosen],
+    )
+    # `make` numbers the seeds through; here every attack meets the same ones, drawn as the environment does.
+    simulation.reset([int(np.random.default_rng(seed).integers(2**63)) for _, seed in chosen])
+    agent = agents.make(name, simulation=simulation) if name == "oracle" else agents.make(name)
+    for _ in range(rounds):
+        play(simulation, agent)
+    values: list[float] = simulation.evaluate()["accuracy"].tolist()
+    return values
+
+
+def runs(attacks: Sequence[str], seeds: int) -> list[tuple[str, int]]:
+    return [(attack, seed) for attack in attacks for seed in range(seeds)]
+
+
+def play(simulation: Simulation, agent: agents.Agent) -> None:
+    """One round, as the environment plays it."""
+    view = simulation.view
+    credits = agent.credits(view)
+    simulation.apply(aggregation.combine(credits, view.gradients), credits)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

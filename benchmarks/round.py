@@ -1,0 +1,195 @@
+"""One full round beside a plain forward and backward pass, and beside ByzFL driving the same round.
+
+    pip install byzfl==0.0.11 seaborn
+    python benchmarks/round.py
+    python benchmarks/round.py --rules mean krum --repeats 15
+
+A round is all that happens between two updates of the model: every worker's batch and gradient, the attack
+(ipm), the aggregation and the update. MLP 784-128-128-10, n=20, f=6, B=32, in-memory noise of MNIST's shape.
+
+The plain pass is `nn.Sequential`, `cross_entropy` and `backward` on 640 samples that lie ready. ByzFL's
+round is that of its `byzfl.benchmark.train`: 14 `Client`s, a `ByzantineClient`, a `Server`; its batches lie
+ready too, where ours are drawn, and its Byzantine clients, unlike ours, compute no gradient of their own.
+The three are timed in turns in one process. Compare ratios: times are those of your machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+
+import torch
+import tyro
+from _timing import (
+    BATCH_SIZE,
+    BYZFL,
+    NUM_BYZANTINE,
+    NUM_WORKERS,
+    WIDTHS,
+    load_byzfl,
+    medians,
+    mnist_shaped_simulation,
+    plain_model,
+    plain_pass,
+    print_versions,
+    verdict,
+)
+from rich.console import Console
+from rich.table import Table
+
+from byzgym import aggregation
+
+# Times faster than ByzFL. The mean and the geometric median cost little beside the gradients, in both.
+TARGETS = {
+    "mean": 7.0,
+    "krum": 10.0,
+    "multi_krum": 10.0,
+    "median": 10.0,
+    "trimmed_mean": 10.0,
+    "mean_around_median": 10.0,
+    "geometric_median": 7.0,
+}
+MOST_OF_PLAIN = 1.6  # times a plain pass, for the mean
+STRENGTH = 0.5  # of the attack: epsilon, ByzFL's tau
+# Ours draws batches for 16 rounds at a time, so that 16 rounds hold one such draw.
+PER_TURN = {"ours": 16, "plain": 16, "ByzFL": 3}
+
+
+def main(rules: tuple[str, ...] = tuple(TARGETS), repeats: int = 9, threads: int = 2) -> None:
+    """Time one full round.
+
+    Args:
+        rules: Which rules.
+        repeats: Turns of every contestant; the medians are shown.
+        threads: For torch.
+    """
+    torch.set_num_threads(threads)
+    console = Console()
+    byzfl = load_byzfl(console)
+    print_versions(console, *(["byzfl"] if byzfl else []))
+    table = Table(
+        "rule", "ms", "plain ms", "times plain", "ByzFL ms", "times faster", "target", "", title=title()
+    )
+    for name in rules:
+        table.add_row(*row(name, compare(name, byzfl, repeats)))
+    console.print(table)
+
+
+def title() -> str:
+    model = "-".join(str(width) for width in WIDTHS)
+    return f"A round: MLP {model}, n={NUM_WORKERS}, f={NUM_BYZANTINE}, B={BATCH_SIZE}, ipm"
+
+
+def compare(name: str, byzfl: Any, repeats: int) -> dict[str, float]:
+    """Median seconds of "ours", "plain" and, where it is installed, "ByzFL"."""
+    simulation = mnist_shaped_simulation()
+    x, y = simulation.settings.task.train
+    samples = NUM_WORKERS * BATCH_SIZE
+    calls = {
+        "ours": our_round(simulation, name),
+        "plain": plain_pass(plain_model(*WIDTHS), x[:samples].clone(), y[:samples].clone()),
+    }
+    if byzfl is not None and name in BYZFL:
+        calls["ByzFL"] = byzfl_round(byzfl, name, x, y)
+    seconds = medians(calls, repeats, PER_TURN)
+    if simulation.diverged.any():
+        raise RuntimeError(f"the run with {name} diverged, so its rounds were not all full ones")
+    return seconds
+
+
+def our_round(simulation: Any, name: str) -> Callable[[], None]:
+    f = aggregation.largest_byzantine(name, NUM_WORKERS, NUM_BYZANTINE)
+    rule = aggregation.make(name, num_byzantine=f)
+    return lambda: simulation.apply(rule(simulation.gradients))
+
+
+def byzfl_round(byzfl: Any, name: str, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    """The body of the training loop in `byzfl.benchmark.train`, without its evaluation and its files."""
+    # Models are looked up by name in this module; there is no other way to give one.
+    byzfl.fed_framework.models.mlp_of_the_benchmark = lambda: plain_model(*WIDTHS)
+    clients = [byzfl_client(byzfl, x, y, worker) for worker in range(NUM_WORKERS - NUM_BYZANTINE)]
+    attack = {"name": "InnerProductManipulation", "f": NUM_BYZANTINE, "parameters": {"tau": STRENGTH}}
+    byzantine = byzfl.ByzantineClient(attack)
+    server = byzfl_server(byzfl, name, clients[0].training_dataloader)
+
+    def call() -> None:
+        parameters = server.get_dict_parameters()
+        for client in clients:
+            client.set_model_state(parameters)
+        for client in clients:
+            client.compute_gradients()
+        honest = [client.get_flat_gradients_with_momentum() for client in clients]
+        server.update_model_with_gradients(honest + byzantine.apply_attack(honest))
+
+    return call
+
+
+def byzfl_client(byzfl: Any, x: torch.Tensor, y: torch.Tensor, worker: int) -> Any:
+    rounds = 16
+    first = worker * rounds * BATCH_SIZE
+    share = slice(first, first + rounds * BATCH_SIZE)
+    dataset = torch.utils.data.TensorDataset(x[share].flatten(1), y[share])
+    client = byzfl.Client(
+        {
+            "model_name": "mlp_of_the_benchmark",
+            "device": "cpu",
+            "optimizer_name": None,
+            "learning_rate": None,
+            "loss_name": "CrossEntropyLoss",
+            "weight_decay": None,
+            "milestones": None,
+            "learning_rate_decay": None,
+            "LabelFlipping": False,
+            "training_dataloader": torch.utils.data.DataLoader(dataset, BATCH_SIZE),
+            "momentum": 0.0,
+            "nb_labels": WIDTHS[-1],
+            "store_per_client_metrics": False,
+        }
+    )
+    # Generous: its DataLoader, which collates sample by sample, is out of the measurement.
+    client.train_iterator = cycle(list(client.training_dataloader))
+    return client
+
+
+def byzfl_server(byzfl: Any, name: str, loader: Any) -> Any:
+    class_name, parameters = BYZFL[name]
+    chosen = {"f": NUM_BYZANTINE} if "f" in parameters else {}
+    return byzfl.Server(
+        {
+            "model_name": "mlp_of_the_benchmark",
+            "device": "cpu",
+            "test_loader": loader,
+            "optimizer_name": "SGD",
+            "learning_rate": 0.01,
+            "weight_decay": 0.0,
+            "milestones": [],
+            "learning_rate_decay": 1.0,
+            "aggregator_info": {"name": class_name, "parameters": chosen},
+            "pre_agg_list": [],
+        }
+    )
+
+
+def row(name: str, seconds: dict[str, float]) -> tuple[str, ...]:
+    """The row of the table for one rule; "reached" only where all that is asked of it was measured."""
+    ours, plain, theirs = seconds["ours"], seconds["plain"], seconds.get("ByzFL")
+    of_plain = ours / plain
+    cells = [name, f"{1e3 * ours:.2f}", f"{1e3 * plain:.2f}", f"{of_plain:.2f}"]
+    wanted = []
+    met = []
+    if name == "mean":
+        wanted.append(f"<= {MOST_OF_PLAIN} plain")
+        met.append(of_plain <= MOST_OF_PLAIN)
+    if theirs is None:
+        cells += ["-", "-"]
+    else:
+        cells += [f"{1e3 * theirs:.1f}", f"{theirs / ours:.1f}"]
+        if name in TARGETS:
+            wanted.append(f">= {TARGETS[name]:g} x ByzFL")
+            met.append(theirs / ours >= TARGETS[name])
+    return (*cells, ", ".join(wanted) or "-", verdict(all(met)) if met else "-")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

@@ -1,0 +1,120 @@
+"""The rules beside ByzFL's: medians of repeated calls in one process, and how many times faster.
+
+    pip install byzfl==0.0.11 seaborn
+    python benchmarks/rules.py
+    python benchmarks/rules.py --sizes 20x118000 --repeats 20
+
+Each rule is timed on standard normal submissions [n, d], alternating with ByzFL's of the same name, with
+f = floor(0.3 n) as far as the rule accepts it. ByzFL's definitions differ in details (Krum's number of
+neighbours, a fixed number of steps for the geometric median); where it has no such rule, or one that
+cannot finish at this size, there is a dash. Compare ratios: times are those of your machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from byzgym import aggregation
+
+# Our name -> the name and the parameters in ByzFL; f is added where it takes one.
+BYZFL: dict[str, tuple[str, tuple[str, ...]]] = {
+    "mean": ("Average", ()),
+    "krum": ("Krum", ("f",)),
+    "multi_krum": ("MultiKrum", ("f",)),
+    "geometric_median": ("GeometricMedian", ()),
+    "median": ("Median", ()),
+    "mean_around_median": ("Meamed", ("f",)),
+    "trimmed_mean": ("TrMean", ("f",)),
+}
+COORDINATE_WISE = ("median", "trimmed_mean", "mean_around_median")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time the rules beside ByzFL's.")
+    parser.add_argument("--sizes", nargs="+", default=["20x118000", "50x1000000"], metavar="NxD")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rules", nargs="+", default=aggregation.names(), metavar="RULE")
+    parser.add_argument("--compiled", action="store_true", help="also the compiled coordinate-wise rules")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    console = Console()
+    byzfl = load_byzfl(console)
+    for size in arguments.sizes:
+        num_workers, dimension = (int(part) for part in size.split("x"))
+        table = Table("rule", "f", "ms", "ByzFL ms", "times faster", title=f"n={num_workers}, d={dimension}")
+        gradients = torch.randn(num_workers, dimension, generator=torch.Generator().manual_seed(0))
+        for name in arguments.rules:
+            for row in compare(name, gradients, byzfl, arguments.repeats, arguments.compiled):
+                table.add_row(*row)
+        console.print(table)
+
+
+def load_byzfl(console: Console) -> Any:
+    """ByzFL, or None and a message why not."""
+    try:
+        import byzfl
+    except ImportError as error:
+        console.print(f"ByzFL cannot be imported ({error}): timing our rules alone.")
+        return None
+    return byzfl
+
+
+def compare(
+    name: str, gradients: torch.Tensor, byzfl: Any, repeats: int, compiled: bool
+) -> list[tuple[str, ...]]:
+    """The rows of the table for one rule."""
+    num_workers = len(gradients)
+    f = aggregation.largest_byzantine(name, num_workers, int(0.3 * num_workers))
+    calls = {name: aggregation.make(name, num_byzantine=f)}
+    if compiled and name in COORDINATE_WISE:
+        calls[f"{name} (compiled)"] = aggregation.make(name, num_byzantine=f, compiled=True)
+    theirs = byzfl_rule(byzfl, name, f)
+    if theirs is not None:
+        calls["ByzFL"] = theirs
+    seconds = medians(calls, gradients, repeats)
+    reference = seconds.pop("ByzFL", None)
+    rows: list[tuple[str, ...]] = []
+    for label, ours in seconds.items():
+        row = (label, str(f), f"{1e3 * ours:.2f}")
+        rows.append(
+            (*row, f"{1e3 * reference:.1f}", f"{reference / ours:.1f}") if reference else (*row, "-", "-")
+        )
+    return rows
+
+
+def byzfl_rule(byzfl: Any, name: str, f: int) -> Callable[[torch.Tensor], Any] | None:
+    class_name, parameters = BYZFL.get(name, ("", ()))
+    if byzfl is None or not class_name:
+        return None
+    rule: Callable[[torch.Tensor], Any] = getattr(byzfl, class_name)(
+        **({"f": f} if "f" in parameters else {})
+    )
+    return rule
+
+
+def medians(
+    calls: dict[str, Callable[[torch.Tensor], Any]], gradients: torch.Tensor, repeats: int
+) -> dict[str, float]:
+    """Median seconds of each call, taken in turns so that a busy moment meets all of them."""
+    taken: dict[str, list[float]] = {label: [] for label in calls}
+    for repeat in range(repeats + 1):
+        for label, call in calls.items():
+            start = time.perf_counter()
+            call(gradients)
+            if repeat:  # the first is a warm-up
+                taken[label].append(time.perf_counter() - start)
+    return {label: statistics.median(times) for label, times in taken.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""The figures of a comparison, drawn without pyplot, so that no global state is touched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from byzgym.experiments.records import Records
+from byzgym.experiments.statistics import summarise
+
+# Okabe and Ito's colours, which colour-blind people can tell apart, without black, the references' colour,
+# and with yellow darkened for a white ground.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#6A3D9A")
+_AGENT_COLOR = "#D55E00"
+_REFERENCE_COLOR = "#222222"
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
+_GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.8}
+_DPI = 160
+_GAP = 0.06  # between two names at the ends of lines, as a part of the height of the axes
+
+
+def draw(records: Records, folder: Path) -> list[Path]:
+    """Draw all figures of what has been played.
+
+    Returns:
+        The PNG files written, in the order in which a report shows them.
+    """
+    comparison, results = records.comparison, records.results
+    played = [f for f in comparison.num_byzantine if (results["num_byzantine"] == f).any()]
+    figures = {"overview.png": overview(records, max(played))}
+    for f in played:
+        figures[f"accuracy_f{f}.png"] = accuracy_over_rounds(records, f)
+        figures[f"final_f{f}.png"] = final_accuracy(records, f)
+        credits = byzantine_credits(records, f)
+        if credits is not None:
+            figures[f"credits_f{f}.png"] = credits
+    paths = []
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.12)
+        paths.append(folder / name)
+    return paths
+
+
+def overview(records: Records, num_byzantine: int) -> Figure:
+    """Accuracy over rounds under one attack (sign_flip where it was played), with every line labelled."""
+    comparison = records.comparison
+    attack = "sign_flip" if "sign_flip" in comparison.attacks else comparison.attacks[0]
+    figure = Figure(figsize=(8, 4))
+    axes = figure.subplots()
+    ends = _curves(axes, records, attack, num_byzantine)
+    _dress(axes, comparison.rounds)
+    axes.set_ylabel("test accuracy")
+    axes.set_xlabel("round")
+    axes.set_title(
+        f"{comparison.task}, attack {attack}, {num_byzantine} of {comparison.num_workers} workers Byzantine",
+        loc="left",
+        fontsize=12,
+    )
+    _label_ends(axes, ends, comparison.rounds)
+    return figure
+
+
+def accuracy_over_rounds(records: Records, num_byzantine: int) -> Figure:
+    """One panel an attack: mean accuracy over seeds, and a band of one standard deviation."""
+    attacks = records.comparison.attacks
+    columns = min(len(attacks), 4 if len(attacks) % 3 else 3)
+    columns = 2 if len(attacks) == 4 else columns
+    rows = math.ceil(len(attacks) / columns)
+    figure = Figure(figsize=(0.6 + 4.2 * columns, 0.8 + 2.5 * rows))
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for number, axes in enumerate(grid.flat):
+        if number >= len(attacks):
+            axes.set_visible(False)
+            continue
+        _curves(axes, records, attacks[number], num_byzantine)
+        _dress(axes, records.comparison.rounds)
+        axes.set_title(attacks[number], loc="left", fontsize=11)
+        if number % columns == 0:
+            axes.set_ylabel("test accuracy")
+        if number + columns >= len(attacks):
+            axes.set_xlabel("round")
+            axes.tick_params(labelbottom=True)
+    figure.tight_layout()
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=min(len(labels), 4 if columns < 3 else 7),
+        frameon=False,
+    )
+    return figure
+
+
+def final_accuracy(records: Records, num_byzantine: int) -> Figure:
+    """A map of policies x attacks: accuracy at the end, mean over seeds."""
+    attacks = records.comparison.attacks
+    policies = _played(records, num_byzantine)
+    values = np.full((len(policies), len(attacks)), np.nan)
+    for row, policy in enumerate(policies):
+        for column, attack in enumerate(attacks):
+            summary = summarise(records.results, policy, attack, num_byzantine)
+            if summary is not None:
+                values[row, column] = summary.mean
+    figure = Figure(figsize=(2.4 + 1.25 * len(attacks), 1.0 + 0.42 * len(policies)))
+    axes = figure.subplots()
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        text = "" if math.isnan(value) else f"{100 * value:.1f}"
+        color = "white" if value < 0.6 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=10)
+    axes.set_xticks(range(len(attacks)), attacks, rotation=0 if max(map(len, attacks)) < 12 else 20)
+    axes.set_yticks(range(len(policies)), [_name(records, policy) for policy in policies])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    references = sum(policy in records.references for policy in policies)
+    if 0 < references < len(policies):
+        axes.axhline(len(policies) - references - 0.5, color="white", linewidth=4)
+    axes.set_title(f"test accuracy in %, {_of(records, num_byzantine)}", loc="left", fontsize=11)
+    bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], pad=0.03)
+    bar.ax.set_yticklabels(["0", "50", "100"])
+    bar.outline.set_visible(False)
+    return figure
+
+
+def byzantine_credits(records: Records, num_byzantine: int) -> Figure | None:
+    """Credit on Byzantine workers at the end of the runs; None where no policy gives credits."""
+    attacks = records.comparison.attacks
+    results = records.results[records.results["num_byzantine"] == num_byzantine]
+    with_credits = set(results.loc[results["byzantine_credit"].notna(), "policy"])
+    policies = [policy for policy in _played(records, num_byzantine) if policy in with_credits]
+    if not policies:
+        return None
+    figure = Figure(figsize=(7, 1.1 + 0.5 * len(policies)))
+    axes = figure.subplots()
+    share = num_byzantine / records.comparison.num_workers
+    axes.axvline(share, color="#888888", linestyle=(0, (2, 2)), linewidth=1.2, label="equal credits")
+    markers = "osD^vPX*<>"
+    for number, attack in enumerate(attacks):
+        runs = results[results["attack"] == attack].groupby("policy")["byzantine_credit"].mean()
+        offset = 0.5 * ((number + 0.5) / len(attacks) - 0.5)
+        axes.scatter(
+            [runs.get(policy, math.nan) for policy in policies],
+            [row + offset for row in range(len(policies))],
+            color=[_COLORS[number % len(_COLORS)]],
+            marker=markers[number % len(markers)],
+            s=42,
+            label=attack,
+            zorder=3,
+            clip_on=False,
+        )
+    axes.set_yticks(range(len(policies)), [_name(records, policy) for policy in policies])
+    axes.set_ylim(len(policies) - 0.5, -0.5)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel("credit on Byzantine workers, mean of the last tenth of the rounds")
+    axes.set_title(_of(records, num_byzantine), loc="left", fontsize=11)
+    axes.grid(axis="x", **_GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    return figure
+
+
+def _curves(axes: Any, records: Records, attack: str, num_byzantine: int) -> list[tuple[float, str, str]]:
+    """Draw one line a policy.
+
+    Returns:
+        Where each line ends: its last accuracy, its label and its colour.
+    """
+    curves = records.curves
+    here = curves[(curves["attack"] == attack) & (curves["num_byzantine"] == num_byzantine)]
+    ends = []
+    for policy in _played(records, num_byzantine):
+        rounds = here[here["policy"] == policy].groupby("round")["accuracy"]
+        mean, std = rounds.mean(), rounds.std(ddof=1).fillna(0.0)
+        if mean.empty:
+            continue
+        style = _style(records, policy)
+        axes.fill_between(mean.index, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0)
+        axes.plot(mean.index, mean, label=_name(records, policy), **style)
+        ends.append((float(mean.iloc[-1]), _name(records, policy), str(style["color"])))
+    return ends
+
+
+def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]], rounds: int) -> None:
+    """Write each line's name at its end; names that would overlap are moved apart, about their middle."""
+    ordered = sorted(ends)
+    groups: list[list[float]] = []  # heights of the lines whose names stand in one pile
+    for end, _, _ in ordered:
+        groups.append([end])
+        while len(groups) > 1 and _pile(groups[-2])[-1] + _GAP > _pile(groups[-1])[0]:
+            last = groups.pop()
+            groups[-1] += last
+    heights = [height for group in groups for height in _pile(group)]
+    for height, (end, name, color) in zip(heights, ordered, strict=True):
+        axes.annotate(
+            name,
+            xy=(rounds, end),
+            xytext=(rounds * 1.04, height),
+            color=color,
+            va="center",
+            fontsize=10,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.8, "alpha": 0.7, "relpos": (0, 0.5)},
+        )
+
+
+def _pile(ends: Sequence[float]) -> list[float]:
+    """Heights of names about the middle of their lines' ends, inside the axes."""
+    half = (len(ends) - 1) / 2 * _GAP
+    middle = min(max(float(np.mean(ends)), half + 0.01), max(0.99 - half, half + 0.01))
+    return [middle - half + number * _GAP for number in range(len(ends))]
+
+
+def _style(records: Records, policy: str) -> dict[str, Any]:
+    """The same colour and dashes for a policy in every figure."""
+    if policy in records.references:
+        return {"color": _REFERENCE_COLOR, "linestyle": "--", "linewidth": 1.6, "zorder": 4}
+    others = [name for name in records.comparison.policies if name not in records.references]
+    if policy == "gaa":
+        return {"color": _AGENT_COLOR, "linestyle": "-", "linewidth": 2.6, "zorder": 5}
+    number = [name for name in others if name != "gaa"].index(policy)
+    dashes = _DASHES[(number // len(_COLORS)) % len(_DASHES)]
+    return {"color": _COLORS[number % len(_COLORS)], "linestyle": dashes, "linewidth": 1.8, "zorder": 3}
+
+
+def _dress(axes: Any, rounds: int) -> None:
+    axes.set_xlim(0, rounds)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.grid(axis="y", **_GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _played(records: Records, num_byzantine: int) -> list[str]:
+    """The policies with results, references last."""
+    results: pd.DataFrame = records.results
+    found = set(results.loc[results["num_byzantine"] == num_byzantine, "policy"])
+    policies = [policy for policy in records.comparison.policies if policy in found]
+    return sorted(policies, key=lambda policy: policy in records.references)
+
+
+def _name(records: Records, policy: str) -> str:
+    return f"{policy} (reference)" if policy in records.references else policy
+
+
+def _of(records: Records, num_byzantine: int) -> str:
+    return f"{num_byzantine} of {records.comparison.num_workers} workers Byzantine"

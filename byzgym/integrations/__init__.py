@@ -1,0 +1,1 @@
+"""Bridges to other libraries, one subpackage each; import the one you need."""

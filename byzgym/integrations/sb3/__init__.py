@@ -1,0 +1,16 @@
+"""stable-baselines3: an adapter for the native vector environment, and policies that fit credit vectors."""
+
+from byzgym.integrations.sb3.adapter import VecEnvAdapter, make_vec_env
+from byzgym.integrations.sb3.distributions import DirichletDistribution
+from byzgym.integrations.sb3.features import EquivariantExtractor
+from byzgym.integrations.sb3.policies import DirichletPolicy, EquivariantDirichletPolicy, EquivariantPolicy
+
+__all__ = [
+    "DirichletDistribution",
+    "DirichletPolicy",
+    "EquivariantDirichletPolicy",
+    "EquivariantExtractor",
+    "EquivariantPolicy",
+    "VecEnvAdapter",
+    "make_vec_env",
+]

@@ -1,0 +1,91 @@
+"""A Dirichlet distribution over credits, for the policies of stable-baselines3."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from stable_baselines3.common.distributions import Distribution
+from torch import Tensor, nn
+from torch.nn import functional
+
+SMALLEST_CREDIT = 1e-6
+"""Sampled credits below this count as this much in `log_prob`, which is infinite at zero."""
+
+LARGEST_CONCENTRATION = 1e4
+
+
+class DirichletDistribution(Distribution):
+    """Dirichlet(concentration) over vectors of ``action_dim`` credits.
+
+    Samples lie on the simplex, so that clipping to [0, 1] leaves them as they are.
+
+    Args:
+        action_dim: Number of credits.
+        min_concentration: Added to softplus of the network's output; keeps every density proper. The smaller
+            it is, the closer to zero a credit can be.
+    """
+
+    distribution: torch.distributions.Dirichlet
+
+    def __init__(self, action_dim: int, min_concentration: float = 0.02) -> None:
+        super().__init__()
+        self.action_dim = action_dim
+        self.min_concentration = min_concentration
+
+    def proba_distribution_net(self, latent_dim: int) -> nn.Module:
+        """A layer from the policy's latent [B, latent_dim] to the raw concentrations [B, action_dim]."""
+        return nn.Linear(latent_dim, self.action_dim)
+
+    def proba_distribution(self, raw: Tensor) -> Self:
+        """Set the concentrations: min_concentration + softplus(raw + log(e - 1)), which is 1 + min at raw 0.
+
+        Args:
+            raw: Unbounded, shape [B, action_dim].
+        """
+        shifted = raw + 0.5413248546  # log(e - 1): the distribution starts out uniform on the simplex
+        concentration = self.min_concentration + functional.softplus(shifted)
+        self.distribution = torch.distributions.Dirichlet(
+            concentration.clamp(max=LARGEST_CONCENTRATION), validate_args=False
+        )
+        return self
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log density [B] of credits [B, action_dim]; zeros count as `SMALLEST_CREDIT`."""
+        return self.distribution.log_prob(actions.clamp(SMALLEST_CREDIT, 1.0))
+
+    def entropy(self) -> Tensor:
+        """Differential entropy [B]."""
+        return self.distribution.entropy()
+
+    def sample(self) -> Tensor:
+        """Random credits [B, action_dim] on the simplex."""
+        return _on_simplex(self.distribution.sample())
+
+    def mode(self) -> Tensor:
+        """Credits in proportion to concentration - 1, none where that is negative.
+
+        This is the mode where all concentrations exceed 1. Where some do not, the density is unbounded at
+        zero credit for those, and their credit is zero; where none does, the mean is given.
+        """
+        concentration = self.distribution.concentration
+        excess = (concentration - 1).clamp(min=0)
+        some = excess.sum(-1, keepdim=True) > 1e-3
+        return _on_simplex(torch.where(some, excess, concentration))
+
+    def actions_from_params(self, raw: Tensor, deterministic: bool = False) -> Tensor:
+        """Credits for raw concentrations [B, action_dim]."""
+        return self.proba_distribution(raw).get_actions(deterministic=deterministic)
+
+    def log_prob_from_params(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Random credits for raw concentrations [B, action_dim], and their log density [B]."""
+        actions = self.actions_from_params(raw)
+        return actions, self.log_prob(actions)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the tensors of the last call, which may belong to a graph."""
+        return {key: value for key, value in vars(self).items() if key != "distribution"}
+
+
+def _on_simplex(values: Tensor) -> Tensor:
+    return values / values.sum(-1, keepdim=True)

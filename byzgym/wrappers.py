@@ -1,0 +1,144 @@
+"""Wrappers that change what an action is: logits instead of credits, or a choice among rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorActionWrapper, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from byzgym.aggregation import apply_to_view, make_within
+from byzgym.validation import check_real
+
+Rule = Callable[[Tensor], Tensor]
+
+
+def softmax_credits(logits: np.ndarray, beta: float) -> np.ndarray:
+    """softmax(beta * logits) over the last axis, float32.
+
+    Args:
+        logits: Shape [..., n].
+        beta: Inverse temperature.
+    """
+    scaled = beta * np.asarray(logits, dtype=np.float64)
+    weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+class SoftmaxCredits(gym.ActionWrapper[Any, np.ndarray, np.ndarray], RecordConstructorArgs):
+    """Logits in [-1, 1] as actions; the credits are softmax(beta * logits).
+
+    Suits policies with Gaussian actions, which do not stay on the simplex. ``beta`` bounds how little credit
+    a worker can get: f of n workers have together at least f / (f + (n - f) exp(2 beta)), which for n=20 and
+    f=8 is 8.3 % at beta 1 and 3e-5 at beta 5.
+
+    Args:
+        env: An environment whose actions are credits, with or without a null slot (then the last logit is the
+            slot's).
+        beta: Inverse temperature, greater than 0.
+
+    Raises:
+        ValueError: If ``beta`` is not a finite number greater than 0, or actions are not credits.
+    """
+
+    def __init__(self, env: gym.Env[Any, np.ndarray], beta: float = 5.0) -> None:
+        self.beta = check_real("beta", beta, above=0)
+        RecordConstructorArgs.__init__(self, beta=self.beta)
+        gym.ActionWrapper.__init__(self, env)
+        self.action_space = _logit_space(env.action_space)
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        """Credits [n] on the simplex for logits [n]."""
+        return softmax_credits(action, self.beta)
+
+
+class VectorSoftmaxCredits(VectorActionWrapper):
+    """`SoftmaxCredits` for the native vector environment.
+
+    Args:
+        env: A vector environment whose actions are credits.
+        beta: Inverse temperature, greater than 0.
+
+    Raises:
+        ValueError: If ``beta`` is not a finite number greater than 0, or actions are not credits.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], beta: float = 5.0) -> None:
+        super().__init__(env)
+        self.beta = check_real("beta", beta, above=0)
+        self.single_action_space = _logit_space(env.single_action_space)
+        self.action_space = batch_space(self.single_action_space, env.num_envs)
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        """Credits [E, n] on the simplex for logits [E, n]."""
+        return softmax_credits(actions, self.beta)
+
+
+class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """An action is the number of the rule that aggregates this round.
+
+    Rules that no credit vector can express, such as the coordinate-wise ones, act in the environment this
+    way; ``info["credits"]`` is then NaN.
+
+    Args:
+        env: A ``ByzantineAggregation-v0``, wrapped or not.
+        rules: For each action a name, or a mapping with the name and parameters. Where a mapping has no
+            ``num_byzantine``, the rule is told the environment's (upper) number f of Byzantine workers, or
+            the largest that it accepts where that is less. A callable ``gradients -> vector`` will do
+            too, but then the spec is no longer JSON.
+
+    Raises:
+        ValueError: If ``rules`` is empty, a name is unknown, or a rule accepts no f for so few workers.
+        TypeError: If ``rules`` is not a sequence of these, or a parameter does not exist.
+    """
+
+    def __init__(
+        self, env: gym.Env[Any, np.ndarray], rules: Sequence[str | Mapping[str, Any] | Rule]
+    ) -> None:
+        if isinstance(rules, str) or not isinstance(rules, Sequence):
+            raise TypeError(f"rules must be a list of names or mappings, got {rules!r}")
+        if not rules:
+            raise ValueError("rules must name at least one rule, got an empty list")
+        specs = [dict(rule) if isinstance(rule, Mapping) else rule for rule in rules]
+        RecordConstructorArgs.__init__(self, rules=specs)
+        gym.Wrapper.__init__(self, env)
+        simulation = env.unwrapped.simulation  # type: ignore[attr-defined]
+        num_byzantine = simulation.settings.num_byzantine[1]
+        self.rules = [_rule(spec, simulation.num_rows, num_byzantine) for spec in specs]
+        self.action_space = spaces.Discrete(len(self.rules))
+        # The action space underneath may be anything; all zero lies in it and is overridden anyway.
+        self._ignored = np.zeros(env.action_space.shape or (), dtype=np.float32)
+
+    def step(self, action: int | np.integer[Any]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Play one round with rule number ``action``.
+
+        Raises:
+            ValueError: If the action is not from 0 to the number of rules - 1.
+        """
+        if not self.action_space.contains(action):
+            raise ValueError(f"action must be from 0 to {len(self.rules) - 1}, got {action!r}")
+        server: Any = self.env.unwrapped
+        server.use_update(apply_to_view(self.rules[int(action)], server.view))
+        return self.env.step(self._ignored)
+
+
+def _rule(spec: str | Mapping[str, Any] | Rule, num_rows: int, num_byzantine: int) -> Rule:
+    if isinstance(spec, str | Mapping):
+        if isinstance(spec, Mapping) and "name" not in spec:
+            raise ValueError(f"a rule mapping needs the key 'name', got {spec!r}")
+        return make_within(spec, num_rows, num_byzantine)
+    if not callable(spec):
+        raise TypeError(f"rules must be names, mappings or callables, got {spec!r}")
+    return spec
+
+
+def _logit_space(space: spaces.Space[Any]) -> spaces.Box:
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.low.min() < 0:
+        raise ValueError(f"the environment's actions must be credits, Box(0, 1, (n,)), got {space}")
+    return spaces.Box(-1.0, 1.0, space.shape, np.float32)
