@@ -22,9 +22,11 @@ class GAA(Agent):
     """Learns the workers' credits online, in the run that it governs.
 
     A network shared by all d coordinates reads, per coordinate, two numbers for every submission (the
-    preprocessing of Andrychowicz et al. 2016), the parameter, the QV loss and the last credits; its n outputs
-    are averaged over the coordinates and pass through a softmax. The paper's slides show this structure;
-    sizes follow the public reconstruction, whose network is one linear layer.
+    preprocessing of Andrychowicz et al. 2016), the parameter, log(1 + QV loss) and the last credits; its n
+    outputs are averaged over the coordinates and pass through a softmax. The paper's slides show this
+    structure; sizes follow the public reconstruction, whose network is one linear layer. The reconstruction
+    reads the loss without the logarithm, and then one that explodes in the first rounds saturates the softmax
+    on arbitrary workers.
 
     "The whole system is differentiable" (slides): the agent replays
     theta_{t+1} = theta_t - lr sum_i credit_i V_i over a window of T rounds, the submissions being constants,
@@ -37,7 +39,7 @@ class GAA(Agent):
         window: T, rounds between two updates of the policy. The public reconstruction has 5; 1 is the
             default because it recovers more often from the first rounds, when credits are still uniform and
             a Byzantine majority drives the parameters away (see docs/gaa.md for the figures).
-        learning_rate: Of Adam, for the policy.
+        learning_rate: Of Adam, for the policy. The public reconstruction has 0.01.
         hidden: Widths of ReLU layers in the per-coordinate network; none by default. With hidden layers
             every round takes memory d * (3 n + 2).
         seed: Of the policy's initial weights.
@@ -46,7 +48,7 @@ class GAA(Agent):
     def __init__(
         self,
         window: int = 1,
-        learning_rate: float = 0.01,
+        learning_rate: float = 0.02,
         hidden: Sequence[int] = (),
         seed: int = 0,
     ) -> None:
@@ -158,7 +160,7 @@ class GAA(Agent):
         own.append(parameters if self.hidden else parameters.mean(2, keepdim=True))
         # Losses and credits are the same for all coordinates.
         width = own[0].shape[2]
-        shared = torch.cat([loss.clamp(max=1e3)[:, None], last], 1)[..., None]
+        shared = torch.cat([loss.log1p()[:, None], last], 1)[..., None]
         x = torch.cat([*own, shared.expand(-1, -1, width)], 1)  # [E, 3 n + 2, d or 1]
         for layer in range(0, len(self._policy), 2):
             x = torch.baddbmm(self._policy[layer + 1], self._policy[layer], F.relu(x) if layer else x)
