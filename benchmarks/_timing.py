@@ -77,8 +77,8 @@ def print_versions(console: Console, *others: str) -> None:
 
 
 def verdict(reached: bool) -> str:
-    """The last cell of a row."""
-    return "[green]reached[/green]" if reached else "[red]not reached[/red]"
+    """What the column "reached" says."""
+    return "[green]yes[/green]" if reached else "[red]no[/red]"
 
 
 def plain_model(*widths: int) -> torch.nn.Sequential:
@@ -99,8 +99,8 @@ def plain_pass(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> Call
     return call
 
 
-def mnist_shaped_simulation() -> Simulation:
-    """n=20, f=6, ipm, B=32, MLP 784-128-128-10 on noise of MNIST's shape and size: nothing to download."""
+def mnist_shaped_simulation(attack: str | Mapping[str, Any] = "ipm") -> Simulation:
+    """n=20, f=6, B=32, MLP 784-128-128-10 on noise of MNIST's shape and size: nothing to download."""
     if "mnist_shaped_noise" not in tasks.names():
         tasks.register("mnist_shaped_noise", _mnist_shaped_noise)
     return Simulation.make(
@@ -108,7 +108,7 @@ def mnist_shaped_simulation() -> Simulation:
         task="mnist_shaped_noise",
         num_workers=NUM_WORKERS,
         num_byzantine=NUM_BYZANTINE,
-        attack="ipm",
+        attack=attack,
         batch_size=BATCH_SIZE,
     )
 

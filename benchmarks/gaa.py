@@ -29,7 +29,7 @@ from _timing import (
     verdict,
 )
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from byzgym import agents, aggregation
 from byzgym.simulation import Simulation
@@ -74,7 +74,7 @@ def round_table(repeats: int) -> Table:
     seconds = medians(calls, repeats, PER_TURN)
     ratio = seconds["gaa"] / seconds["mean"]
     title = f"A round: n={NUM_WORKERS}, f={NUM_BYZANTINE}, d={gaa.num_parameters}"
-    table = Table("GAA ms", "mean ms", "times the mean", "target", "", title=title)
+    table = Table("GAA ms", "mean ms", "times the mean", "target", "reached", title=title)
     table.add_row(
         f"{1e3 * seconds['gaa']:.2f}",
         f"{1e3 * seconds['mean']:.2f}",
@@ -87,8 +87,11 @@ def round_table(repeats: int) -> Table:
 
 def learning_table(attacks: Sequence[str], seeds: int, rounds: int) -> Table:
     accuracies = {name: accuracy(name, attacks, seeds, rounds) for name in ("gaa", "oracle", "uniform")}
-    table = Table("attack", "seed", "GAA", "oracle (reference)", "uniform", "GAA / oracle", "target", "")
+    table = Table(
+        Column("attack", min_width=9), "seed", "GAA", "oracle*", "uniform", "ratio", "target", "reached"
+    )
     table.title = f"Accuracy on digits after {rounds} rounds, 7 of 10 workers Byzantine"
+    table.caption = "* a reference: it is told who is honest"
     for run, (attack, seed) in enumerate(runs(attacks, seeds)):
         gaa, oracle, uniform = (accuracies[name][run] for name in ("gaa", "oracle", "uniform"))
         ratio = gaa / oracle

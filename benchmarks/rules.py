@@ -13,27 +13,17 @@ cannot finish at this size, there is a dash. Compare ratios: times are those of 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from _timing import BYZFL, load_byzfl, medians
 from rich.console import Console
 from rich.table import Table
 
 from byzgym import aggregation
 
-# Our name -> the name and the parameters in ByzFL; f is added where it takes one.
-BYZFL: dict[str, tuple[str, tuple[str, ...]]] = {
-    "mean": ("Average", ()),
-    "krum": ("Krum", ("f",)),
-    "multi_krum": ("MultiKrum", ("f",)),
-    "geometric_median": ("GeometricMedian", ()),
-    "median": ("Median", ()),
-    "mean_around_median": ("Meamed", ("f",)),
-    "trimmed_mean": ("TrMean", ("f",)),
-}
 COORDINATE_WISE = ("median", "trimmed_mean", "mean_around_median")
 
 
@@ -59,16 +49,6 @@ def main() -> None:
         console.print(table)
 
 
-def load_byzfl(console: Console) -> Any:
-    """ByzFL, or None and a message why not."""
-    try:
-        import byzfl
-    except ImportError as error:
-        console.print(f"ByzFL cannot be imported ({error}): timing our rules alone.")
-        return None
-    return byzfl
-
-
 def compare(
     name: str, gradients: torch.Tensor, byzfl: Any, repeats: int, compiled: bool
 ) -> list[tuple[str, ...]]:
@@ -81,7 +61,7 @@ def compare(
     theirs = byzfl_rule(byzfl, name, f)
     if theirs is not None:
         calls["ByzFL"] = theirs
-    seconds = medians(calls, gradients, repeats)
+    seconds = medians({label: partial(call, gradients) for label, call in calls.items()}, repeats)
     reference = seconds.pop("ByzFL", None)
     rows: list[tuple[str, ...]] = []
     for label, ours in seconds.items():
@@ -100,20 +80,6 @@ def byzfl_rule(byzfl: Any, name: str, f: int) -> Callable[[torch.Tensor], Any] |
         **({"f": f} if "f" in parameters else {})
     )
     return rule
-
-
-def medians(
-    calls: dict[str, Callable[[torch.Tensor], Any]], gradients: torch.Tensor, repeats: int
-) -> dict[str, float]:
-    """Median seconds of each call, taken in turns so that a busy moment meets all of them."""
-    taken: dict[str, list[float]] = {label: [] for label in calls}
-    for repeat in range(repeats + 1):
-        for label, call in calls.items():
-            start = time.perf_counter()
-            call(gradients)
-            if repeat:  # the first is a warm-up
-                taken[label].append(time.perf_counter() - start)
-    return {label: statistics.median(times) for label, times in taken.items()}
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def vector_table(num_envs: int, repeats: int) -> Table:
     seconds = medians(calls, repeats)
     rates = {label: num_envs * ROUNDS / taken for label, taken in seconds.items()}
     of_plain, of_sync = rates["vector"] / rates["plain"], rates["vector"] / rates["sync"]
-    table = Table("", "steps per second", "vector environment", "target", "", title=f"{num_envs} environments")
+    table = Table("", "steps per second", "vector is", "target", "reached", title=f"{num_envs} environments")
     table.add_row("vector environment", f"{rates['vector']:,.0f}", "", "", "")
     table.add_row(
         "plain forward and backward",
@@ -84,7 +84,7 @@ def single_table(repeats: int) -> Table:
     # One turn of either is an episode's worth.
     seconds = medians(calls, repeats, {"gradients": ROUNDS})
     step, gradients = 1e3 * seconds["episode"] / ROUNDS, 1e3 * seconds["gradients"]
-    table = Table("step ms", "its gradients ms", "the rest ms", "target", "", title="One environment")
+    table = Table("step ms", "its gradients ms", "the rest ms", "target", "reached", title="One environment")
     rest = step - gradients
     table.add_row(
         f"{step:.2f}",

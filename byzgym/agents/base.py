@@ -58,9 +58,23 @@ class Agent(ABC):
                 environment around it.
 
         Raises:
-            ValueError: If the environment offers no `ServerView`.
+            ValueError: If the environment offers no `ServerView`, holds several single environments, or has a
+                wrapper after which actions are no longer credits.
         """
-        self._env = _with_view(env)
+        inner = _with_view(env)
+        if _action_space(env) != _action_space(inner):
+            raise ValueError(
+                f"env must take credits as actions, {_action_space(inner)}, got {_action_space(env)}; bind the "
+                "agent to the environment without the wrapper that changes them"
+            )
+        num_envs = getattr(env, "num_envs", 1)
+        if num_envs != inner.view.num_envs:
+            raise ValueError(
+                f"env must be a native vector environment (gym.make_vec) to hold {num_envs} environments, "
+                f"got {env!r}"
+            )
+        self._env = inner
+        self._observation_space = getattr(env, "single_observation_space", None) or env.observation_space
         self.reset()
         return self
 
@@ -106,7 +120,7 @@ class Agent(ABC):
         """Write what the agent has learned to a file.
 
         Raises:
-            NotImplementedError: If the agent learns nothing that a file could hold.
+            TypeError: If the agent learns nothing that a file could hold.
         """
         raise TypeError(f"{type(self).__name__} learns nothing, so there is nothing to save")
 
@@ -116,14 +130,13 @@ class Agent(ABC):
 
     def _as_action(self, credits: Tensor) -> np.ndarray:
         actions = credits.detach().cpu().numpy().astype(np.float32)
-        space = getattr(self._env, "single_action_space", None) or self._env.action_space
-        missing = space.shape[0] - actions.shape[1]
+        missing = _action_space(self._env).shape[0] - actions.shape[1]
         return np.pad(actions, ((0, 0), (0, missing))) if missing else actions
 
     def _is_batch(self, observation: Any) -> bool:
         if observation is None:
             return hasattr(self._env, "single_action_space")
-        space = getattr(self._env, "single_observation_space", None) or self._env.observation_space
+        space = self._observation_space
         while isinstance(observation, dict):
             name = next(iter(observation))
             observation, space = observation[name], space[name]
@@ -169,6 +182,10 @@ def accepted(credits: Tensor, view: ServerView) -> Tensor:
     if not view.rejected.any():
         return credits
     return renormalise(credits.masked_fill(view.rejected, 0), view.rejected)
+
+
+def _action_space(env: Any) -> Any:
+    return getattr(env, "single_action_space", None) or env.action_space
 
 
 def _with_view(env: Any) -> Any:

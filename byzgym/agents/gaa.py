@@ -57,6 +57,7 @@ class GAA(Agent):
         self.hidden = tuple(check_int("hidden", width, low=1) for width in hidden)
         self._seed = check_int("seed", seed, low=0)
         self._loaded: list[Tensor] | None = None
+        self._began: Tensor | None = None
         self._policy: list[Tensor] = []  # weight [E, out, in], bias [E, out, 1], weight, ...
         self._window: _Window | None = None
         self._view: ServerView | None = None
@@ -68,17 +69,11 @@ class GAA(Agent):
         """Start again from a fresh (or the loaded) policy."""
         if envs is None or not self._policy or bool(envs.all()):
             self._policy = []
-            self._window = self._view = None
+            self._window = self._view = self._began = None
             return
-        # What the other environments have gathered in this window is used now: they share its graph.
-        self._learn()
-        with torch.no_grad():
-            for parameter, start in zip(self._policy, self._initial_policy(), strict=True):
-                parameter[envs] = start[envs]
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    if moment in self._optimizer.state[parameter]:
-                        self._optimizer.state[parameter][moment][envs] = 0
-        self._window = self._view = None
+        # The next call of `credits` first lets the others learn from their last round.
+        self._began = envs if self._began is None else self._began | envs
+        self._view = None
 
     def credits(self, view: ServerView) -> Tensor:
         """See `Agent.credits`. The first call in a round also learns from the rounds before."""
@@ -86,10 +81,13 @@ class GAA(Agent):
             return self._last_credits
         self._begin(view)
         with torch.enable_grad():
-            theta, loss = self._replay(view)
-            if self._window is not None and self._window.steps == self.window:
+            began, self._began = self._began, None
+            theta, loss = self._replay(view, began)
+            if self._window is not None and (began is not None or self._window.steps == self.window):
                 self._learn()
                 self._window, theta, loss = None, theta.detach(), loss.detach()
+            if began is not None:
+                self._restart(began, view)
             if self._window is None:
                 self._window = _Window(torch.zeros_like(theta), self._last_credits)
             window = self._window
@@ -131,6 +129,8 @@ class GAA(Agent):
             began = (view.round == 0) & (self._rounds > 0)
             if bool(began.any()):
                 self.reset(began)
+                if not self._policy:
+                    self._began = None
         self._rounds = view.round
         if self._policy and self._shape == view.gradients.shape:
             if self._window is None:
@@ -138,29 +138,38 @@ class GAA(Agent):
             return
         self._shape, self._device = view.gradients.shape, view.theta.device
         self._policy = [parameter.requires_grad_() for parameter in self._initial_policy()]
-        self._optimizer = torch.optim.Adam(self._policy, lr=self.learning_rate)
+        self._adam = _Adam(self._policy, self.learning_rate)
+        self._began = None
         # One tensor a round, not one for all: autograd tracks writes tensor by tensor.
         self._rows = [torch.empty_like(view.gradients) for _ in range(self.window)]
         self._window, self._last_credits = None, view.previous_credits
 
-    def _replay(self, view: ServerView) -> tuple[Tensor, Tensor]:
+    def _restart(self, envs: Tensor, view: ServerView) -> None:
+        with torch.no_grad():
+            for parameter, start in zip(self._policy, self._initial_policy(), strict=True):
+                parameter[envs] = start[envs]
+        self._adam.reset(envs)
+        self._last_credits = torch.where(envs[:, None], view.previous_credits, self._last_credits)
+
+    def _replay(self, view: ServerView, began: Tensor | None) -> tuple[Tensor, Tensor]:
         """The present parameters [E, d], as a function of the window's credits, and their QV loss [E]."""
         window = self._window
         if window is None:
             return view.theta, view.qv_value
         theta = view.theta + (window.update - window.update.detach())
         loss = view.qv_loss(theta)
-        window.total = window.total + torch.where(loss.isfinite(), loss, 0).sum()
+        counts = loss.isfinite() if began is None else loss.isfinite() & ~began
+        window.total = window.total + torch.where(counts, loss, 0).sum()
         return theta, loss
 
     def _decide(self, view: ServerView, theta: Tensor, loss: Tensor, last: Tensor) -> Tensor:
         """Credits [E, n], from the paper's state: submissions, parameters, QV loss (and the last credits)."""
         own = [_log_and_sign(view.gradients, pooled=not self.hidden)]  # [E, 2 n, d or 1]
-        parameters = theta.detach()[:, None]
+        parameters = theta.detach()[:, None].clamp(-1e3, 1e3)
         own.append(parameters if self.hidden else parameters.mean(2, keepdim=True))
         # Losses and credits are the same for all coordinates.
         width = own[0].shape[2]
-        shared = torch.cat([loss.log1p()[:, None], last], 1)[..., None]
+        shared = torch.cat([loss.nan_to_num(nan=1e3).log1p()[:, None], last], 1)[..., None]
         x = torch.cat([*own, shared.expand(-1, -1, width)], 1)  # [E, 3 n + 2, d or 1]
         for layer in range(0, len(self._policy), 2):
             x = torch.baddbmm(self._policy[layer + 1], self._policy[layer], F.relu(x) if layer else x)
@@ -174,9 +183,7 @@ class GAA(Agent):
 
     def _descend(self, loss: Tensor) -> None:
         gradients = torch.autograd.grad(loss, self._policy)
-        for parameter, gradient in zip(self._policy, gradients, strict=True):
-            parameter.grad = gradient.nan_to_num(0.0).clamp_(-1, 1)
-        self._optimizer.step()
+        self._adam.step([gradient.nan_to_num(0.0).clamp_(-1, 1) for gradient in gradients])
 
     def _initial_policy(self) -> list[Tensor]:
         num_envs, num_workers, _ = self._shape
@@ -197,6 +204,31 @@ class GAA(Agent):
                 start = torch.empty(fan_out, columns).uniform_(-bound, bound, generator=generator)
                 policy.append(start.to(self._device).repeat(num_envs, 1, 1))
         return policy
+
+
+class _Adam:
+    """Adam with a step count of its own for every environment, so that one can begin anew."""
+
+    def __init__(self, parameters: list[Tensor], learning_rate: float) -> None:
+        self._parameters = parameters
+        self._learning_rate = learning_rate
+        self._moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+        self._count = torch.zeros_like(parameters[0][:, :1, :1])
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor]) -> None:
+        self._count += 1
+        for p, g, (m, v) in zip(self._parameters, gradients, self._moments, strict=True):
+            m.lerp_(g, 0.1)
+            v.mul_(0.999).addcmul_(g, g, value=0.001)
+            root = (v / (1 - 0.999**self._count)).sqrt_().add_(1e-8)
+            p -= self._learning_rate * (m / (1 - 0.9**self._count)) / root
+
+    def reset(self, envs: Tensor) -> None:
+        self._count[envs] = 0
+        for m, v in self._moments:
+            m[envs] = 0
+            v[envs] = 0
 
 
 class _Window:

@@ -30,7 +30,7 @@ class RuleAgent(Agent):
         **parameters: Any,
     ) -> None:
         self._spec = {"name": rule, **parameters} if isinstance(rule, str) else rule
-        self._wanted = num_byzantine
+        self._given = self._wanted = num_byzantine
         self.rule: Callable[[Tensor], Tensor] | None = None if isinstance(self._spec, dict) else rule  # type: ignore[assignment]
         self._num_workers: int | None = None
         if isinstance(self._spec, dict):
@@ -48,7 +48,7 @@ class RuleAgent(Agent):
     def bind(self, env: Any) -> Self:
         """Attach to an environment; without a number of its own, the rule is told the environment's f."""
         super().bind(env)
-        if self._wanted is None:
+        if self._given is None:
             self._wanted = self._env.simulation.settings.num_byzantine[1]
             self._num_workers = None
         return self

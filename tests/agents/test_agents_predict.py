@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from byzgym import agents, aggregation
 from byzgym.aggregation import NotLinearError
 from byzgym.simulation import Simulation
+from byzgym.wrappers import RuleSelection, SoftmaxCredits
 
 NAMES = tuple(agents.names())
 ARGUMENTS = {**TINY, "num_workers": 7, "num_byzantine": 2, "attack": "sign_flip"}
@@ -144,7 +145,7 @@ WRAPPED = {
     "TimeLimit in Monitor": lambda env: Monitor(TimeLimit(env, 3)),
     "FlattenObservation": FlattenObservation,
     "DummyVecEnv": lambda env: DummyVecEnv([lambda: env]),
-    "VecMonitor": lambda env: VecMonitor(DummyVecEnv([lambda: Monitor(env)])),
+    "VecMonitor": lambda env: VecMonitor(DummyVecEnv([lambda: env])),
     "FlattenObservation in DummyVecEnv": lambda env: DummyVecEnv([lambda: FlattenObservation(env)]),
 }
 
@@ -188,6 +189,32 @@ def test_secure_groups_are_credited_as_groups():
     env = gym.make(ID, **{**ARGUMENTS, "num_workers": 6, "secure_group_size": 2})
     observation, _ = env.reset(seed=0)
     assert agents.make("uniform").bind(env).predict(observation)[0].shape == (3,)
+
+
+def test_episodes_that_start_reset_the_agent_there():
+    class Recorder(agents.Uniform):
+        def reset(self, envs=None):
+            resets.append(envs if envs is None else envs.tolist())
+
+    resets = []
+    venv = gym.make_vec(ID, num_envs=2, **ARGUMENTS)
+    observations, _ = venv.reset(seed=0)
+    agent = Recorder().bind(venv)
+    assert resets == [None]
+    for starts in (None, [False, False], [False, True], [True, True]):
+        agent.predict(observations, episode_start=None if starts is None else np.array(starts))
+    assert resets == [None, [False, True], [True, True]]
+
+
+def test_gaa_begins_anew_in_episodes_of_one_round():
+    env = gym.make(ID, **{**ARGUMENTS, "rounds": 1})
+    agent = agents.make("gaa", learning_rate=0.5).bind(env)
+    for _ in range(3):
+        observation, _ = env.reset()
+        action, _ = agent.predict(observation, episode_start=np.ones(1, dtype=bool))
+        fresh = agents.make("gaa").credits(env.unwrapped.view)[0]
+        np.testing.assert_allclose(action, fresh.numpy(), rtol=1e-5)
+        env.step(action)
 
 
 def test_state_is_passed_through():
@@ -238,3 +265,9 @@ def test_agents_without_credits_say_so():
     agent = agents.make("median").bind(env)
     with pytest.raises(NotLinearError):
         agent.credits(env.unwrapped.view)
+
+
+@pytest.mark.parametrize("wrap", [SoftmaxCredits, lambda env: RuleSelection(env, ["mean", "median"])])
+def test_wrappers_that_change_actions_are_refused(wrap):
+    with pytest.raises(ValueError, match="env must take credits as actions"):
+        agents.make("krum").bind(wrap(gym.make(ID, **ARGUMENTS)))

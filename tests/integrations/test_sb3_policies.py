@@ -228,7 +228,7 @@ def test_a_policy_learns_whom_to_trust(tiny, policy):
     env = make_vec_env(16, seed=0, softmax_beta=beta, **arguments)
     model = PPO(policy, env, n_steps=20, batch_size=160, n_epochs=8, learning_rate=3e-3, gamma=0.5, seed=0)
     before = _byzantine_credit(model, arguments, beta)
-    model.learn(16 * 20 * 12)
+    model.learn(16 * 20 * 8)
     after = _byzantine_credit(model, arguments, beta)
     assert before > 0.35  # two of four workers: uniform credits give 0.5
     assert after < 0.12
