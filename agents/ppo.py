@@ -42,17 +42,17 @@ class Config:
     """Rounds of training per seed, over all environments."""
     num_envs: int = 64
     """Environments that run side by side."""
-    evaluate_every: int = 25_600
+    evaluate_every: int = 30_720
     """Rounds of training between evaluations."""
     evaluation_episodes: int = 64
     """Episodes per evaluation."""
-    observation: tuple[str, ...] = ("pooled",)
+    observation: tuple[str, ...] = ("norms", "similarity", "trust")
     """Parts of the observation."""
     policy: Literal["gaussian", "dirichlet"] = "gaussian"
     """Gaussian logits with a softmax, or credits from a Dirichlet distribution."""
     beta: float = 10.0
     """Inverse temperature of the softmax: from a spread of 1 to e^-20 as the smallest ratio of credits."""
-    log_std_init: float = -0.5
+    log_std_init: float = -1.0
     """Logarithm of the Gaussian's initial standard deviation."""
     learning_rate: float = 1e-3
     """Initial learning rate; falls linearly to zero."""
@@ -62,22 +62,26 @@ class Config:
     """Samples per gradient step."""
     n_epochs: int = 4
     """Passes over the samples of an update."""
-    gamma: float = 0.5
-    """Discount: what a round's credits are worth shows within a few rounds."""
+    gamma: float = 0.9
+    """Discount: what a round's credits are worth shows within some rounds."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus."""
-    reward_floor: float = -1.0
-    """Rewards below this count as this much in training; the environment's go down to -10."""
-    threads: int = 2
-    """Threads of torch; 1 is faster where other programs use the same cores."""
+    reward_floor: float = -0.2
+    """Rewards below this count as this much in training, and as the end; the environment's go down to -10."""
+    threads: int = 1
+    """Threads of torch; more than one gains little here, and loses where other programs use the cores."""
     num_byzantine: int = 7
     """Byzantine workers among the 10."""
     rounds: int = 100
     """Length of an episode."""
 
 
-class RewardFloor(VecEnvWrapper):
-    """Keeps rare and huge losses from drowning the small gains that tell workers apart."""
+class CutAtFloor(VecEnvWrapper):
+    """Rewards not below a floor, and an episode that reaches it is over as far as learning is concerned.
+
+    A round that blows the loss up would otherwise drown the small gains that tell workers apart; and since
+    the loss then falls again, blowing it up would pay once its own reward is floored.
+    """
 
     def __init__(self, venv: VecEnv, floor: float) -> None:
         super().__init__(venv)
@@ -88,9 +92,9 @@ class RewardFloor(VecEnvWrapper):
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Raise rewards to the floor."""
+        """Floor the rewards; the environments themselves go on."""
         observations, rewards, dones, infos = self.venv.step_wait()
-        return observations, np.maximum(rewards, self.floor), dones, infos
+        return observations, np.maximum(rewards, self.floor), dones | (rewards < self.floor), infos
 
 
 class Evaluate(BaseCallback):
@@ -194,7 +198,7 @@ def controls(config: Config) -> list[dict[str, Any]]:
 
 def train(config: Config, seed: int) -> list[dict[str, Any]]:
     gaussian = config.policy == "gaussian"
-    env = RewardFloor(make(config, config.num_envs, 1000 * seed, softmax_beta(config)), config.reward_floor)
+    env = CutAtFloor(make(config, config.num_envs, 1000 * seed, softmax_beta(config)), config.reward_floor)
     model = PPO(
         EquivariantPolicy if gaussian else EquivariantDirichletPolicy,
         env,

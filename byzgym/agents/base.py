@@ -64,8 +64,8 @@ class Agent(ABC):
         inner = _with_view(env)
         if _action_space(env) != _action_space(inner):
             raise ValueError(
-                f"env must take credits as actions, {_action_space(inner)}, got {_action_space(env)}; bind the "
-                "agent to the environment without the wrapper that changes them"
+                f"env must take credits as actions, {_action_space(inner)}, got {_action_space(env)}; "
+                "bind the agent to the environment without the wrapper that changes them"
             )
         num_envs = getattr(env, "num_envs", 1)
         if num_envs != inner.view.num_envs:

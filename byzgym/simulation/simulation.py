@@ -219,6 +219,7 @@ class Simulation:
             owner.__dict__.update(values)
         for generator, saved in zip(self.workers.generators, snapshot["generators"], strict=True):
             generator.set_state(saved)
+        self.workers.forget_groups()
         self._view = None
 
     def _owners(self) -> dict[str, Any]:

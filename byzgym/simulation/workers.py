@@ -12,6 +12,9 @@ from byzgym.simulation.batches import BatchSampler
 from byzgym.simulation.gradients import GradientEngine
 from byzgym.simulation.settings import Attack, Settings
 
+LONG_ROW = 1 << 14
+"""Parameters from which rows are copied one by one: indexing takes six times as long for few, long rows."""
+
 
 class Workers:
     """All workers of E environments.
@@ -42,6 +45,7 @@ class Workers:
         self.attack_of = torch.zeros(num_envs, dtype=torch.int64, device=device)  # [E]
         self.submissions = torch.zeros(num_envs, n, engine.num_parameters, device=device)  # [E, n, d]
         self.momentum = torch.zeros_like(self.submissions) if settings.worker_momentum else None
+        self._groups_of_all: list[tuple[Attack, Tensor]] | None = None
 
     def reset(self, env: int) -> None:
         """Draw anew what belongs to one episode: who is Byzantine, the attack, the shares of the data."""
@@ -54,10 +58,15 @@ class Workers:
         self.byzantine[env] = self.assigned[env]
         choices = self._attack_choices[env]
         self.attack_of[env] = choices[_randint(len(choices), generator)]
+        self._groups_of_all = None
         labels = self._settings.task.train[1]
         self.batches.assign(env, *self._settings.partition(labels, n, generator))
         if self.momentum is not None:
             self.momentum[env] = 0
+
+    def forget_groups(self) -> None:
+        """Must be called when `attack_of` has been changed from outside."""
+        self._groups_of_all = None
 
     def submit(self, envs: Tensor | None, theta: Tensor, context: attacks.AttackContext) -> None:
         """Compute the submissions of this round for the environments ``envs`` (all where None).
@@ -70,7 +79,9 @@ class Workers:
         every = len(self.generators)
         index = torch.arange(every, device=theta.device) if envs is None else envs
         self._play_roles(index, context)
-        groups = self._groups(index)
+        if envs is None and self._groups_of_all is None:
+            self._groups_of_all = self._groups(index)
+        groups = self._groups_of_all if envs is None and self._groups_of_all else self._groups(index)
         x, y = self._batch(index, groups, context)
         out = self.submissions if envs is None else theta.new_empty(len(index), *self.submissions.shape[1:])
         self._engine.gradients(theta, x, y, context.generators, out)
@@ -143,7 +154,11 @@ class Workers:
             out[members] = submitted
             return
         env, worker = mask.nonzero(as_tuple=True)
-        out[members[env], worker] = submitted[env, worker].to(out.dtype)
+        if shape[2] < LONG_ROW or submitted.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():
+            out[members[env], worker] = submitted[env, worker].to(out.dtype)
+            return
+        for target, source, row in zip(members[env].tolist(), env.tolist(), worker.tolist(), strict=True):
+            out[target, row] = submitted[source, row]
 
 
 def _select(context: attacks.AttackContext, members: Tensor, attack: Attack) -> attacks.AttackContext:
