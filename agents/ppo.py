@@ -79,8 +79,8 @@ class Config:
 class CutAtFloor(VecEnvWrapper):
     """Rewards not below a floor, and an episode that reaches it is over as far as learning is concerned.
 
-    A round that blows the loss up would otherwise drown the small gains that tell workers apart; and since
-    the loss then falls again, blowing it up would pay once its own reward is floored.
+    A round that blows the loss up would otherwise drown the small gains that tell workers apart. The fall of
+    the loss after such a round earns rewards too, which must not make up for its own once that is floored.
     """
 
     def __init__(self, venv: VecEnv, floor: float) -> None:
@@ -231,11 +231,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color="C0", alpha=0.2)
         for colour, row in zip(("C7", "C1", "C2"), (r for r in rows if r["policy"] != "ppo"), strict=False):
             axes.axhline(row[field], color=colour, linestyle="--", label=row["policy"])
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("rounds of training")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     panels[1].legend()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def main(config: Config) -> None:
