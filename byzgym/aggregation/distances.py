@@ -16,6 +16,8 @@ from torch import Tensor
 BLOCK = 8192
 # Values of scratch in double precision.
 SCRATCH = 1 << 17
+# Columns from which comparing two rows costs less than centring them.
+LONG_ROW = 1 << 14
 # A squared distance below this part of the two squared norms is not trusted, by type of the product.
 TRUSTED = {torch.float32: 1e-2, torch.float64: 1e-6}
 
@@ -57,7 +59,10 @@ class Geometry:
         self.squared, doubtful = _distances_from(self._gram, TRUSTED[self.rows.dtype])
         self._involved = doubtful.any(-1)
         if self._involved.any():
-            _refine(self.rows, self.squared, doubtful.clone())
+            left = doubtful.clone()
+            if self.rows.shape[-1] >= LONG_ROW:
+                _settle_equal(self.rows, self.squared, left)
+            _refine(self.rows, self.squared, left)
             first = (self.squared == 0).int().argmax(-1)
             self.squared, self._gram = _unite(self.squared, first), _unite(self._gram, first)
             self._involved = (doubtful & (self.squared > 0)).any(-1)
@@ -132,6 +137,17 @@ def _distances_from(gram: Tensor, trusted: float) -> tuple[Tensor, Tensor]:
     squared.diagonal(dim1=-2, dim2=-1).zero_()
     doubtful.diagonal(dim1=-2, dim2=-1).fill_(False)
     return squared, doubtful
+
+
+def _settle_equal(rows: Tensor, squared: Tensor, doubtful: Tensor) -> None:
+    """Set doubtful distances between equal rows to zero, in place: colluding workers often send one row."""
+    first = _first_connected(doubtful)
+    equal = doubtful.any(-1)
+    for run, row in equal.nonzero().tolist():
+        equal[run, row] = torch.equal(rows[run, row], rows[run, int(first[run, row])])
+    together = (first[:, :, None] == first[:, None, :]) & equal[:, :, None] & equal[:, None, :]
+    squared.masked_fill_(together, 0)
+    doubtful &= ~together
 
 
 def _refine(rows: Tensor, squared: Tensor, doubtful: Tensor) -> None:

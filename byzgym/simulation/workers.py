@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -165,13 +166,17 @@ def _select(context: attacks.AttackContext, members: Tensor, attack: Attack) -> 
     """The context of some environments, with no more of the server's data than the attack declares."""
     knowledge: frozenset[str] = getattr(attack, "knowledge", frozenset())
     qv = context.qv if "qv" in knowledge else None
+    rule = context.rule if "rule" in knowledge else None
+    if len(members) == len(context.generators) and isinstance(attack, attacks.Attack):
+        # It has promised to write into nothing, so it may see the tensors themselves.
+        return dataclasses.replace(context, rule=rule, qv=qv)
     return attacks.AttackContext(
         round=context.round[members],
         generators=[context.generators[e] for e in members.tolist()],
         learning_rate=context.learning_rate[members],
         previous_aggregate=context.previous_aggregate[members],
         num_classes=context.num_classes,
-        rule=context.rule if "rule" in knowledge else None,
+        rule=rule,
         qv=None if qv is None else (qv[0][members], qv[1][members]),
     )
 
