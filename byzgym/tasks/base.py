@@ -30,7 +30,7 @@ class Task:
         num_classes: Number of classes, at least 2.
         model: Default model, as `byzgym.tasks.models.build` understands it.
         held_out: Samples from which the server may draw its quasi-validation set. If None, 10 % of ``train``
-            (rounded, at least one sample) is split off at random with a fixed seed and removed from it.
+            (or 10 samples, at most half, where that is more) are split off, always the same ones.
         batch_size: Default number of samples a worker draws each round, at least 1.
         learning_rate: Default step size of the server, greater than 0.
 
@@ -102,7 +102,7 @@ class Task:
 
 
 def split_held_out(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Split 10 % (rounded, at least one sample) off at random, always the same ones.
+    """Split 10 % off at random, or 10 samples (at most half) where that is more; always the same ones.
 
     Args:
         x: Inputs, shape [N, ...], N at least 2.
@@ -117,7 +117,8 @@ def split_held_out(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[T
     count = len(x)
     if count < 2:
         raise ValueError(f"train must have at least 2 samples when held_out is None, got {count}")
-    size = max(1, round(HELD_OUT_FRACTION * count))
+    # Ten samples are what a quasi-validation set usually has (GAA paper), so a small set gives as many.
+    size = max(round(HELD_OUT_FRACTION * count), min(10, count // 2))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(_SPLIT_SEED)).to(x.device)
     keep, out = order[size:].sort().values, order[:size].sort().values
     return (x[keep], y[keep]), (x[out], y[out])

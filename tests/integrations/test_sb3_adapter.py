@@ -9,6 +9,8 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 from byzgym.integrations.sb3 import VecEnvAdapter, make_vec_env
 from byzgym.wrappers import SoftmaxCredits, VectorSoftmaxCredits
 
+pytestmark = pytest.mark.global_rng
+
 ID = "ByzantineAggregation-v0"
 ALL = {"observation": "all"}
 

@@ -18,6 +18,8 @@ from byzgym.integrations.sb3 import (
 )
 from byzgym.wrappers import SoftmaxCredits
 
+pytestmark = pytest.mark.global_rng
+
 EQUIVARIANT = [EquivariantPolicy, EquivariantDirichletPolicy]
 PER_WORKER = ("norms", "trust", "credits")
 

@@ -44,7 +44,7 @@ def test_input_shape_and_defaults():
     assert (made.model, made.batch_size, made.learning_rate) == ("mlp:32", 32, 0.1)
 
 
-@pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 1), (26, 3), (100, 10)])
+@pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 2), (26, 10), (100, 10), (260, 26)])
 def test_a_tenth_is_held_out_and_removed_from_train(count, held):
     x = torch.arange(float(count))[:, None]
     made = Task((x, torch.arange(count) % 2), (x, torch.zeros(count)), 2)

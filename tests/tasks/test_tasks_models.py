@@ -4,6 +4,8 @@ from torch import nn
 
 from byzgym.tasks import models
 
+pytestmark = pytest.mark.global_rng
+
 GRAY, COLOR, DIGIT = (1, 28, 28), (3, 32, 32), (1, 8, 8)
 
 
