@@ -94,9 +94,8 @@ def text_frame(history: History, width: int = 30) -> str:
     if not history.losses:
         return "no round played yet"
     lines = [
-        f"round {history.round:4d}   QV loss {history.losses[-1]:.4g}   test accuracy "
-        f"{history.accuracies[-1]:.3f}   reward {history.rewards[-1]:+.3f}   "
-        f"Byzantine credit {history.byzantine_credit:.3f}"
+        f"round {history.round:4d}  QV loss {history.losses[-1]:.4g}  accuracy {history.accuracies[-1]:.3f}  "
+        f"reward {history.rewards[-1]:+.3f}  Byzantine credit {history.byzantine_credit:.3f}"
     ]
     for worker, credit in enumerate(history.credits):
         mark = "x" if history.byzantine[worker] else " "
@@ -134,6 +133,8 @@ def draw_figure(figure: Any, history: History) -> None:
     rounds = np.arange(len(history.losses))
     losses.plot(rounds, history.losses, color="#2c3e50")
     losses.set_yscale("log")
+    losses.yaxis.set_major_formatter("{x:g}")
+    losses.yaxis.set_minor_formatter("{x:g}")
     losses.set_title("quasi-validation loss", fontsize=10)
     accuracies.plot(rounds, history.accuracies, color="#229954")
     accuracies.set(ylim=(0, 1), xlabel="round")
