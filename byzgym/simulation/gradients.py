@@ -110,8 +110,8 @@ class DenseEngine:
     def _forward(self, theta: Tensor, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The inputs of every layer, each [E, m, in], and the logits, transposed: [E, C, m].
 
-        Classes come before samples because softmax over a short last dimension is ten times slower, and so
-        is a product with few columns.
+        Classes come before samples because softmax over a short last dimension is ten times slower, and a
+        product with few columns three times.
         """
         *hidden, (weight, bias) = self._layers(theta)
         inputs = [x]
