@@ -3,15 +3,17 @@
     pip install byzfl==0.0.11 seaborn
     python benchmarks/round.py
     python benchmarks/round.py --attack alie
+    python benchmarks/round.py --attack sign_flip
     python benchmarks/round.py --rules mean krum --repeats 15
 
-A round is all that happens between two updates of the model: every worker's batch and gradient, the attack
-(ipm or alie), the aggregation and the update. MLP 784-128-128-10, n=20, f=6, B=32, on in-memory noise of
-MNIST's shape.
+A round is all that happens between two updates of the model: the workers' batches and gradients, the attack,
+the aggregation and the update. MLP 784-128-128-10, n=20, f=6, B=32, on in-memory noise of MNIST's shape.
 
 The plain pass is `nn.Sequential`, `cross_entropy` and `backward` on 640 samples that lie ready. ByzFL's
 round is that of its `byzfl.benchmark.train`: 14 `Client`s, a `ByzantineClient`, a `Server`; its batches lie
-ready too, where ours are drawn, and its Byzantine clients, unlike ours, compute no gradient of their own.
+ready too, where ours are drawn. Neither computes gradients of the 6 Byzantine workers, which ipm and alie
+replace unseen. With sign_flip ours computes all 20, since each worker reverses its own; ByzFL's 6 reverse the
+mean of the 14.
 The attack is part of the round, in both: ByzFL spends more on alie than on its 14 gradients, on ipm next to
 nothing. The three are timed in turns in one process. Compare ratios: times are those of your machine.
 """
@@ -58,13 +60,14 @@ MOST_OF_PLAIN = 1.6  # times a plain pass, for the mean
 ATTACKS: dict[str, tuple[dict[str, Any], str, dict[str, float]]] = {
     "ipm": ({"name": "ipm", "epsilon": 0.5}, "InnerProductManipulation", {"tau": 0.5}),
     "alie": ({"name": "alie", "z": 1.5}, "ALittleIsEnough", {"tau": 1.5}),
+    "sign_flip": ({"name": "sign_flip"}, "SignFlipping", {}),
 }
 # Ours draws batches for 16 rounds at a time, so that 16 rounds hold one such draw.
 PER_TURN = {"ours": 16, "plain": 16, "ByzFL": 3}
 
 
 def main(
-    attack: Literal["ipm", "alie"] = "ipm",
+    attack: Literal["ipm", "alie", "sign_flip"] = "ipm",
     rules: tuple[str, ...] = tuple(TARGETS),
     repeats: int = 9,
     threads: int = 2,

@@ -13,6 +13,9 @@ from byzgym.aggregation.registry import registry
 from byzgym.aggregation.selection import take_row
 from byzgym.validation import check_int, check_real
 
+LOOK_EVERY = 3
+"""Steps of Weiszfeld's iteration from one look at how far they still go to the next, which costs as much."""
+
 
 class _Geometric(Weighting):
     condition: ClassVar[str] = "n >= 2f + 1"
@@ -65,20 +68,23 @@ class GeometricMedian(_Geometric):
     def _credits(self, gradients: Tensor) -> Tensor:
         _, distances, gram = _medoid(gradients)
         weights, settled = _first_weights(distances, gram)
-        shortest = self.tolerance * distances.median(-1, keepdim=True).values
-        squared_norms = gram.diagonal(dim1=-2, dim2=-1)
-        for _ in range(self.max_iterations):
-            image = (gram @ weights[..., None])[..., 0]
-            squared = squared_norms - 2 * image + (weights * image).sum(-1, keepdim=True)
-            inverse = 1 / torch.maximum(squared.clamp_min(0).sqrt(), shortest)
-            updated = torch.where(settled, weights, inverse / inverse.sum(-1, keepdim=True))
-            step = updated - weights
-            weights = updated
-            length = (step * (gram @ step[..., None])[..., 0]).sum(-1, keepdim=True).clamp_min(0).sqrt()
+        weights, settled = weights[..., None], settled[..., None]  # [E, n, 1], [E, 1, 1]
+        shortest = self.tolerance * distances.median(-1, keepdim=True).values[..., None]
+        shortest.square_()
+        squared_norms = gram.diagonal(dim1=-2, dim2=-1)[..., None]
+        for iteration in range(self.max_iterations):
             # A run that has arrived stays where it is, whatever runs beside it.
-            settled = settled | (length <= shortest)
-            if settled.all():
+            if iteration % LOOK_EVERY == 0 and settled.all():
                 break
+            image = gram @ weights
+            squared = squared_norms - 2 * image + (weights * image).sum(1, keepdim=True)
+            inverse = torch.maximum(squared, shortest).rsqrt_()
+            inverse /= inverse.sum(1, keepdim=True)
+            updated = torch.where(settled, weights, inverse)
+            if iteration % LOOK_EVERY == LOOK_EVERY - 1:
+                step = updated - weights
+                settled = settled | ((step * (gram @ step)).sum(1, keepdim=True) <= shortest)
+            weights = updated
         return weights.to(gradients.dtype).reshape(gradients.shape[:-1])
 
 

@@ -7,9 +7,10 @@ a factory of any callable ``(gradients, byzantine, context) -> submitted``.
 
 from byzgym.attacks import roles
 from byzgym.attacks.alie import ALittleIsEnough
-from byzgym.attacks.base import Attack, AttackContext, DataPoisoning, honest_mean, honest_sum
+from byzgym.attacks.base import Attack, AttackContext, DataPoisoning
 from byzgym.attacks.data import LabelFlip
 from byzgym.attacks.directed import InnerProductManipulation, Omniscient
+from byzgym.attacks.honest import honest_mean, honest_std, honest_sum
 from byzgym.attacks.noise import Gaussian, RandomFault, Uniform
 from byzgym.attacks.own import NoAttack, Scaled, SignFlip, Zero
 from byzgym.attacks.registry import make, make_from, names, register
@@ -33,6 +34,7 @@ __all__ = [
     "Uniform",
     "Zero",
     "honest_mean",
+    "honest_std",
     "honest_sum",
     "make",
     "make_from",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from statistics import NormalDist
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from byzgym.attacks.base import Attack, AttackContext, honest_count, honest_mean
+from byzgym.attacks.base import Attack, AttackContext
+from byzgym.attacks.honest import honest_mean, honest_std
 from byzgym.attacks.registry import registry
 from byzgym.validation import check_real
 
@@ -31,13 +33,15 @@ class ALittleIsEnough(Attack):
             with a Byzantine majority, and with ``n <= 2``. With few Byzantine workers it is negative.
     """
 
+    reads_own: ClassVar[bool] = False
+
     def __init__(self, z: float | None = None) -> None:
         self.z = None if z is None else check_real("z (unless None)", z)
 
     def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return the common submission, shape [E, 1, d]."""
         mean = honest_mean(gradients, byzantine)
-        std = _spread(gradients, mean, byzantine)
+        std = honest_std(gradients, byzantine, mean)
         if self.z is not None:
             return (mean - self.z * std)[:, None]
         table = torch.tensor(_z_table(byzantine.shape[1]), dtype=gradients.dtype, device=gradients.device)
@@ -57,28 +61,3 @@ def z_value(num_workers: int, num_byzantine: int) -> float:
 @lru_cache
 def _z_table(num_workers: int) -> tuple[float, ...]:
     return tuple(z_value(num_workers, num_byzantine) for num_byzantine in range(num_workers + 1))
-
-
-def _spread(rows: Tensor, mean: Tensor, byzantine: Tensor) -> Tensor:
-    """Population standard deviation [E, d] of the honest rows of [E, n, d] around their mean [E, d].
-
-    Deviations are taken before squaring, against cancellation. Squares of float32 deviations below 1e-19
-    vanish and above 1e19 overflow; multiplying by a power of two, which rounds nothing, moves that window to
-    where gradients are, and the environments that still overflow are computed in double precision.
-    """
-    spread = _scaled_spread(rows, mean, byzantine, 2.0**40)
-    overflowed = ~spread.sum(-1).isfinite()
-    if overflowed.any():
-        exact = _scaled_spread(
-            rows[overflowed].double(), mean[overflowed].double(), byzantine[overflowed], 1.0
-        )
-        spread[overflowed] = exact.to(spread.dtype)
-    return spread
-
-
-def _scaled_spread(rows: Tensor, mean: Tensor, byzantine: Tensor, stretch: float) -> Tensor:
-    weights = (~byzantine).to(rows.dtype) * stretch
-    # In place: with a second temporary as large as the gradients the allocator returns memory to the system
-    # and faults it in again at each call, which takes several times as long as the arithmetic.
-    squares = (rows - mean[:, None]).mul_(weights[..., None]).square_()
-    return squares.sum(1).div_(honest_count(byzantine)).sqrt_().div_(stretch)

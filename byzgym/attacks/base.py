@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -101,10 +101,21 @@ class Attack(ABC):
         knowledge: What of the server it must be shown: a subset of {"rule", "qv"}.
         scope: "workers": honest rows are put back whatever the attack returns. "transmission": it corrupts
             what is sent, by any worker.
+        reads_own: Whether it reads the rows of Byzantine workers, which hold what they would honestly send.
+            Where it does not, the simulation may leave those gradients out, which saves their share of the
+            time of a round; the rows then hold anything, even numbers that are not finite. A subclass with a
+            ``__call__`` of its own has to say so anew.
     """
 
     knowledge: ClassVar[frozenset[str]] = frozenset()
     scope: str = "workers"
+    reads_own: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep a subclass from inheriting a promise that its own ``__call__`` may break."""
+        super().__init_subclass__(**kwargs)
+        if "__call__" in vars(cls) and "reads_own" not in vars(cls):
+            cls.reads_own = True
 
     @abstractmethod
     def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
@@ -142,43 +153,3 @@ class DataPoisoning(Attack):
     def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return the gradients unchanged: the poisoned data has done the work."""
         return gradients
-
-
-LARGE = 1 << 18
-"""Entries of one environment's submissions from which a product each beats one for all environments."""
-
-
-def honest_sum(rows: Tensor, byzantine: Tensor) -> Tensor:
-    """Sum of the honest rows.
-
-    Args:
-        rows: Shape [E, n, d], all finite.
-        byzantine: Bool, shape [E, n].
-
-    Returns:
-        Shape [E, d]; zero where every worker is Byzantine.
-    """
-    # Not torch.bmm, whose last bits depend on the number of environments in the batch; nor masked_fill, which
-    # takes four times as long as a product.
-    honest = (~byzantine).to(rows.dtype)
-    if rows.shape[1] * rows.shape[2] >= LARGE:
-        return torch.stack([mask @ own for mask, own in zip(honest, rows, strict=True)])
-    return (rows * honest[..., None]).sum(1)
-
-
-def honest_mean(rows: Tensor, byzantine: Tensor) -> Tensor:
-    """Mean of the honest rows.
-
-    Args:
-        rows: Shape [E, n, d], all finite.
-        byzantine: Bool, shape [E, n].
-
-    Returns:
-        Shape [E, d]; zero where every worker is Byzantine.
-    """
-    return honest_sum(rows, byzantine).div_(honest_count(byzantine))
-
-
-def honest_count(byzantine: Tensor) -> Tensor:
-    """Number of honest workers, shape [E, 1], but 1 where there are none, so that one can divide by it."""
-    return (~byzantine).sum(-1, keepdim=True).clamp_(min=1)

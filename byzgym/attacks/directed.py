@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from byzgym.attacks.base import Attack, AttackContext, honest_mean, honest_sum
+from byzgym.attacks.base import Attack, AttackContext
+from byzgym.attacks.honest import honest_mean, honest_sum
 from byzgym.attacks.registry import registry
 from byzgym.validation import check_real
 
@@ -19,6 +22,8 @@ class Omniscient(Attack):
     Args:
         factor: Greater than 0.
     """
+
+    reads_own: ClassVar[bool] = False
 
     def __init__(self, factor: float = 1e20) -> None:
         self.factor = check_real("factor", factor, above=0)
@@ -39,6 +44,8 @@ class InnerProductManipulation(Attack):
     Args:
         epsilon: At least 0.
     """
+
+    reads_own: ClassVar[bool] = False
 
     def __init__(self, epsilon: float = 0.5) -> None:
         self.epsilon = check_real("epsilon", epsilon, low=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from byzgym.validation import check_real
 
 class _Noise(Attack):
     """Draws only the Byzantine rows: normal numbers cost some twenty times as much as copying a gradient."""
+
+    reads_own: ClassVar[bool] = False
 
     @abstractmethod
     def draw(self, rows: Tensor, generator: torch.Generator) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from byzgym.attacks.base import Attack, AttackContext
@@ -59,6 +61,8 @@ class SignFlip(Attack):
 @registry.built_in("zero")
 class Zero(Attack):
     """``0``: the worker seems to take part and contributes nothing."""
+
+    reads_own: ClassVar[bool] = False
 
     def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return zeros of shape [E, 1, d]."""

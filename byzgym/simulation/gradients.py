@@ -15,11 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LONG_ROW = 1 << 14
+"""Entries from which rows are copied one by one: indexing takes six times as long for few, long rows."""
+
 
 class GradientEngine(Protocol):
     """Losses and gradients of one model for parameters [E, d]."""
 
     num_parameters: int
+    draws: bool
+    """Whether gradients depend on random numbers, drawn for one worker after the other."""
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         """Map theta [E, d] and inputs [E, m, ...] to logits [E, m, C], differentiable in theta."""
@@ -34,9 +39,24 @@ class GradientEngine(Protocol):
         ...
 
     def gradients(
-        self, theta: Tensor, x: Tensor, y: Tensor, generators: Sequence[torch.Generator], out: Tensor
+        self,
+        theta: Tensor,
+        x: Tensor,
+        y: Tensor,
+        generators: Sequence[torch.Generator],
+        out: Tensor,
+        rows: Tensor | None = None,
     ) -> None:
-        """Write every worker's mean-loss gradient for x [E, n, B, ...], y [E, n, B] into out [E, n, d]."""
+        """Write the mean-loss gradients of h workers into rows of out [E, n, d].
+
+        Args:
+            theta: Parameters, shape [E, d].
+            x: Inputs, shape [E, h, B, ...].
+            y: Labels, shape [E, h, B].
+            generators: One per environment, for modules that draw random numbers.
+            out: Written to.
+            rows: Which rows, shape [E, h]; 0 .. n - 1 where None.
+        """
         ...
 
 
@@ -60,6 +80,8 @@ class DenseEngine:
     One forward and one backward pass over the samples of all workers; only the last product, which makes
     weight gradients, is split by worker.
     """
+
+    draws = False
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         self._shapes = [(layer.out_features, layer.in_features) for layer in layers]
@@ -91,13 +113,19 @@ class DenseEngine:
 
     @torch.no_grad()
     def gradients(
-        self, theta: Tensor, x: Tensor, y: Tensor, generators: Sequence[torch.Generator], out: Tensor
+        self,
+        theta: Tensor,
+        x: Tensor,
+        y: Tensor,
+        generators: Sequence[torch.Generator],
+        out: Tensor,
+        rows: Tensor | None = None,
     ) -> None:
         """See `GradientEngine.gradients`."""
         num_envs, _, batch_size = y.shape
         inputs, logits = self._forward(theta, x.reshape(num_envs, y[0].numel(), -1))
         delta = _logit_gradient(torch.softmax(logits, dim=1), y.flatten(1), batch_size)
-        self._backward(theta, inputs, delta, out)
+        self._backward(theta, inputs, delta, out, rows)
 
     def _layers(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
         layers = []
@@ -120,21 +148,27 @@ class DenseEngine:
             inputs.append(z.relu())
         return inputs, torch.baddbmm(bias[:, :, None], weight, inputs[-1].transpose(1, 2))
 
-    def _backward(self, theta: Tensor, layer_inputs: list[Tensor], delta: Tensor, out: Tensor) -> None:
-        """Write the gradients for delta = d loss / d logits [E, n * B, C] into out [E, n, d]."""
-        num_envs, num_workers, _ = out.shape
+    def _backward(
+        self,
+        theta: Tensor,
+        layer_inputs: list[Tensor],
+        delta: Tensor,
+        out: Tensor,
+        rows: Tensor | None = None,
+    ) -> None:
+        """Write the gradients for delta = d loss / d logits [E, h * B, C] into h rows of out [E, n, d]."""
+        num_envs, num_workers = out.shape[:2] if rows is None else rows.shape
         layers = self._layers(theta)
         for index in reversed(range(len(layers))):
-            rows, columns = self._shapes[index]
+            wide, narrow = self._shapes[index]
             start = self._offsets[index]
-            middle = start + rows * columns
-            by_worker = delta.reshape(num_envs * num_workers, -1, rows)
-            inputs = layer_inputs[index].reshape(num_envs * num_workers, -1, columns)
+            by_worker = delta.reshape(num_envs * num_workers, -1, wide)
+            inputs = layer_inputs[index].reshape(num_envs * num_workers, -1, narrow)
             # A product straight into the strided rows of `out` takes twice as long as this copy.
-            weights = self._buffer(out, num_envs * num_workers, rows, columns)
+            weights = self._buffer(out, num_envs * num_workers, wide, narrow)
             torch.bmm(by_worker.transpose(1, 2), inputs, out=weights)
-            out[..., start:middle].copy_(weights.view(num_envs, num_workers, -1))
-            out[..., middle : middle + rows].copy_(by_worker.sum(1).view(num_envs, num_workers, -1))
+            _place(weights.view(num_envs, num_workers, -1), out, start, rows)
+            _place(by_worker.sum(1).view(num_envs, num_workers, -1), out, start + wide * narrow, rows)
             if index:
                 delta = torch.bmm(delta, layers[index][0])
                 delta = torch.ops.aten.threshold_backward(delta, layer_inputs[index], 0)
@@ -162,7 +196,7 @@ class ModuleEngine:
         self._shapes = [parameter.shape for parameter in module.parameters()]
         self._sizes = [parameter.numel() for parameter in module.parameters()]
         self.num_parameters = sum(self._sizes)
-        self._random = any(
+        self.draws = any(
             isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 for layer in module.modules()
         )
 
@@ -185,19 +219,27 @@ class ModuleEngine:
 
     @torch.no_grad()
     def gradients(
-        self, theta: Tensor, x: Tensor, y: Tensor, generators: Sequence[torch.Generator], out: Tensor
+        self,
+        theta: Tensor,
+        x: Tensor,
+        y: Tensor,
+        generators: Sequence[torch.Generator],
+        out: Tensor,
+        rows: Tensor | None = None,
     ) -> None:
         """See `GradientEngine.gradients`."""
         self._module.train()
         per_worker = torch.func.vmap(
             torch.func.grad(self._sample_loss), in_dims=(None, 0, 0), randomness="different"
         )
-        if not self._random:
-            out.copy_(torch.func.vmap(per_worker)(theta, x, y))
+        if not self.draws:
+            _place(torch.func.vmap(per_worker)(theta, x, y), out, 0, rows)
             return
         for e, generator in enumerate(generators):
             with seeded(generator):
-                out[e] = per_worker(theta[e], x[e], y[e])
+                part = slice(e, e + 1)
+                gradients = per_worker(theta[e], x[e], y[e])
+                _place(gradients[None], out[part], 0, None if rows is None else rows[part])
 
     def _apply(self, theta: Tensor, x: Tensor) -> Tensor:
         pieces = theta.split(self._sizes)
@@ -209,6 +251,19 @@ class ModuleEngine:
 
     def _sample_loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(self._apply(theta, x), y)
+
+
+def _place(values: Tensor, out: Tensor, start: int, rows: Tensor | None) -> None:
+    """Copy values [E, h, m] into the columns from ``start`` on of rows [E, h] of out [E, n, d]."""
+    columns = out[..., start : start + values.shape[2]]
+    if rows is None:
+        columns.copy_(values)
+    elif values.shape[2] < LONG_ROW:
+        columns[torch.arange(len(rows), device=rows.device)[:, None], rows] = values
+    else:
+        for target, source, chosen in zip(columns, values, rows.tolist(), strict=True):
+            for worker, gradient in zip(chosen, source, strict=True):
+                target[worker] = gradient
 
 
 @contextmanager

@@ -10,11 +10,8 @@ from torch import Tensor
 
 from byzgym import attacks
 from byzgym.simulation.batches import BatchSampler
-from byzgym.simulation.gradients import GradientEngine
+from byzgym.simulation.gradients import LONG_ROW, GradientEngine
 from byzgym.simulation.settings import Attack, Settings
-
-LONG_ROW = 1 << 14
-"""Parameters from which rows are copied one by one: indexing takes six times as long for few, long rows."""
 
 
 class Workers:
@@ -83,9 +80,10 @@ class Workers:
         if envs is None and self._groups_of_all is None:
             self._groups_of_all = self._groups(index)
         groups = self._groups_of_all if envs is None and self._groups_of_all else self._groups(index)
-        x, y = self._batch(index, groups, context)
+        rows = self._rows_in_use(index, groups)
+        x, y = self._batch(index, groups, context, rows)
         out = self.submissions if envs is None else theta.new_empty(len(index), *self.submissions.shape[1:])
-        self._engine.gradients(theta, x, y, context.generators, out)
+        self._engine.gradients(theta, x, y, context.generators, out, rows)
         if self.momentum is not None:
             beta = self._settings.worker_momentum
             momentum = self.momentum[index].mul_(beta).add_(out, alpha=1 - beta)
@@ -102,12 +100,39 @@ class Workers:
         roles = self._settings.roles(self.assigned[index], self.byzantine[index], context)
         self.byzantine[index] = roles
 
+    def _rows_in_use(self, index: Tensor, groups: list[tuple[Attack, Tensor]]) -> Tensor | None:
+        """The h workers [k, h] of each environment whose gradients anybody will see; None for all of them.
+
+        Many attacks put something else in place of a Byzantine worker's own gradient, unseen. It is left out
+        where that saves much and changes nothing else: a short row's last bits would depend on the number of
+        samples computed with it, and momentum is kept for a time when the worker may be honest.
+        """
+        engine = self._engine
+        if self.momentum is not None or engine.draws or engine.num_parameters < LONG_ROW:
+            return None
+        if any(getattr(attack, "reads_own", True) for attack, _ in groups):
+            return None
+        honest = ~self.byzantine[index]
+        counts = set(honest.sum(1).tolist())
+        if len(counts) > 1 or 0 in counts:
+            return None
+        return honest.nonzero()[:, 1].view(len(index), -1)
+
     def _batch(
-        self, index: Tensor, groups: list[tuple[Attack, Tensor]], context: attacks.AttackContext
+        self,
+        index: Tensor,
+        groups: list[tuple[Attack, Tensor]],
+        context: attacks.AttackContext,
+        rows: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Batches x [k, n, B, ...] and y [k, n, B], poisoned where the attack is on data."""
+        """Batches x [k, h, B, ...] and y [k, h, B] of the workers ``rows`` (all n where None).
+
+        They are poisoned where the attack is on data.
+        """
         x_train, y_train = self._settings.task.train
         samples = self.batches.draw(index, context.round, self.generators)
+        if rows is not None:
+            samples = samples.gather(1, rows[..., None].expand(-1, -1, samples.shape[2]))
         x = x_train.index_select(0, samples.flatten()).view(*samples.shape, *x_train.shape[1:])
         y = y_train.index_select(0, samples.flatten()).view(samples.shape)
         for attack, members in groups:

@@ -1,0 +1,105 @@
+"""Moments of the honest workers' gradients, for attacks that know these.
+
+None of them looks at Byzantine rows: an attack that needs nothing else may set `Attack.reads_own` to False.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+LONG_ROW = 1 << 14
+"""Entries from which going through the honest rows one by one beats masking those of all environments."""
+BLOCK = 1 << 17
+"""Columns whose running sums stay in the cache while row after row is added."""
+STRETCH = 2.0**40
+"""Squares of float32 numbers below 1e-19 vanish and above 1e19 overflow. Multiplying by a power of two, which
+rounds nothing, moves that window to where deviations of gradients are."""
+
+
+def honest_sum(rows: Tensor, byzantine: Tensor) -> Tensor:
+    """Sum of the honest rows.
+
+    Args:
+        rows: Shape [E, n, d]; the honest ones finite.
+        byzantine: Bool, shape [E, n].
+
+    Returns:
+        Shape [E, d]; zero where every worker is Byzantine.
+    """
+    if rows.shape[2] >= LONG_ROW:
+        total = rows.new_zeros(rows.shape[::2])
+        for env, columns, honest in _honest_blocks(rows, byzantine):
+            part = total[env, columns]
+            for row in honest:
+                part += row
+        return total
+    # Not torch.bmm, whose last bits depend on the number of environments in the batch; nor masked_fill, which
+    # takes four times as long as a product.
+    total = (rows * (~byzantine).to(rows.dtype)[..., None]).sum(1)
+    if not total.sum().isfinite():
+        total = rows.masked_fill(byzantine[..., None], 0).sum(1)
+    return total
+
+
+def honest_mean(rows: Tensor, byzantine: Tensor) -> Tensor:
+    """Mean of the honest rows; see `honest_sum`."""
+    return honest_sum(rows, byzantine).div_(_honest_count(byzantine))
+
+
+def honest_std(rows: Tensor, byzantine: Tensor, mean: Tensor) -> Tensor:
+    """Population standard deviation of the honest rows in each coordinate.
+
+    Deviations are taken before squaring, against cancellation; environments whose squares overflow are
+    computed in double precision.
+
+    Args:
+        rows: Shape [E, n, d]; the honest ones finite.
+        byzantine: Bool, shape [E, n].
+        mean: That of the honest rows, shape [E, d].
+
+    Returns:
+        Shape [E, d]; zero where every worker is Byzantine.
+    """
+    squares = _squared_deviations(rows, byzantine, mean)
+    std = squares.div_(_honest_count(byzantine)).sqrt_().div_(STRETCH)
+    overflowed = ~std.sum(-1).isfinite()
+    if overflowed.any():
+        mask, center = byzantine[overflowed][..., None], mean[overflowed].double()[:, None]
+        deviations = (rows[overflowed].double() - center).masked_fill_(mask, 0)
+        variance = deviations.square_().sum(1) / _honest_count(byzantine[overflowed])
+        std[overflowed] = variance.sqrt_().to(std.dtype)
+    return std
+
+
+def _squared_deviations(rows: Tensor, byzantine: Tensor, mean: Tensor) -> Tensor:
+    """Sum over the honest rows of the squared deviations from the mean times `STRETCH`, shape [E, d]."""
+    if rows.shape[2] < LONG_ROW:
+        weights = (~byzantine).to(rows.dtype) * STRETCH
+        # In place: memory for a second such temporary would come anew from the system at each call.
+        return (rows - mean[:, None]).mul_(weights[..., None]).square_().sum(1)
+    total = torch.zeros_like(mean)
+    for env, columns, honest in _honest_blocks(rows, byzantine):
+        part = total[env, columns]
+        center = mean[env, columns] * -STRETCH
+        deviation = torch.empty_like(center)
+        for row in honest:
+            torch.add(center, row, alpha=STRETCH, out=deviation)
+            part.addcmul_(deviation, deviation)
+    return total
+
+
+def _honest_blocks(rows: Tensor, byzantine: Tensor) -> Iterator[tuple[int, slice, list[Tensor]]]:
+    """For each environment and block of columns the honest rows, as far as they lie in the block."""
+    for env, mask in enumerate(byzantine.tolist()):
+        honest = [worker for worker, is_byzantine in enumerate(mask) if not is_byzantine]
+        for start in range(0, rows.shape[2], BLOCK):
+            columns = slice(start, start + BLOCK)
+            yield env, columns, [rows[env, worker, columns] for worker in honest]
+
+
+def _honest_count(byzantine: Tensor) -> Tensor:
+    """Number of honest workers, shape [E, 1], but 1 where there are none, so that one can divide by it."""
+    return (~byzantine).sum(-1, keepdim=True).clamp_(min=1)

@@ -1,0 +1,79 @@
+"""Moments of the honest rows: against double precision, and blind to what Byzantine rows hold."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+from attack_cases import context_for, gradients_like, mask_of
+
+from byzgym import attacks
+from byzgym.attacks.honest import BLOCK, LONG_ROW, honest_mean, honest_std, honest_sum
+
+DIMENSIONS = [5, LONG_ROW + 3, BLOCK + 7]
+MASKS = [[0, 3, 4], [1], []]
+BLIND = ["gaussian", "uniform", "random", "zero", "omniscient", "ipm", "alie"]
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_against_double_precision(dimension):
+    rows, mask = gradients_like(3, 6, dimension), mask_of(6, *MASKS)
+    mean = honest_mean(rows, mask)
+    std = honest_std(rows, mask, mean)
+    for env in range(3):
+        honest = rows[env, ~mask[env]].double()
+        torch.testing.assert_close(honest_sum(rows, mask)[env].double(), honest.sum(0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mean[env].double(), honest.mean(0), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(std[env].double(), honest.std(0, correction=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+@pytest.mark.parametrize("dimension", DIMENSIONS[:2])
+def test_squares_neither_vanish_nor_overflow(dimension, size):
+    rows, mask = gradients_like(3, 6, dimension) * size, mask_of(6, *MASKS)
+    std = honest_std(rows, mask, honest_mean(rows, mask))
+    for env in range(3):
+        expected = rows[env, ~mask[env]].double().std(0, correction=0)
+        torch.testing.assert_close(std[env].double() / size, expected / size, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS[:2])
+def test_nobody_honest_gives_zero(dimension):
+    rows, mask = gradients_like(1, 3, dimension), mask_of(3, [0, 1, 2])
+    mean = honest_mean(rows, mask)
+    assert not mean.any()
+    assert not honest_std(rows, mask, mean).any()
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS[:2])
+@pytest.mark.parametrize("name", BLIND)
+def test_attacks_that_do_not_read_their_own_gradients_are_right_whatever_these_hold(name, dimension):
+    rows, mask = gradients_like(3, 6, dimension), mask_of(6, *MASKS)
+    attack = attacks.make(name)
+    assert not attack.reads_own
+    expected = attack(rows, mask, context_for(rows)).expand(rows.shape)
+    for leftover in (torch.nan, torch.inf, -1e38):
+        spoiled = rows.masked_fill(mask[..., None], leftover)
+        submitted = attack(spoiled, mask, context_for(rows)).expand(rows.shape)
+        torch.testing.assert_close(submitted[mask], expected[mask], rtol=1e-6, atol=1e-7)
+
+
+def test_the_other_attacks_read_their_own_gradients():
+    assert {name for name in attacks.names() if not attacks.make(name).reads_own} == set(BLIND)
+
+
+def test_a_subclass_with_its_own_call_does_not_inherit_the_promise():
+    class Peeking(attacks.InnerProductManipulation):
+        def __call__(self, gradients, byzantine, context):
+            return -gradients
+
+    class Promising(Peeking):
+        reads_own: ClassVar[bool] = False
+
+    class Renamed(attacks.InnerProductManipulation):
+        """Changes nothing that matters."""
+
+    assert Peeking.reads_own
+    assert not Promising.reads_own
+    assert not Renamed.reads_own
