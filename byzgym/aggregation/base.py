@@ -177,8 +177,8 @@ def combine(credits: Tensor, gradients: Tensor) -> Tensor:
     Returns:
         Shape [..., d].
     """
-    total = torch.einsum("...n,...nd->...d", credits, gradients)
+    total = (credits[..., None, :] @ gradients)[..., 0, :]
     if not is_finite(total):
         kept = torch.where((credits != 0)[..., None], gradients, 0)
-        total = torch.einsum("...n,...nd->...d", credits, kept)
+        total = (credits[..., None, :] @ kept)[..., 0, :]
     return total

@@ -5,6 +5,7 @@ None of them looks at Byzantine rows: an attack that needs nothing else may set 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -39,7 +40,7 @@ def honest_sum(rows: Tensor, byzantine: Tensor) -> Tensor:
     # Not torch.bmm, whose last bits depend on the number of environments in the batch; nor masked_fill, which
     # takes four times as long as a product.
     total = (rows * (~byzantine).to(rows.dtype)[..., None]).sum(1)
-    if not total.sum().isfinite():
+    if not math.isfinite(total.sum()):
         total = rows.masked_fill(byzantine[..., None], 0).sum(1)
     return total
 
@@ -65,8 +66,8 @@ def honest_std(rows: Tensor, byzantine: Tensor, mean: Tensor) -> Tensor:
     """
     squares = _squared_deviations(rows, byzantine, mean)
     std = squares.div_(_honest_count(byzantine)).sqrt_().div_(STRETCH)
-    overflowed = ~std.sum(-1).isfinite()
-    if overflowed.any():
+    if not math.isfinite(std.sum()):
+        overflowed = ~std.isfinite().all(-1)
         mask, center = byzantine[overflowed][..., None], mean[overflowed].double()[:, None]
         deviations = (rows[overflowed].double() - center).masked_fill_(mask, 0)
         variance = deviations.square_().sum(1) / _honest_count(byzantine[overflowed])

@@ -52,14 +52,15 @@ class CreditActions:
                 f"got {actions.shape[1:] if actions.ndim else actions.shape}"
             )
         # NumPy, because for so few numbers each operation of torch costs several times as much.
-        sound = np.isfinite(actions) & (actions >= -1e-6)
+        sound = (actions >= -1e-6) & (actions < np.inf)
         if not sound.all():
             bad = int(np.flatnonzero(~sound.all(1))[0])
             raise ValueError(f"action must be finite and not negative, got {actions[bad].tolist()}")
         values = np.maximum(actions, 0, dtype=np.float64)
         total = values.sum(1, keepdims=True)
-        on_simplex = np.abs(total - 1) <= 1e-6
-        values = np.where(total > 0, values / np.where(on_simplex | (total == 0), 1, total), 1 / self.size)
+        if not total.all():
+            values, total = np.where(total > 0, values, 1 / self.size), np.where(total > 0, total, 1)
+        values /= np.where(np.abs(total - 1) <= 1e-6, 1, total)
         return torch.from_numpy(values[:, : self.num_rows].astype(np.float32)).to(device)
 
     def accepted(self, credits: Tensor, rejected: Tensor) -> Tensor:

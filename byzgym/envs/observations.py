@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,8 +73,8 @@ class ObservationBuilder:
 def row_norms(rows: Tensor) -> Tensor:
     """Euclidean norms [E, n] of rows [E, n, d], finite for all finite rows."""
     norms = torch.linalg.vector_norm(rows, dim=2)
-    large = ~norms.isfinite()
-    if large.any():
+    if not math.isfinite(norms.sum()):
+        large = ~norms.isfinite()
         exact = torch.linalg.vector_norm(rows[large].double(), dim=1)
         norms[large] = exact.clamp(max=torch.finfo(rows.dtype).max).to(rows.dtype)
     return norms

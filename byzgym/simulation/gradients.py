@@ -74,6 +74,9 @@ def engine_for(module: nn.Module) -> GradientEngine:
     return ModuleEngine(module)
 
 
+Layer = tuple[Tensor, Tensor]  # weight [E, out, in], bias [E, out]
+
+
 class DenseEngine:
     """Linear layers with ReLU between them.
 
@@ -85,30 +88,27 @@ class DenseEngine:
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         self._shapes = [(layer.out_features, layer.in_features) for layer in layers]
-        self._offsets = []
-        self.num_parameters = 0
-        for rows, columns in self._shapes:
-            self._offsets.append(self.num_parameters)
-            self.num_parameters += rows * columns + rows
-        self._scratch: dict[tuple[int, ...], Tensor] = {}
+        self._sizes = [size for wide, narrow in self._shapes for size in (wide * narrow, wide)]
+        self.num_parameters = sum(self._sizes)
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         """See `GradientEngine.logits`."""
-        return self._forward(theta, x.flatten(2))[1].transpose(1, 2)
+        return self._forward(self._layers(theta), x.flatten(2))[1].transpose(1, 2)
 
     def loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See `GradientEngine.loss`."""
-        return _cross_entropy(self._forward(theta, x.flatten(2))[1], y)
+        return _cross_entropy(self._forward(self._layers(theta), x.flatten(2))[1], y)
 
     @torch.no_grad()
     def loss_and_gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """See `GradientEngine.loss_and_gradient`."""
-        inputs, logits = self._forward(theta, x.flatten(2))
+        layers = self._layers(theta)
+        inputs, logits = self._forward(layers, x.flatten(2))
         log_p = F.log_softmax(logits, dim=1)  # [E, C, m]
         loss = -log_p.gather(1, y[:, None]).mean((1, 2))
         delta = _logit_gradient(log_p.exp_(), y, x.shape[1])
         gradient = torch.empty_like(theta)
-        self._backward(theta, inputs, delta, gradient[:, None])
+        self._backward(layers, inputs, delta, gradient[:, None])
         return loss, gradient
 
     @torch.no_grad()
@@ -122,35 +122,33 @@ class DenseEngine:
         rows: Tensor | None = None,
     ) -> None:
         """See `GradientEngine.gradients`."""
-        num_envs, _, batch_size = y.shape
-        inputs, logits = self._forward(theta, x.reshape(num_envs, y[0].numel(), -1))
+        num_envs, num_workers, batch_size = y.shape
+        layers = self._layers(theta)
+        inputs, logits = self._forward(layers, x.reshape(num_envs, num_workers * batch_size, -1))
         delta = _logit_gradient(torch.softmax(logits, dim=1), y.flatten(1), batch_size)
-        self._backward(theta, inputs, delta, out, rows)
+        self._backward(layers, inputs, delta, out, rows)
 
-    def _layers(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
-        layers = []
-        for (rows, columns), start in zip(self._shapes, self._offsets, strict=True):
-            middle = start + rows * columns
-            weight = theta[:, start:middle].unflatten(1, (rows, columns))
-            layers.append((weight, theta[:, middle : middle + rows]))
-        return layers
+    def _layers(self, theta: Tensor) -> list[Layer]:
+        pieces = theta.split(self._sizes, dim=1)
+        weights = [w.view(-1, *shape) for w, shape in zip(pieces[::2], self._shapes, strict=True)]
+        return list(zip(weights, pieces[1::2], strict=True))
 
-    def _forward(self, theta: Tensor, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _forward(self, layers: list[Layer], x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The inputs of every layer, each [E, m, in], and the logits, transposed: [E, C, m].
 
         Classes come before samples because softmax over a short last dimension is ten times slower, and a
         product with few columns three times.
         """
-        *hidden, (weight, bias) = self._layers(theta)
+        *hidden, (weight, bias) = layers
         inputs = [x]
         for hidden_weight, hidden_bias in hidden:
             z = torch.baddbmm(hidden_bias[:, None], inputs[-1], hidden_weight.transpose(1, 2))
-            inputs.append(z.relu())
+            inputs.append(z.relu_())
         return inputs, torch.baddbmm(bias[:, :, None], weight, inputs[-1].transpose(1, 2))
 
     def _backward(
         self,
-        theta: Tensor,
+        layers: list[Layer],
         layer_inputs: list[Tensor],
         delta: Tensor,
         out: Tensor,
@@ -158,29 +156,18 @@ class DenseEngine:
     ) -> None:
         """Write the gradients for delta = d loss / d logits [E, h * B, C] into h rows of out [E, n, d]."""
         num_envs, num_workers = out.shape[:2] if rows is None else rows.shape
-        layers = self._layers(theta)
         for index in reversed(range(len(layers))):
             wide, narrow = self._shapes[index]
-            start = self._offsets[index]
+            start = sum(self._sizes[: 2 * index])
             by_worker = delta.reshape(num_envs * num_workers, -1, wide)
             inputs = layer_inputs[index].reshape(num_envs * num_workers, -1, narrow)
             # A product straight into the strided rows of `out` takes twice as long as this copy.
-            weights = self._buffer(out, num_envs * num_workers, wide, narrow)
-            torch.bmm(by_worker.transpose(1, 2), inputs, out=weights)
+            weights = torch.bmm(by_worker.transpose(1, 2), inputs)
             _place(weights.view(num_envs, num_workers, -1), out, start, rows)
             _place(by_worker.sum(1).view(num_envs, num_workers, -1), out, start + wide * narrow, rows)
             if index:
                 delta = torch.bmm(delta, layers[index][0])
-                delta = torch.ops.aten.threshold_backward(delta, layer_inputs[index], 0)
-
-    def _buffer(self, like: Tensor, *shape: int) -> Tensor:
-        buffer = self._scratch.get(shape)
-        if buffer is None or buffer.device != like.device:
-            # Only the full-batch shapes recur; anything else is made for the occasion.
-            if len(self._scratch) > 4 * len(self._shapes):
-                self._scratch.clear()
-            buffer = self._scratch[shape] = like.new_empty(shape)
-        return buffer
+                torch.ops.aten.threshold_backward.grad_input(delta, layer_inputs[index], 0, grad_input=delta)
 
 
 class ModuleEngine:

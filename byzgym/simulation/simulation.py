@@ -14,6 +14,7 @@ from torch import Tensor
 from byzgym.aggregation import ServerView
 from byzgym.attacks import AttackContext
 from byzgym.simulation.gradients import engine_for, seeded
+from byzgym.simulation.memory import keep_freed_memory
 from byzgym.simulation.quasi_validation import QuasiValidation
 from byzgym.simulation.server import Server, evaluate, receive
 from byzgym.simulation.settings import Settings, resolve
@@ -40,6 +41,7 @@ class Simulation:
         num_byzantine: Sequence[tuple[int, int]],
         attack_choices: Sequence[Sequence[int]],
     ) -> None:
+        keep_freed_memory()
         generator = torch.Generator(settings.device).manual_seed(0)  # what it draws is thrown away
         with seeded(generator):
             module = settings.make_module()
@@ -131,6 +133,8 @@ class Simulation:
     @property
     def byzantine_rows(self) -> Tensor:
         """Which received rows have a Byzantine worker in them, bool, shape [E, rows]. For evaluation only."""
+        if self.settings.secure_group_size == 1:
+            return self.byzantine
         return self.byzantine.unflatten(1, (-1, self.settings.secure_group_size)).any(2)
 
     @property

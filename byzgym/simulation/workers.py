@@ -89,8 +89,9 @@ class Workers:
             momentum = self.momentum[index].mul_(beta).add_(out, alpha=1 - beta)
             self.momentum[index] = momentum
             out.copy_(momentum)
+        byzantine = self.byzantine if envs is None else self.byzantine[index]
         for attack, members in groups:
-            self._tamper(attack, members, out, self.byzantine[index], context)
+            self._tamper(attack, members, out, byzantine, context)
         if envs is not None:
             self.submissions[index] = out
 
@@ -156,16 +157,15 @@ class Workers:
             for number in attack_of.unique().tolist()
         ]
 
-    @staticmethod
     def _tamper(
-        attack: Attack, members: Tensor, out: Tensor, byzantine: Tensor, context: attacks.AttackContext
+        self, attack: Attack, members: Tensor, out: Tensor, byzantine: Tensor, context: attacks.AttackContext
     ) -> None:
         """Replace the Byzantine rows of out [k, n, d], in the environments ``members`` only."""
         whole = len(members) == len(out)
-        trusted = isinstance(attack, attacks.Attack)
-        gradients = out if whole else out[members]
-        if whole and not trusted:
-            gradients = out.clone()  # A foreign attack may write into what it is given.
+        if not isinstance(attack, attacks.Attack):
+            gradients = out[members]  # A foreign attack may write into what it is given, or keep it.
+        else:
+            gradients = out if whole else out.index_select(0, members)
         mask = byzantine if whole else byzantine[members]
         shape = gradients.shape
         submitted = attack(gradients, mask.clone(), _select(context, members, attack))
