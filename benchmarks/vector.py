@@ -5,16 +5,20 @@
 
 The first table has the vector environment beside two others with as many environments: a plain forward and
 backward pass (`nn.Sequential`, `cross_entropy`, `backward`) over the samples of one step of all of them, and
-single environments in Gymnasium's `SyncVectorEnv`. The second has a step of the single environment and what
-of it is the gradient computation of its workers, the same call on a batch that lies ready.
+single environments in Gymnasium's `SyncVectorEnv`. Environments are timed over whole episodes, with their
+reset and the test metrics at their end; steps that only reset are not counted as steps.
 
-Environments are timed over whole episodes with their reset and the test metrics at their end; steps that
-only reset are not counted as steps. The actions credit the honest workers, whom `info` names, so that no
-run diverges and ends early. All are timed in turns in one process.
+The second table has the median step of the single environment, without the last of an episode, and what of it
+is the gradient computation of its workers, the same call on a batch that lies ready.
+
+The actions credit the honest workers, whom `info` names, so that no run diverges and ends early. All are
+timed in turns in one process.
 """
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -79,11 +83,8 @@ def vector_table(num_envs: int, repeats: int) -> Table:
 
 
 def single_table(repeats: int) -> Table:
-    env = single_environment()
-    calls = {"episode": single_episode(env), "gradients": own_gradients(env.unwrapped.simulation)}
-    # One turn of either is an episode's worth.
-    seconds = medians(calls, repeats, {"gradients": ROUNDS})
-    step, gradients = 1e3 * seconds["episode"] / ROUNDS, 1e3 * seconds["gradients"]
+    taken = step_and_gradients(single_environment(), repeats)
+    step, gradients = (1e3 * statistics.median(seconds) for seconds in taken)
     table = Table("step ms", "its gradients ms", "the rest ms", "target", "reached", title="One environment")
     rest = step - gradients
     table.add_row(
@@ -117,17 +118,27 @@ def vector_episode(env: VectorEnv[Any, Any, np.ndarray]) -> Callable[[], None]:
     return call
 
 
-def single_episode(env: gym.Env[Any, np.ndarray]) -> Callable[[], None]:
+def step_and_gradients(env: gym.Env[Any, np.ndarray], episodes: int) -> tuple[list[float], list[float]]:
+    """Seconds of single steps, all but the last of each episode, and of their gradients, in turns."""
     env.reset(seed=0)
-
-    def call() -> None:
+    gradients = own_gradients(env.unwrapped.simulation)
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(episodes):
         _, info = env.reset()
-        for _ in range(ROUNDS):
-            _, _, terminated, _, info = env.step(honest(info))
-        if terminated:
-            raise RuntimeError("the episode has ended early, so fewer steps than counted were played")
-
-    return call
+        over = False
+        while not over:
+            credits = honest(info)
+            start = time.perf_counter()
+            _, _, terminated, over, info = env.step(credits)
+            middle = time.perf_counter()
+            gradients()
+            end = time.perf_counter()
+            if terminated:
+                raise RuntimeError("the run has diverged, so its episode was no ordinary one")
+            if not over:
+                taken[0].append(middle - start)
+                taken[1].append(end - middle)
+    return taken
 
 
 def honest(info: dict[str, Any]) -> np.ndarray:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor
 
 from byzgym.aggregation.networks import Program
+from byzgym.memory import keep_freed_memory
 
-# Values per operation. On the CPU: long enough for PyTorch to share each operation among its threads (so that
-# a thread always meets the same columns) and to hide its dispatch, short enough for the scratch rows to stay
-# in the cache. On an accelerator only memory limits it.
-CPU_BLOCK_PER_THREAD = 65536
-DEVICE_BLOCK = 1 << 22
+# Values in a block of all rows. On the CPU: long enough for PyTorch to share each operation among its threads
+# (so that a thread always meets the same columns) and to hide its dispatch, short enough for the scratch rows
+# to stay in the cache. On an accelerator only memory limits it.
+CPU_BLOCK_PER_THREAD = 2_500_000
+DEVICE_BLOCK = 1 << 27
+# Columns from which PyTorch shares an operation among threads.
+SHARED = 1 << 15
 
 
 def run_program(program: Program, gradients: Tensor, compiled: bool = False) -> Tensor:
@@ -43,13 +47,14 @@ def run_program(program: Program, gradients: Tensor, compiled: bool = False) -> 
 Block = tuple[slice, slice]  # environments, columns
 
 
-def _blocks(result: Tensor) -> Iterator[Block]:
-    """Cut [E, d] into blocks of about equal size."""
-    num_envs, num_columns = result.shape
-    if not result.numel():
+def _blocks(rows: Tensor) -> Iterator[Block]:
+    """Cut [E, n, d] into blocks of about equal size, each with all n rows."""
+    num_envs, num_rows, num_columns = rows.shape
+    if not rows.numel():
         return
-    on_cpu = result.device.type == "cpu"
+    on_cpu = rows.device.type == "cpu"
     largest = CPU_BLOCK_PER_THREAD * torch.get_num_threads() if on_cpu else DEVICE_BLOCK
+    largest = max(SHARED, largest // num_rows)
     columns = math.ceil(num_columns / math.ceil(num_columns / largest))
     envs = min(num_envs, max(1, largest // columns))
     for env in range(0, num_envs, envs):
@@ -60,7 +65,7 @@ def _blocks(result: Tensor) -> Iterator[Block]:
 def _interpret(program: Program, rows: Tensor) -> Tensor:
     result = rows.new_empty(rows.shape[0], rows.shape[2])
     scratch: dict[torch.Size, _Scratch] = {}  # blocks at the edges are smaller
-    for envs, columns in _blocks(result):
+    for envs, columns in _blocks(rows):
         inputs = rows[envs, :, columns].unbind(1)
         shape = inputs[0].shape
         if shape not in scratch:
@@ -74,10 +79,11 @@ class _Scratch:
 
     def __init__(self, program: Program, example: Tensor) -> None:
         self.program = program
+        keep_freed_memory()
         count = program.num_registers - program.num_rows
-        self.registers = example.new_empty(count, *example.shape).unbind(0)
-        self.above, self.below = example.new_empty(2, *example.shape).unbind(0)
-        self.chosen = torch.empty(example.shape, dtype=torch.bool, device=example.device)
+        self.registers = [torch.empty_like(example) for _ in range(count)]
+        self.above, self.below = torch.empty_like(example), torch.empty_like(example)
+        self.chosen = torch.empty_like(example, dtype=torch.bool)
         self.functions: dict[str, Callable[..., object]] = {
             "min": torch.minimum,
             "max": torch.maximum,
@@ -114,7 +120,9 @@ def _compiled(program: Program) -> Callable[[Tensor], Tensor]:
         arguments = (operation.kind, sources, operation.constant)
         registers[operation.target] = graph.call_function(_apply, arguments)
     graph.output(registers[program.result])
-    kernel = torch.compile(torch.fx.GraphModule(torch.nn.Module(), graph), dynamic=True)
+    # By default a kernel is cut after some sixty operations, and all that is alive there goes through memory.
+    options: dict[str, Any] = {"max_fusion_size": 8 * len(program.operations)}
+    kernel = torch.compile(torch.fx.GraphModule(torch.nn.Module(), graph), dynamic=True, options=options)
 
     def evaluate(rows: Tensor) -> Tensor:
         if len(rows) == 1:  # rows without a dimension for the runs make the faster kernel

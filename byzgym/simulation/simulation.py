@@ -13,8 +13,8 @@ from torch import Tensor
 
 from byzgym.aggregation import ServerView
 from byzgym.attacks import AttackContext
+from byzgym.memory import keep_freed_memory
 from byzgym.simulation.gradients import engine_for, seeded
-from byzgym.simulation.memory import keep_freed_memory
 from byzgym.simulation.quasi_validation import QuasiValidation
 from byzgym.simulation.server import Server, evaluate, receive
 from byzgym.simulation.settings import Settings, resolve

@@ -65,7 +65,8 @@ def test_blocks_of_any_size_give_the_same(monkeypatch, per_thread):
     rows = torch.stack([reference.draw("gaussian", 7, 53, seed=seed) for seed in range(5)])
     program = networks.mean_around_median_program(7, 4)
     whole = columns.run_program(program, rows)
-    monkeypatch.setattr(columns, "CPU_BLOCK_PER_THREAD", per_thread)
+    monkeypatch.setattr(columns, "SHARED", 1)
+    monkeypatch.setattr(columns, "CPU_BLOCK_PER_THREAD", 7 * per_thread)
     assert torch.equal(columns.run_program(program, rows), whole)
 
 

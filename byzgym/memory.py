@@ -1,6 +1,8 @@
-"""Memory for the large temporaries of a round."""
+"""Memory for large temporaries."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 
@@ -8,6 +10,7 @@ LARGEST_KEPT = 32 << 20
 """Bytes up to which glibc's allocator learns (its DEFAULT_MMAP_THRESHOLD_MAX)."""
 
 
+@cache
 def keep_freed_memory() -> None:
     """Let the process keep memory that it frees, for its next use.
 
