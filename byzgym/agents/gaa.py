@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -252,15 +253,28 @@ def _log_and_sign(rows: Tensor, pooled: bool) -> Tensor:
     Andrychowicz et al., "Learning to learn by gradient descent by gradient descent" (2016), appendix A, with
     p = 10: (log|g| / p, sign g) where |g| >= e^-p, and (-1, e^p g) elsewhere; both are clamps.
     """
-    logarithm = rows.abs().log_().clamp_(min=-10.0)
-    if pooled:
-        first = logarithm.mean(2, keepdim=True) / 10
-        # The same memory serves for the second number.
-        second = torch.mul(rows, torch.e**10, out=logarithm).clamp_(-1, 1).mean(2, keepdim=True)
-    else:
-        first = logarithm / 10
-        second = (rows * torch.e**10).clamp_(-1, 1)
+    if not pooled:
+        logarithm = rows.abs().log_().clamp_(min=-10.0)
+        return torch.cat([logarithm / 10, (rows * torch.e**10).clamp_(-1, 1)], 1)
+    magnitudes = rows.abs().clamp_(min=torch.e**-10)
+    first = _mean_log(magnitudes) / 10
+    # The same memory serves for the second number.
+    second = torch.mul(rows, torch.e**10, out=magnitudes).clamp_(-1, 1).mean(2, keepdim=True)
     return torch.cat([first, second], 1)
+
+
+def _mean_log(values: Tensor) -> Tensor:
+    """Mean logarithms [E, n, 1] of values [E, n, d] of at least e^-10, from one logarithm for eight of them.
+
+    A product of eight such numbers does not vanish; rows in which one overflows are taken entry by entry.
+    """
+    whole = values.shape[2] // 8 * 8
+    products = values[..., :whole].unflatten(2, (8, whole // 8)).prod(2)
+    total = products.log_().sum(2, keepdim=True) + values[..., whole:].log().sum(2, keepdim=True)
+    if not math.isfinite(total.sum()):
+        large = ~total[..., 0].isfinite()
+        total[large] = values[large].log().sum(1, keepdim=True)
+    return total / values.shape[2]
 
 
 def _mix(credits: Tensor, rows: Tensor) -> Tensor:

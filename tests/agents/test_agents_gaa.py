@@ -158,6 +158,17 @@ def test_preprocessing_by_hand():
     torch.testing.assert_close(pooled[0], expected.mean(1, keepdim=True), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("dimension", [1, 7, 8, 9, 100])
+def test_pooled_preprocessing_is_the_mean_of_that_of_all_entries(dimension):
+    rows = torch.randn(3, 5, dimension, generator=torch.Generator().manual_seed(0)) * 1e-2
+    rows[1, 2] *= 1e30  # products of such entries overflow
+    rows[2, 0] = 0
+    expected = _log_and_sign(rows, pooled=False).mean(2, keepdim=True)
+    torch.testing.assert_close(_log_and_sign(rows, pooled=True), expected, rtol=1e-5, atol=1e-6)
+    alone = torch.cat([_log_and_sign(rows[e : e + 1], pooled=True) for e in range(3)])
+    assert torch.equal(_log_and_sign(rows, pooled=True), alone)
+
+
 def test_preprocessing_keeps_the_submissions():
     view = normal_view()
     before = view.gradients.clone()
