@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from byzgym.aggregation import distances
 from byzgym.aggregation.distances import BLOCK, Geometry, row_norms, squared_distances
 
 RTOL = {torch.float32: 1e-4, torch.float64: 1e-8}
@@ -21,6 +22,40 @@ def test_against_direct_differences(family, dtype, n, d):
     assert squared.dtype == torch.float64
     np.testing.assert_allclose(squared.numpy(), expected, rtol=RTOL[dtype], atol=0)
     assert torch.equal(squared, squared.mT)
+
+
+@pytest.mark.parametrize("family", reference.FAMILIES)
+@pytest.mark.parametrize("n", [10, 11, 16, 17, 20, 31, 50, 60])
+def test_large_products_are_put_together_from_groups_of_rows(monkeypatch, family, n):
+    runs = torch.stack([reference.draw(family, n, 70, seed=seed) for seed in range(2)])
+    monkeypatch.setattr(distances, "LARGE", 0)
+    monkeypatch.setattr(distances, "BLOCK", 16)
+    monkeypatch.setattr(distances, "CACHED", n * 32)
+    for rows, alone in zip(runs, squared_distances(runs), strict=True):
+        expected = reference.distances(rows) ** 2
+        assert torch.equal(alone, alone.mT)
+        np.testing.assert_allclose(alone.numpy(), expected, rtol=1e-4, atol=0)
+        np.testing.assert_allclose(squared_distances(rows).numpy(), expected, rtol=1e-4, atol=0)
+
+
+def test_groups_of_rows():
+    assert distances._group_sizes(50) == [16, 16, 16, 2]
+    assert distances._group_sizes(15) == [8, 4, 2, 1]
+    assert all(sum(distances._group_sizes(n)) == n for n in range(1, 70))
+
+
+@pytest.mark.parametrize("equal_to", [[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 2, 2]])
+def test_equal_long_rows_among_nearly_equal_ones(equal_to):
+    """Rows 0 to 3 are so close that the fast pass trusts none of their distances."""
+    base = reference.draw("gaussian", 5, distances.LONG_ROW, seed=3)
+    for row in range(4):
+        base[row] = base[0] + 1e-4 * equal_to[row] * base[4]
+    squared = squared_distances(base)
+    expected = reference.distances(base) ** 2
+    np.testing.assert_allclose(squared.numpy(), expected, rtol=1e-4, atol=0)
+    for i in range(4):
+        for j in range(4):
+            assert (squared[i, j] == 0) == (equal_to[i] == equal_to[j])
 
 
 @both_types
