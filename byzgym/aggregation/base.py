@@ -79,10 +79,10 @@ class Rule(ABC):
 
     def check(self, gradients: Tensor) -> None:
         """Raise a ValueError unless shape, type and the rule's condition on n and f fit."""
-        if gradients.dim() < 2 or not gradients.is_floating_point():
+        if gradients.dim() < 2 or 0 in gradients.shape[-2:] or not gradients.is_floating_point():
             raise ValueError(
-                f"gradients must be floating point of shape [..., n, d], got {gradients.dtype} of shape "
-                f"{tuple(gradients.shape)}"
+                "gradients must be floating point of shape [..., n, d] with n and d of at least 1, got "
+                f"{gradients.dtype} of shape {tuple(gradients.shape)}"
             )
         num_workers = gradients.shape[-2]
         allowed = self.max_byzantine(num_workers)

@@ -18,7 +18,8 @@ from torch import Tensor
 BLOCK = 8192
 # Values of a product of many blocks that stay in the cache while its groups of rows are multiplied.
 CACHED = 1 << 22
-# Values from which a product is worth taking apart.
+# Rows and values from which a product is worth taking apart.
+MANY_ROWS = 10
 LARGE = 1 << 18
 # Values of scratch in double precision.
 SCRATCH = 1 << 17
@@ -142,7 +143,7 @@ def _products(rows: Tensor) -> Tensor:
     half the time that a few rows more would take, and half of the groups' products are left out.
     """
     num_rows = rows.shape[1]
-    if num_rows < 10 or rows.numel() < LARGE:
+    if num_rows < MANY_ROWS or rows.numel() < LARGE:
         return torch.bmm(rows, rows.mT)
     groups = rows.split(_group_sizes(num_rows), dim=1)
     product = rows.new_empty(len(rows), num_rows, num_rows)

@@ -69,8 +69,8 @@ class GeometricMedian(_Geometric):
         _, distances, gram = _medoid(gradients)
         weights, settled = _first_weights(distances, gram)
         weights, settled = weights[..., None], settled[..., None]  # [E, n, 1], [E, 1, 1]
-        shortest = self.tolerance * distances.median(-1, keepdim=True).values[..., None]
-        shortest.square_()
+        # Lengths are compared as squares.
+        shortest = (self.tolerance * distances.median(-1, keepdim=True).values[..., None]).square_()
         squared_norms = gram.diagonal(dim1=-2, dim2=-1)[..., None]
         for iteration in range(self.max_iterations):
             # A run that has arrived stays where it is, whatever runs beside it.

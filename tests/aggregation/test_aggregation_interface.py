@@ -91,7 +91,7 @@ def test_multi_krum_cannot_select_more_than_there_are():
 @every_rule
 def test_shape_and_type_are_checked(name):
     rule = aggregation.make(name)
-    for wrong in (torch.ones(5), torch.ones(5, 3, dtype=torch.int64)):
+    for wrong in (torch.ones(5), torch.ones(5, 0), torch.ones(0, 3), torch.ones(5, 3, dtype=torch.int64)):
         with pytest.raises(ValueError, match=r"\[\.\.\., n, d\]"):
             rule(wrong)
 
