@@ -4,6 +4,7 @@
     python benchmarks/round.py
     python benchmarks/round.py --attack alie
     python benchmarks/round.py --attack sign_flip
+    python benchmarks/round.py --attack alie --compiled --rules median trimmed_mean mean_around_median
     python benchmarks/round.py --rules mean krum --repeats 15
 
 A round is all that happens between two updates of the model: the workers' batches and gradients, the attack,
@@ -55,6 +56,7 @@ TARGETS = {
     "mean_around_median": 10.0,
     "geometric_median": 7.0,
 }
+COORDINATE_WISE = ("median", "trimmed_mean", "mean_around_median")
 MOST_OF_PLAIN = 1.6  # times a plain pass, for the mean
 # Our name -> our mapping, ByzFL's name and parameters; the same strength in both.
 ATTACKS: dict[str, tuple[dict[str, Any], str, dict[str, float]]] = {
@@ -71,6 +73,7 @@ def main(
     rules: tuple[str, ...] = tuple(TARGETS),
     repeats: int = 9,
     threads: int = 2,
+    compiled: bool = False,
 ) -> None:
     """Time one full round.
 
@@ -79,6 +82,7 @@ def main(
         rules: Which rules.
         repeats: Turns of every contestant; the medians are shown.
         threads: For torch.
+        compiled: Run the coordinate-wise rules through torch.compile.
     """
     torch.set_num_threads(threads)
     console = Console()
@@ -88,7 +92,7 @@ def main(
     columns = (rule, "ms", "/ plain", "ByzFL ms", "/ ours", "target", "reached")
     table = Table(*columns, title=title(attack))
     for name in rules:
-        table.add_row(*row(name, compare(name, attack, byzfl, repeats)))
+        table.add_row(*row(name, compare(name, attack, byzfl, repeats, compiled)))
     console.print(table)
 
 
@@ -97,13 +101,13 @@ def title(attack: str) -> str:
     return f"A round: MLP {model}, n={NUM_WORKERS}, f={NUM_BYZANTINE}, B={BATCH_SIZE}, {attack}"
 
 
-def compare(name: str, attack: str, byzfl: Any, repeats: int) -> dict[str, float]:
+def compare(name: str, attack: str, byzfl: Any, repeats: int, compiled: bool) -> dict[str, float]:
     """Median seconds of "ours", "plain" and, where it is installed, "ByzFL"."""
     simulation = mnist_shaped_simulation(ATTACKS[attack][0])
     x, y = simulation.settings.task.train
     samples = NUM_WORKERS * BATCH_SIZE
     calls = {
-        "ours": our_round(simulation, name),
+        "ours": our_round(simulation, name, compiled and name in COORDINATE_WISE),
         "plain": plain_pass(plain_model(*WIDTHS), x[:samples].clone(), y[:samples].clone()),
     }
     if byzfl is not None and name in BYZFL:
@@ -114,9 +118,9 @@ def compare(name: str, attack: str, byzfl: Any, repeats: int) -> dict[str, float
     return seconds
 
 
-def our_round(simulation: Any, name: str) -> Callable[[], None]:
+def our_round(simulation: Any, name: str, compiled: bool) -> Callable[[], None]:
     f = aggregation.largest_byzantine(name, NUM_WORKERS, NUM_BYZANTINE)
-    rule = aggregation.make(name, num_byzantine=f)
+    rule = aggregation.make(name, num_byzantine=f, **({"compiled": True} if compiled else {}))
     return lambda: simulation.apply(rule(simulation.gradients))
 
 
