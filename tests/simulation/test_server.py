@@ -1,0 +1,157 @@
+"""What the server does in a round: receive, step, refuse, evaluate; and what it may know."""
+
+import pytest
+import torch
+from simulation_cases import make, uniform_update
+from torch.nn import functional as F
+
+from byzgym import aggregation, attacks
+from byzgym.simulation.schedules import LearningRate
+
+
+def test_theta_follows_plain_sgd():
+    simulation = make(learning_rate=0.3)
+    theta = simulation.view.theta.clone()
+    for _ in range(3):
+        update = uniform_update(simulation)
+        theta = theta - 0.3 * update
+        simulation.apply(update)
+        assert torch.equal(simulation.view.theta, theta)
+
+
+def test_theta_follows_momentum_and_schedule():
+    rate = {"initial": 0.4, "schedule": "step", "every": 2, "factor": 0.5}
+    simulation = make(learning_rate=rate, momentum=0.9)
+    theta, velocity = simulation.view.theta.clone(), torch.zeros_like(simulation.view.theta)
+    for step_size in (0.4, 0.4, 0.2, 0.2, 0.1):
+        assert simulation.view.learning_rate.tolist() == pytest.approx([step_size] * 2)
+        update = uniform_update(simulation)
+        velocity = 0.9 * velocity + update
+        theta = theta - step_size * velocity
+        simulation.apply(update)
+        torch.testing.assert_close(simulation.view.theta, theta)
+        torch.testing.assert_close(simulation.view.previous_update, update)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (0.5, [0.5] * 5),
+        ({"initial": 1.0, "schedule": "linear"}, [1, 0.75, 0.5, 0.25, 0]),
+        ({"initial": 1.0, "schedule": "cosine"}, [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0]),
+        ({"initial": 1.0, "schedule": "inverse_time", "decay": 1.0}, [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5]),
+        ({"initial": 1.0, "schedule": "linear", "final": 0.5}, [1, 0.875, 0.75, 0.625, 0.5]),
+    ],
+)
+def test_schedules(spec, expected):
+    assert LearningRate(spec, 4)(torch.arange(5)).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_secure_groups_show_means_only():
+    single, grouped = make(attack="none"), make(attack="none", secure_group_size=3)
+    assert grouped.num_rows == 2
+    torch.testing.assert_close(grouped.gradients, single.gradients.view(2, 2, 3, -1).mean(2))
+    assert torch.equal(grouped.byzantine_rows, grouped.byzantine.view(2, 2, 3).any(2))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_rows_that_are_not_finite_are_rejected(value):
+    def spoil(gradients, byzantine, context):
+        spoiled = gradients.clone()
+        spoiled[..., 7] = value
+        return spoiled
+
+    attacks.register("test_spoil", lambda: spoil)
+    simulation = make(attack="test_spoil")
+    assert torch.equal(simulation.view.rejected, simulation.byzantine)
+    assert (simulation.gradients[simulation.byzantine] == 0).all()
+    assert simulation.gradients.isfinite().all()
+
+
+def test_rows_of_1e30_are_received_and_a_robust_rule_survives_them():
+    attacks.register(
+        "test_huge",
+        lambda: lambda gradients, byzantine, context: gradients.new_full((), 1e30).expand_as(gradients),
+    )
+    simulation = make(attack="test_huge")
+    rule = aggregation.make("median", num_byzantine=2)
+    for _ in range(20):
+        assert not simulation.view.rejected.any()
+        simulation.apply(rule(simulation.gradients))
+    assert simulation.view.theta.isfinite().all()
+    assert not simulation.diverged.any()
+    assert (simulation.qv_loss() < 2).all()
+
+
+def test_an_update_that_is_not_finite_is_refused_and_changes_nothing():
+    simulation = make()
+    theta = simulation.view.theta.clone()
+    update = uniform_update(simulation)
+    update[0] = float("nan")
+    simulation.apply(update)
+    assert simulation.diverged.tolist() == [True, False]
+    assert torch.equal(simulation.view.theta[0], theta[0])
+    assert not torch.equal(simulation.view.theta[1], theta[1])
+    assert simulation.view.previous_update.isfinite().all()
+    simulation.apply(torch.full_like(theta, 3e38) * torch.tensor([[0.0], [1.0]]))
+    simulation.apply(torch.full_like(theta, -3e38))
+    assert simulation.view.theta.isfinite().all()
+    assert simulation.qv_loss().isfinite().all()
+
+
+def test_update_of_the_wrong_shape_is_named():
+    with pytest.raises(ValueError, match="update must have shape"):
+        make().apply(torch.zeros(2, 3))
+
+
+def test_evaluate_against_counting_by_hand():
+    simulation = make(num_envs=3)
+    x, y = simulation.settings.task.test
+    metrics = simulation.evaluate()
+    logits = simulation.engine.logits(simulation.view.theta, x.expand(3, *x.shape))
+    for e in range(3):
+        ranked = logits[e].argsort(1, descending=True)
+        assert metrics["accuracy"][e] == pytest.approx((ranked[:, 0] == y).float().mean().item())
+        in_top = (ranked[:, :3] == y[:, None]).any(1).float().mean().item()
+        assert metrics["top3_accuracy"][e] == pytest.approx(in_top)
+        assert metrics["test_loss"][e] == pytest.approx(F.cross_entropy(logits[e], y).item(), rel=1e-4)
+
+
+def test_a_constant_model_earns_no_accuracy():
+    simulation = make()
+    simulation.server.theta = torch.zeros_like(simulation.server.theta)
+    assert simulation.evaluate()["accuracy"].tolist() == [0.0, 0.0]
+
+
+def test_the_view_gives_no_way_to_what_a_server_does_not_know():
+    simulation = make()
+    secrets = [
+        simulation.settings.task.test[0],
+        simulation.settings.task.train[0],
+        simulation.workers.assigned,
+        simulation.workers.byzantine,
+        simulation.workers.attack_of,
+    ]
+    view = simulation.view
+    seen, queue, tensors = set(), [view], []
+    while queue:
+        thing = queue.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, torch.Tensor):
+            tensors.append(thing)
+            continue
+        assert thing is not simulation
+        if isinstance(thing, dict):
+            queue += list(thing.values())
+        elif isinstance(thing, list | tuple):
+            queue += list(thing)
+        else:
+            queue += list(getattr(thing, "__dict__", {}).values())
+            queue += [getattr(thing, "__self__", None)]
+            queue += [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
+    pointers = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    assert view.gradients.untyped_storage().data_ptr() in pointers  # the walk finds tensors at all
+    for secret in secrets:
+        assert secret.untyped_storage().data_ptr() not in pointers

@@ -1,0 +1,122 @@
+"""What the workers do in a round: batches, gradients, momentum, attacks; and whose data they see."""
+
+import pytest
+import torch
+from simulation_cases import make, uniform_update
+from torch import nn
+from torch.nn import functional as F
+
+from byzgym import aggregation, attacks, tasks
+
+
+def test_honest_submissions_are_gradients_of_the_workers_batches():
+    simulation = make(attack="none")
+    task = simulation.settings.task
+    module = tasks.models.build("mlp:16", task.input_shape, task.num_classes, torch.Generator())
+    samples = simulation.workers.batches.samples[:, 0]
+    x, y = simulation.settings.task.train
+    for e in range(2):
+        nn.utils.vector_to_parameters(simulation.view.theta[e].clone(), module.parameters())
+        for i in range(6):
+            module.zero_grad()
+            F.cross_entropy(module(x[samples[e, i]]), y[samples[e, i]]).backward()
+            expected = torch.cat([p.grad.flatten() for p in module.parameters()])
+            torch.testing.assert_close(simulation.gradients[e, i], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_workers_draw_from_their_own_share_only():
+    simulation = make(partition="shards")
+    workers = simulation.workers.batches
+    for _ in range(40):
+        slot = int(simulation.view.round[0]) % workers.CHUNK
+        for e in range(2):
+            for i in range(6):
+                share = workers.shares[e, i, : workers.lengths[e, i]]
+                assert torch.isin(workers.samples[e, slot, i], share).all()
+        simulation.apply(uniform_update(simulation))
+
+
+def test_byzantine_rows_follow_the_attack_and_honest_rows_do_not():
+    honest, attacked = make(attack="none"), make(attack={"name": "sign_flip", "scale": 3.0})
+    assert torch.equal(honest.byzantine, attacked.byzantine)
+    assert attacked.byzantine.sum(1).tolist() == [2, 2]
+    mask = attacked.byzantine[..., None]
+    torch.testing.assert_close(attacked.gradients, torch.where(mask, -3 * honest.gradients, honest.gradients))
+
+
+def test_honest_rows_are_put_back_whatever_an_attack_returns_or_overwrites():
+    def greedy(gradients, byzantine, context):
+        gradients.fill_(5.0)
+        byzantine.fill_(True)
+        return torch.full_like(gradients, 9.0)
+
+    attacks.register("test_greedy", lambda: greedy)
+    honest, attacked = make(attack="none"), make(attack="test_greedy")
+    mask = attacked.byzantine
+    assert torch.equal(mask, honest.byzantine)
+    assert (attacked.gradients[mask] == 9).all()
+    assert torch.equal(attacked.gradients[~mask], honest.gradients[~mask])
+
+
+def test_an_attack_of_the_wrong_shape_is_named():
+    attacks.register("test_wrong", lambda: lambda gradients, byzantine, context: gradients[..., :3])
+    with pytest.raises(ValueError, match=r"must return a tensor of shape \(2, 6, "):
+        make(attack="test_wrong")
+
+
+def test_attacks_see_the_servers_knowledge_only_if_they_declare_it():
+    seen = {}
+
+    class Curious:
+        def __init__(self, knowledge=()):
+            self.knowledge = frozenset(knowledge)
+
+        def __call__(self, gradients, byzantine, context):
+            seen[self.knowledge] = (context.rule, context.qv)
+            return gradients
+
+    attacks.register("test_curious", Curious)
+    make(attack="test_curious")
+    assert seen[frozenset()] == (None, None)
+    simulation = make(attack={"name": "test_curious", "knowledge": ["rule", "qv"]})
+    simulation.rule = aggregation.make("mean")
+    simulation.apply(uniform_update(simulation))
+    rule, qv = seen[frozenset({"rule", "qv"})]
+    assert rule is simulation.rule
+    assert torch.equal(qv[0], simulation.quasi_validation.x)
+
+
+def test_label_flip_is_the_gradient_of_flipped_labels():
+    honest, flipped = make(attack="none"), make(attack="label_flip")
+    task = honest.settings.task
+    samples = honest.workers.batches.samples[:, 0]
+    x, y = task.train[0][samples], task.train[1][samples]
+    y = torch.where(honest.byzantine[..., None], task.num_classes - 1 - y, y)
+    expected = torch.empty_like(honest.gradients)
+    honest.engine.gradients(honest.view.theta, x, y, honest.workers.generators, expected)
+    torch.testing.assert_close(flipped.gradients, expected)
+    assert not torch.allclose(flipped.gradients, honest.gradients)
+
+
+def test_worker_momentum_is_an_average_of_honest_gradients():
+    plain, smooth = (
+        make(attack="none", learning_rate=1e-30),
+        make(attack="none", learning_rate=1e-30, worker_momentum=0.75),
+    )
+    expected = torch.zeros_like(plain.gradients)
+    for _ in range(4):
+        expected = 0.75 * expected + 0.25 * plain.gradients
+        torch.testing.assert_close(smooth.gradients, expected)
+        for simulation in (plain, smooth):
+            simulation.apply(torch.zeros_like(simulation.view.theta))
+
+
+def test_qv_samples_are_in_no_workers_share_nor_in_the_test_data():
+    simulation = make(num_envs=3, task="digits")
+    task = simulation.settings.task
+    qv = {tuple(row.tolist()) for row in simulation.quasi_validation.x.flatten(0, 1).flatten(1)}
+    held_out = {tuple(row.tolist()) for row in task.held_out[0].flatten(1)}
+    train = {tuple(row.tolist()) for row in task.train[0].flatten(1)}
+    assert qv <= held_out
+    assert not qv & train
+    assert not qv & {tuple(row.tolist()) for row in task.test[0].flatten(1)}
