@@ -23,7 +23,7 @@ class CoordinateWise(Rule):
     """A rule that acts on every coordinate alone.
 
     Args:
-        num_byzantine: The number f of values in each coordinate to guard against, 2f < n.
+        num_byzantine: The number f of values in each coordinate to guard against, n >= 2f + 1.
         compiled: Whether to run through `torch.compile`, which takes seconds to minutes for each number of
             workers, needs a C++ compiler on the CPU, and is several times faster from then on.
     """
@@ -52,7 +52,7 @@ class Median(CoordinateWise):
     """The marginal median: in each coordinate the median, for even n the midpoint of the middle two.
 
     Source: Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", Definition 7. It makes no use of
-    ``num_byzantine`` but for its condition 2f < n.
+    ``num_byzantine`` but for its condition n >= 2f + 1.
     """
 
     def _program(self, num_workers: int) -> Program:
@@ -61,7 +61,7 @@ class Median(CoordinateWise):
 
 @registry.built_in("trimmed_mean")
 class TrimmedMean(CoordinateWise):
-    """In each coordinate the mean without the f largest and the f smallest values, 2f < n.
+    """In each coordinate the mean without the f largest and the f smallest values, n >= 2f + 1.
 
     Source: Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
     Definition 2. The kept values are added; nothing is subtracted from a sum that outliers have spoiled.
@@ -73,7 +73,7 @@ class TrimmedMean(CoordinateWise):
 
 @registry.built_in("mean_around_median")
 class MeanAroundMedian(CoordinateWise):
-    """In each coordinate the mean of the n - f values nearest the median, 2f < n.
+    """In each coordinate the mean of the n - f values nearest the median, n >= 2f + 1.
 
     Of two values equally far from the median on opposite sides, the smaller one counts as the nearer.
     Source: Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", Definition 8.

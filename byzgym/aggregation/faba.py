@@ -14,7 +14,7 @@ from byzgym.aggregation.registry import registry
 
 @registry.built_in("faba")
 class FABA(Weighting):
-    """Drop f times the submission farthest from the mean of those left; the mean of the rest, 2f < n.
+    """Drop f times the submission farthest from the mean of those left; the mean of the rest, n >= 2f + 1.
 
     Of several equally far the first is dropped. Source: Xia et al., "FABA: An Algorithm for Fast
     Aggregation against Byzantine Attacks in Distributed Neural Networks", Algorithm 1, with the alpha n

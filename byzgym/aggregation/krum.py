@@ -44,7 +44,7 @@ class _Krum(Weighting):
 
 @registry.built_in("krum")
 class Krum(_Krum):
-    """The submission with the smallest sum of squared distances to its n - f - 2 nearest others, 2f + 2 < n.
+    """The submission with the smallest sum of squared distances to its n - f - 2 nearest others, n >= 2f + 3.
 
     Of several with the same score the first is taken. Source: Blanchard et al., "Machine Learning with
     Adversaries: Byzantine Tolerant Gradient Descent", section 4.
@@ -60,7 +60,7 @@ class Krum(_Krum):
 
 @registry.built_in("multi_krum")
 class MultiKrum(_Krum):
-    """The mean of the m submissions with the smallest Krum scores, 2f + 2 < n.
+    """The mean of the m submissions with the smallest Krum scores, n >= 2f + 3.
 
     Source: Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
     section 5 (m-Krum, Multi-Krum).

@@ -20,7 +20,7 @@ UNDEFINED_Z = 1.5
 
 @registry.built_in("alie")
 class ALittleIsEnough(Attack):
-    """``mean_j - z * std_j`` in each coordinate j, over the honest workers; the same for all Byzantine ones.
+    """All Byzantine workers submit ``mean - z * std`` of the honest gradients, coordinate by coordinate.
 
     Baruch et al. 2019, "A little is enough". ``std`` is the population standard deviation (division by the
     number of honest workers), as in the authors' code. The paper estimates both moments from the workers it

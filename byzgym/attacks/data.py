@@ -11,7 +11,7 @@ from byzgym.attacks.registry import registry
 
 @registry.built_in("label_flip")
 class LabelFlip(DataPoisoning):
-    """``y -> C - 1 - y`` with C the number of classes: digit 0 becomes 9, 1 becomes 8, and so on.
+    """Mirrors labels, ``y -> C - 1 - y`` with C classes: digit 0 becomes 9, 1 becomes 8, and so on.
 
     As in Fang et al. 2020, "Local model poisoning attacks", and FLTrust. With an odd C the middle class keeps
     its label.

@@ -14,7 +14,7 @@ from byzgym.validation import check_real
 
 @registry.built_in("omniscient")
 class Omniscient(Attack):
-    """``-factor * sum of the honest V_j``, the same for every Byzantine worker; zero if nobody is honest.
+    """All Byzantine workers submit ``-factor`` times the sum of the honest gradients (zero without any).
 
     Xie et al. 2018, "Generalized Byzantine-tolerant SGD", section 5.3, with factor 1e20. A product beyond the
     largest float becomes infinite, and such a submission is rejected by the server.
@@ -35,7 +35,7 @@ class Omniscient(Attack):
 
 @registry.built_in("ipm")
 class InnerProductManipulation(Attack):
-    """``-epsilon * mean of the honest V_j``, the same for every Byzantine worker; zero if nobody is honest.
+    """All Byzantine workers submit ``-epsilon`` times the mean of the honest gradients (zero without any).
 
     Inner product manipulation, Xie et al. 2020, "Fall of empires": a small epsilon stays close to the honest
     gradients and still turns the inner product of the aggregate and the true gradient negative. Others use

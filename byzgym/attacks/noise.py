@@ -37,7 +37,7 @@ class _Noise(Attack):
 
 @registry.built_in("gaussian")
 class Gaussian(_Noise):
-    """``N(mean, std^2)`` in each coordinate, independently.
+    """Gaussian noise, ``N(mean, std^2)`` in each coordinate, in place of the gradient.
 
     The Gaussian attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD", section 5.2, has mean 0 and
     standard deviation 200.
@@ -58,7 +58,7 @@ class Gaussian(_Noise):
 
 @registry.built_in("random")
 class RandomFault(Gaussian):
-    """``N(mean, std^2)`` with the numbers of the random fault in the public reconstruction of GAA.
+    """``gaussian`` with the numbers of the random fault in the public reconstruction of GAA.
 
     With its standard deviation of 2e-6 this is practically the constant 0.01. The reconstruction is
     github.com/nicehiro/GAA-Consensus; GAA's authors (Pan et al. 2020) call random updates static attacks.
@@ -74,7 +74,7 @@ class RandomFault(Gaussian):
 
 @registry.built_in("uniform")
 class Uniform(_Noise):
-    """``U[low, high)`` in each coordinate, independently.
+    """Uniform noise, ``U[low, high)`` in each coordinate, in place of the gradient.
 
     FABA (Xia et al. 2019) is tested with U(-0.25, 0.25).
 

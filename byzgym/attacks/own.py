@@ -22,7 +22,7 @@ class NoAttack(Attack):
 
 @registry.built_in("scaled")
 class Scaled(Attack):
-    """``factor * V_i``: a multiple of the own gradient.
+    """Multiplies the own gradient by ``factor``.
 
     It replaces the model if the others are near convergence (Bagdasaryan et al. 2020, "How to backdoor
     federated learning": gamma = n / eta).
@@ -41,7 +41,7 @@ class Scaled(Attack):
 
 @registry.built_in("sign_flip")
 class SignFlip(Attack):
-    """``-scale * V_i``: the own gradient reversed.
+    """Reverses the own gradient: ``-scale`` times it.
 
     The "bit-flip" of Zeno (Xie et al. 2019), the sign flip of BANT and blades; ByzFL and the EPFL code
     reverse the mean of the honest gradients instead, which is ``ipm`` with epsilon 1.
@@ -60,7 +60,7 @@ class SignFlip(Attack):
 
 @registry.built_in("zero")
 class Zero(Attack):
-    """``0``: the worker seems to take part and contributes nothing."""
+    """Submits zero: the worker seems to take part and contributes nothing."""
 
     reads_own: ClassVar[bool] = False
 

@@ -77,9 +77,9 @@ def _source(kind: str) -> tuple[list[str], Callable[[str], Any]]:
 
 
 def first_line(factory: Any) -> str:
-    """The first line of a docstring; empty where there is none."""
+    """The first line of a docstring as plain text, without backticks; empty where there is none."""
     text = inspect.getdoc(factory) if getattr(factory, "__doc__", None) else None
-    return text.splitlines()[0] if text else ""
+    return text.splitlines()[0].replace("`", "") if text else ""
 
 
 def _parameters(factory: Any) -> str:
