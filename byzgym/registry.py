@@ -42,6 +42,10 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.kind} {name!r} is built in and cannot be replaced; choose another name")
         self._factories[name] = factory
 
+    def is_built_in(self, name: str) -> bool:
+        """Whether byzgym itself has registered the name."""
+        return name in self._built_in
+
     def built_in(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
         """Class decorator with which byzgym registers its own factories."""
 

@@ -13,7 +13,7 @@ from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from byzgym.aggregation import apply_to_view, make_within
+from byzgym.aggregation import apply_to_view, combine, credits_for_view, make_within
 from byzgym.validation import check_real
 
 Rule = Callable[[Tensor], Tensor]
@@ -84,7 +84,8 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """An action is the number of the rule that aggregates this round.
 
     Rules that no credit vector can express, such as the coordinate-wise ones, act in the environment this
-    way; ``info["credits"]`` is then NaN.
+    way; ``info["credits"]`` is then NaN. Attacks that know the server's rule are shown the one used last, and
+    in the first round the first of ``rules``.
 
     Args:
         env: A ``ByzantineAggregation-v0``, wrapped or not.
@@ -115,6 +116,14 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         # The action space underneath may be anything; all zero lies in it and is overridden anyway.
         self._ignored = np.zeros(env.action_space.shape or (), dtype=np.float32)
 
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin a new episode."""
+        server: Any = self.env.unwrapped
+        server.simulation.rule = self.rules[0]
+        return self.env.reset(seed=seed, options=options)
+
     def step(self, action: int | np.integer[Any]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Play one round with rule number ``action``.
 
@@ -124,7 +133,13 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if not self.action_space.contains(action):
             raise ValueError(f"action must be from 0 to {len(self.rules) - 1}, got {action!r}")
         server: Any = self.env.unwrapped
-        server.use_update(apply_to_view(self.rules[int(action)], server.view))
+        rule: Any = self.rules[int(action)]
+        server.simulation.rule = rule
+        if getattr(rule, "linear", False):
+            credits = credits_for_view(rule, server.view)
+            server.use_update(combine(credits, server.view.gradients), credits)
+        else:
+            server.use_update(apply_to_view(rule, server.view))
         return self.env.step(self._ignored)
 
 

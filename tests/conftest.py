@@ -1,8 +1,30 @@
 import pytest
 import torch
 
+from byzgym import agents, aggregation, attacks, tasks
+
 # pytest-xdist runs one process per core; threads inside them would only get into each other's way.
 torch.set_num_threads(1)
+
+REGISTRIES = [
+    agents.registry.registry,
+    aggregation.registry.registry,
+    attacks.registry.registry,
+    attacks.roles.registry,
+    tasks.registry.registry,
+    tasks.models.registry,
+    tasks.partitions.registry,
+    tasks.quasi_validation.registry,
+]
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_before():
+    """What a test registers is gone after it, so that the order of tests does not matter."""
+    before = [dict(registry._factories) for registry in REGISTRIES]
+    yield
+    for registry, factories in zip(REGISTRIES, before, strict=True):
+        registry._factories = factories
 
 
 @pytest.fixture(autouse=True)

@@ -105,7 +105,11 @@ def test_rule_selection_equals_the_rule(number):
     expected = theta - server.view.learning_rate[:, None] * rule(rows)
     info = env.step(number)[4]
     torch.testing.assert_close(server.view.theta, expected)
-    assert np.isnan(info["credits"]).all()
+    if number == 1:  # Krum's choice is a credit vector
+        chosen = aggregation.make("krum", num_byzantine=1).credits(rows)[0]
+        assert info["credits"].tolist() == chosen.tolist() == server.view.previous_credits[0].tolist()
+    else:
+        assert np.isnan(info["credits"]).all()
 
 
 def test_rule_is_told_the_largest_f_it_accepts():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.aggregation import NotLinearError, ServerView, combine, renormalise
+from byzgym.aggregation import NotLinearError, ServerView, accepted, checked_credits, combine
 
 
 class Agent(ABC):
@@ -51,7 +51,7 @@ class Agent(ABC):
         return combine(self.credits(view), view.gradients)
 
     def bind(self, env: Any) -> Self:
-        """Attach to an environment whose rounds `predict` is to decide.
+        """Attach to an environment whose rounds `predict` is to decide, best before its first reset.
 
         Args:
             env: A `ByzantineAggregation-v0`, single or vector, wrapped or not, or a stable-baselines3
@@ -74,6 +74,8 @@ class Agent(ABC):
                 f"got {env!r}"
             )
         self._env = inner
+        if hasattr(inner, "simulation"):
+            inner.simulation.rule = None  # what attacks with this knowledge are shown
         self._observation_space = getattr(env, "single_observation_space", None) or env.observation_space
         self.reset()
         return self
@@ -165,23 +167,11 @@ class ForeignAgent(Agent):
         """See `Agent.credits`."""
         if not self.linear:
             raise NotLinearError(f"{type(self.wrapped).__name__} has no credits, only aggregate(view)")
-        return accepted(self.wrapped.credits(view), view)
+        return accepted(checked_credits(self.wrapped, self.wrapped.credits(view), view), view)
 
     def aggregate(self, view: ServerView) -> Tensor:
         """See `Agent.aggregate`."""
         return self.wrapped.aggregate(view) if hasattr(self.wrapped, "aggregate") else super().aggregate(view)
-
-
-def accepted(credits: Tensor, view: ServerView) -> Tensor:
-    """Move the credit of rejected submissions to the accepted ones, in proportion.
-
-    Args:
-        credits: Shape [E, n].
-        view: Says which submissions were rejected.
-    """
-    if not view.rejected.any():
-        return credits
-    return renormalise(credits.masked_fill(view.rejected, 0), view.rejected)
 
 
 def _action_space(env: Any) -> Any:

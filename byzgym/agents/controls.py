@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.agents.base import Agent, accepted
+from byzgym.agents.base import Agent
 from byzgym.agents.registry import registry
-from byzgym.aggregation import ServerView
+from byzgym.aggregation import ServerView, accepted
 from byzgym.simulation import Simulation
 from byzgym.validation import check_int, check_real
 

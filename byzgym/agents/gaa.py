@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from byzgym.agents.base import Agent, accepted
+from byzgym.agents.base import Agent
 from byzgym.agents.registry import registry
-from byzgym.aggregation import ServerView
+from byzgym.aggregation import ServerView, accepted
 from byzgym.validation import check_int, check_real
 
 

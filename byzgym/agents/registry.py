@@ -7,6 +7,7 @@ from typing import Any
 
 from byzgym import aggregation
 from byzgym.agents.base import Agent, ForeignAgent
+from byzgym.aggregation.registry import registry as rules
 from byzgym.registry import Registry
 
 registry: Registry[Any] = Registry("agent")
@@ -20,13 +21,14 @@ def names() -> list[str]:
 def register(name: str, factory: Callable[..., Any]) -> None:
     """Make ``factory(**parameters)`` known as an agent.
 
-    It returns an object with ``reset()`` and ``credits(view)`` or ``aggregate(view)``.
+    It returns an object with ``reset()`` and ``credits(view)`` or ``aggregate(view)``. An agent goes before a
+    rule of yours with the same name.
 
     Raises:
-        ValueError: If the name is not a non-empty string, or is that of a built-in agent or a rule.
+        ValueError: If the name is not a non-empty string, or is that of a built-in agent or rule.
         TypeError: If the factory cannot be called.
     """
-    if name in aggregation.names():
+    if rules.is_built_in(name):
         raise ValueError(
             f"agent {name!r} is the rule of that name and cannot be replaced; choose another name"
         )

@@ -8,7 +8,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from byzgym import aggregation
-from byzgym.agents.base import Agent, accepted
+from byzgym.agents.base import Agent
 from byzgym.aggregation import NotLinearError, ServerView
 
 
@@ -51,6 +51,7 @@ class RuleAgent(Agent):
         if self._given is None:
             self._wanted = self._env.simulation.settings.num_byzantine[1]
             self._num_workers = None
+        self._env.simulation.rule = self._rule_for(self._env.simulation.num_rows)
         return self
 
     def credits(self, view: ServerView) -> Tensor:
@@ -58,7 +59,7 @@ class RuleAgent(Agent):
         rule = self._rule_for(view.num_workers)
         if not self.linear:
             raise NotLinearError(f"{rule!r} is not a weighted sum of the submissions, so it has no credits")
-        return accepted(aggregation.credits_for_view(rule, view), view)
+        return aggregation.credits_for_view(rule, view)
 
     def aggregate(self, view: ServerView) -> Tensor:
         """See `Agent.aggregate`."""

@@ -15,7 +15,14 @@ from byzgym.aggregation.krum import Krum, MultiKrum
 from byzgym.aggregation.mean import Mean
 from byzgym.aggregation.minimum_diameter import BruteForce
 from byzgym.aggregation.registry import largest_byzantine, make, make_from, names, register
-from byzgym.aggregation.serving import apply_to_view, credits_for_view, make_within, renormalise
+from byzgym.aggregation.serving import (
+    accepted,
+    apply_to_view,
+    checked_credits,
+    credits_for_view,
+    make_within,
+    renormalise,
+)
 from byzgym.aggregation.view import ServerView
 
 __all__ = [
@@ -35,7 +42,9 @@ __all__ = [
     "ServerView",
     "TrimmedMean",
     "Weighting",
+    "accepted",
     "apply_to_view",
+    "checked_credits",
     "combine",
     "credits_for_view",
     "largest_byzantine",

@@ -33,6 +33,9 @@ def run_program(program: Program, gradients: Tensor, compiled: bool = False) -> 
 
     Returns:
         Shape [..., d].
+
+    Raises:
+        RuntimeError: If `torch.compile` fails.
     """
     rows = gradients.detach().reshape(-1, *gradients.shape[-2:])
     evaluate = _compiled(program) if compiled else lambda values: _interpret(program, values)
@@ -125,9 +128,15 @@ def _compiled(program: Program) -> Callable[[Tensor], Tensor]:
     kernel = torch.compile(torch.fx.GraphModule(torch.nn.Module(), graph), dynamic=True, options=options)
 
     def evaluate(rows: Tensor) -> Tensor:
-        if len(rows) == 1:  # rows without a dimension for the runs make the faster kernel
-            return kernel(*rows[0].unbind(0)).reshape(1, -1).clone()
-        return kernel(*rows.unbind(1)).clone()
+        try:
+            if len(rows) == 1:  # rows without a dimension for the runs make the faster kernel
+                return kernel(*rows[0].unbind(0)).reshape(1, -1).clone()
+            return kernel(*rows.unbind(1)).clone()
+        except RuntimeError as error:  # importing torch's own class of it takes seconds
+            raise RuntimeError(
+                "compiled=True did not work, since torch.compile failed; on the CPU it needs a C++ compiler "
+                "and Python's headers (on Debian: g++ and python3-dev)"
+            ) from error
 
     return evaluate
 

@@ -25,7 +25,8 @@ class CoordinateWise(Rule):
     Args:
         num_byzantine: The number f of values in each coordinate to guard against, n >= 2f + 1.
         compiled: Whether to run through `torch.compile`, which takes seconds to minutes for each number of
-            workers, needs a C++ compiler on the CPU, and is several times faster from then on.
+            workers, needs a C++ compiler and Python's headers on the CPU, and is several times faster from
+            then on.
     """
 
     condition: ClassVar[str] = "n >= 2f + 1"

@@ -39,13 +39,64 @@ def apply_to_view(rule: Callable[[Tensor], Tensor], view: ServerView) -> Tensor:
     """The aggregate [E, d] of the accepted submissions.
 
     A callable that is no `Rule` gets zero rows in place of the rejected ones.
+
+    Raises:
+        TypeError: If the rule does not return a tensor.
+        ValueError: If what it returns is not of shape [E, d].
     """
-    return rule(_received(rule, view))
+    update = rule(_received(rule, view))
+    _check_result(rule, "return aggregates", update, view.theta.shape)
+    return update
 
 
 def credits_for_view(rule: Any, view: ServerView) -> Tensor:
-    """The credits [E, n] that a linear rule gives the accepted submissions."""
-    return rule.credits(_received(rule, view))
+    """The credits [E, n] that a linear rule gives the accepted submissions; the rejected ones get none.
+
+    Raises:
+        TypeError: If the credits are not a tensor.
+        ValueError: If they are not of shape [E, n], negative, not finite, or sum to more than 1.
+    """
+    credits = rule.credits(_received(rule, view))
+    return accepted(checked_credits(rule, credits, view), view)
+
+
+def checked_credits(author: Any, credits: Any, view: ServerView) -> Tensor:
+    """The credits that somebody's rule or agent has given, if they are credits.
+
+    Args:
+        author: Named in errors.
+        credits: To be of shape [E, n], not negative, with sums of at most 1.
+        view: The round they are for.
+
+    Raises:
+        TypeError: If the credits are not a tensor.
+        ValueError: If they have another shape, are negative or not finite, or sum to more than 1.
+    """
+    _check_result(author, "give credits", credits, view.previous_credits.shape)
+    if not bool(((credits >= 0).all(1) & (credits.sum(1) <= 1 + 1e-3)).all()):
+        raise ValueError(
+            f"{author!r} must give credits that are not negative and sum to at most 1, got {credits.tolist()}"
+        )
+    return credits.detach().to(view.previous_credits.dtype)
+
+
+def _check_result(author: Any, verb: str, result: Any, shape: torch.Size) -> None:
+    if not isinstance(result, Tensor):
+        raise TypeError(f"{author!r} must {verb} as a tensor, got {type(result).__name__}")
+    if result.shape != shape:
+        raise ValueError(f"{author!r} must {verb} of shape {tuple(shape)}, got {tuple(result.shape)}")
+
+
+def accepted(credits: Tensor, view: ServerView) -> Tensor:
+    """Move the credit of rejected submissions to the accepted ones, in proportion.
+
+    Args:
+        credits: Shape [E, n].
+        view: Says which submissions were rejected.
+    """
+    if not view.rejected.any():
+        return credits
+    return renormalise(credits.masked_fill(view.rejected, 0), view.rejected)
 
 
 def renormalise(credits: Tensor, rejected: Tensor) -> Tensor:
@@ -60,8 +111,8 @@ def renormalise(credits: Tensor, rejected: Tensor) -> Tensor:
         every row was rejected.
     """
     total = credits.sum(1, keepdim=True)
-    accepted = (~rejected).to(credits.dtype)
-    uniform = accepted / accepted.sum(1, keepdim=True).clamp(min=1)
+    kept = (~rejected).to(credits.dtype)
+    uniform = kept / kept.sum(1, keepdim=True).clamp(min=1)
     return torch.where(total > 0, credits / total.clamp(min=1e-38), uniform)
 
 

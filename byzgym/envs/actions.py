@@ -45,11 +45,18 @@ class CreditActions:
         Raises:
             ValueError: If the shape is wrong or an entry negative, NaN or infinite.
         """
-        actions = np.asarray(actions)
-        if actions.shape != (num_envs, self.size):
+        try:
+            actions = np.asarray(actions)
+            actions = actions if actions.dtype.kind == "f" else actions.astype(np.float64, casting="safe")
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"action must be an array of numbers, got {actions!r}") from None
+        if actions.shape[:1] != (num_envs,):
             raise ValueError(
-                f"action must have shape {(self.size,)} per environment, "
-                f"got {actions.shape[1:] if actions.ndim else actions.shape}"
+                f"action must have one row for each of {num_envs} environments, got {actions.shape}"
+            )
+        if actions.shape[1:] != (self.size,):
+            raise ValueError(
+                f"action must have shape {(self.size,)} per environment, got {actions.shape[1:]}"
             )
         # NumPy, because for so few numbers each operation of torch costs several times as much.
         sound = (actions >= -1e-6) & (actions < np.inf)
@@ -57,6 +64,8 @@ class CreditActions:
             bad = int(np.flatnonzero(~sound.all(1))[0])
             raise ValueError(f"action must be finite and not negative, got {actions[bad].tolist()}")
         values = np.maximum(actions, 0, dtype=np.float64)
+        if values.max() > 1e300:  # the sum might overflow
+            values /= values.max(1, keepdims=True)
         total = values.sum(1, keepdims=True)
         if not total.all():
             values, total = np.where(total > 0, values, 1 / self.size), np.where(total > 0, total, 1)

@@ -42,6 +42,7 @@ class Core:
         simulation: The arguments of the simulation.
     """
 
+    @torch.inference_mode(False)  # what is kept must outlive a caller's inference mode
     def __init__(
         self,
         num_envs: int,
@@ -62,8 +63,9 @@ class Core:
             check_int("evaluate_every", evaluate_every, low=1)
         self._evaluate_every = evaluate_every
         self._first_loss = torch.zeros(num_envs, device=settings.device)
-        self._override: Tensor | None = None
+        self._override: tuple[Tensor, Tensor | None] | None = None
 
+    @torch.inference_mode(False)
     def reset(self, np_randoms: Sequence[np.random.Generator], envs: Sequence[int] | None = None) -> None:
         """Begin new episodes in ``envs`` (all where None), seeded from their NumPy generators."""
         self.simulation.reset([int(generator.integers(2**63)) for generator in np_randoms], envs)
@@ -75,28 +77,31 @@ class Core:
         """Observations of all environments."""
         return self.observations(self.simulation.view)
 
-    def use_update(self, update: Tensor) -> None:
-        """Let the next step apply this vector [E, d] whatever the action says.
+    def use_update(self, update: Tensor, credits: Tensor | None = None) -> None:
+        """Let the next step apply this vector [E, d], if its action is all zero.
 
-        Coordinate-wise rules, which no credit vector can express, act this way.
+        Coordinate-wise rules, which no credit vector can express, act this way. Where there are credits
+        [E, rows] that made it, the step reports and remembers these. A step with another action, or one that
+        fails, forgets the vector.
         """
-        self._override = update
+        self._override = update, credits
 
+    @torch.inference_mode(False)
     def step(self, actions: np.ndarray, envs: Sequence[int] | None = None) -> Outcome:
         """Play a round in ``envs`` (all where None) and measure it."""
+        override, self._override = self._override, None
         simulation = self.simulation
         view = simulation.view
         before = simulation.qv_loss()
         byzantine, rejected = simulation.byzantine_rows.clone(), view.rejected
         credits = self.actions.decode(actions, simulation.num_envs, before.device)
         credits = self.actions.accepted(credits, rejected)
-        if self._override is None:
+        remembered: Tensor | None = credits
+        if override is None or np.any(actions):
             update = combine(credits, view.gradients)
-            remembered = credits
         else:
-            update, self._override = self._override, None
-            credits = torch.full_like(credits, torch.nan)
-            remembered = None
+            update, remembered = override
+            credits = torch.full_like(credits, torch.nan) if remembered is None else remembered
         simulation.apply(update, remembered, envs)
         after = simulation.qv_loss()
         diverged = simulation.diverged | (after > EXPLOSION * self._first_loss)

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.error import ResetNeeded
 from torch import Tensor
 
 from byzgym.aggregation import ServerView
@@ -65,7 +66,8 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
 
     ## Episode End
     Termination: the run diverges, that is, the parameters would not stay finite, or the QV loss exceeds 1000
-    times its value at the start. Truncation: after `rounds` rounds.
+    times its value at the start. Truncation: after `rounds` rounds. (Where `gymnasium.make` is told
+    `max_episode_steps`, a wrapper truncates, and the last `info` has no test metrics; rather set `rounds`.)
 
     ## Information
     `credits` (n,) that were applied (NaN where a vector from `use_update` was); `qv_loss` after the step;
@@ -167,6 +169,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         )
         self.observation_space = self._core.observations.space
         self.action_space = self._core.actions.space
+        self._begun = False
         self._history = History()
         self._renderer = Renderer(render_mode) if render_mode else None
 
@@ -180,12 +183,13 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         """What the server knows in this round, E = 1: all that an agent may use."""
         return self._core.simulation.view
 
-    def use_update(self, update: Tensor) -> None:
-        """Let the next step apply the vector ``update`` [1, d] instead of the action's credits.
+    def use_update(self, update: Tensor, credits: Tensor | None = None) -> None:
+        """Let the next step apply the vector ``update`` [1, d], if its action is all zero.
 
-        Rules that no credit vector can express act this way; see `byzgym.wrappers.RuleSelection`.
+        Rules that no credit vector can express act this way; see `byzgym.wrappers.RuleSelection`. Where there
+        are credits [1, rows] that made it, `info` and the next observation show these.
         """
-        self._core.use_update(update)
+        self._core.use_update(update, credits)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -193,6 +197,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         """Begin a new episode. ``options`` has no effect."""
         super().reset(seed=seed)
         self._core.reset([self.np_random])
+        self._begun = True
         info = pick(self._core.reset_info(), 0)
         if self._renderer:
             self._history.clear()
@@ -204,7 +209,10 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
 
         Raises:
             ValueError: If the action has the wrong shape or an entry negative, NaN or infinite.
+            ResetNeeded: If no episode has begun.
         """
+        if not self._begun:
+            raise ResetNeeded("call reset() before the first step()")
         outcome = self._core.step(np.asarray(action)[None])
         info = pick(outcome.info, 0)
         if outcome.evaluated[0]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -72,6 +73,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._np_randoms: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
         self._done = np.zeros(num_envs, dtype=bool)
+        self._begun = np.zeros(num_envs, dtype=bool)
 
     @property
     def simulation(self) -> Simulation:
@@ -83,9 +85,12 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """What the servers know in this round: all that an agent may use."""
         return self._core.simulation.view
 
-    def use_update(self, update: Tensor) -> None:
-        """Let the next step apply the vectors ``update`` [E, d] instead of the actions' credits."""
-        self._core.use_update(update)
+    def use_update(self, update: Tensor, credits: Tensor | None = None) -> None:
+        """Let the next step apply the vectors ``update`` [E, d], if its actions are all zero.
+
+        Where there are credits [E, rows] that made them, `info` and the next observation show these.
+        """
+        self._core.use_update(update, credits)
 
     def reset(
         self,
@@ -115,11 +120,12 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                 )
             envs = np.flatnonzero(mask).tolist()
         chosen = range(self.num_envs) if envs is None else envs
-        for env in chosen:
-            if seeds[env] is not None:
-                self._np_randoms[env] = seeding.np_random(seeds[env])[0]
+        # All are made before one takes effect: a seed may be bad.
+        fresh = {env: seeding.np_random(seeds[env])[0] for env in chosen if seeds[env] is not None}
+        for env, generator in fresh.items():
+            self._np_randoms[env] = generator
         self._core.reset([self._np_randoms[env] for env in chosen], envs)
-        self._done[list(chosen)] = False
+        self._done[list(chosen)], self._begun[list(chosen)] = False, True
         return self._core.observe(), self._with_masks(self._core.reset_info(), chosen)
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -132,7 +138,10 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         Raises:
             ValueError: If the actions have the wrong shape or an entry negative, NaN or infinite.
             RuntimeError: If, with "Disabled", a finished environment has not been reset.
+            ResetNeeded: If an environment has never been reset.
         """
+        if not self._begun.all():
+            raise ResetNeeded("call reset() before the first step()")
         if self._mode is AutoresetMode.NEXT_STEP and self._done.any():
             return self._step_with_resets(actions)
         if self._done.any():
@@ -217,6 +226,8 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             return [None] * self.num_envs
         if isinstance(seed, int | np.integer):
             return [int(seed) + env for env in range(self.num_envs)]
+        if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str):
+            raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {seed!r}")
         if len(seed) != self.num_envs:
             raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {len(seed)}")
         return list(seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import RLock
 from typing import Protocol
 
 import torch
@@ -62,16 +63,29 @@ class GradientEngine(Protocol):
 
 def engine_for(module: nn.Module) -> GradientEngine:
     """The fastest engine that can compute gradients of ``module``."""
-    layers = [layer for layer in module.children() if not isinstance(layer, nn.Flatten)]
+    # Not `children`, which leaves out a layer's second appearance.
+    layers = list(module) if type(module) is nn.Sequential else []
+    if layers and type(layers[0]) is nn.Flatten and (layers[0].start_dim, layers[0].end_dim) == (1, -1):
+        layers = layers[1:]
     linear, between = layers[::2], layers[1::2]
     if (
-        type(module) is nn.Sequential
-        and len(layers) % 2 == 1
+        len(layers) % 2 == 1
+        and len(list(module.parameters())) == 2 * len(linear)  # none shared by two layers
         and all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
         and all(type(layer) is nn.ReLU for layer in between)
+        and not any(_has_hooks(part) for part in module.modules())
     ):
         return DenseEngine(linear)  # type: ignore[arg-type]
     return ModuleEngine(module)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 Layer = tuple[Tensor, Tensor]  # weight [E, out, in], bias [E, out]
@@ -253,12 +267,19 @@ def _place(values: Tensor, out: Tensor, start: int, rows: Tensor | None) -> None
                 target[worker] = gradient
 
 
+_global_generator = RLock()
+
+
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
-    """Lend torch's global generator a seed drawn from ``generator``, and leave it as it was found."""
+    """Lend torch's global generator a seed drawn from ``generator``, and leave it as it was found.
+
+    Modules draw from nothing else. Environments in other threads wait; other code that draws from the global
+    generator in another thread meanwhile is disturbed.
+    """
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     on_cuda = generator.device.type == "cuda"
-    with torch.random.fork_rng(devices=[generator.device] if on_cuda else []):
+    with _global_generator, torch.random.fork_rng(devices=[generator.device] if on_cuda else []):
         torch.default_generator.manual_seed(seed)
         if on_cuda:
             torch.cuda.manual_seed(seed)

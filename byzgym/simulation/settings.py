@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,10 +93,12 @@ def resolve(
         the_task = tasks.make_from(task)
     else:
         raise ValueError(f"model must be a string such as 'mlp:32' or None, got {model!r}")
-    model = model or the_task.model
-    specs = [attack] if isinstance(attack, str | Mapping) else list(attack)
-    if not specs:
-        raise ValueError("attack must be a name, a mapping or a non-empty list of these, got an empty list")
+    model = the_task.model if model is None else model
+    if torch.get_default_dtype() != torch.float32:
+        raise ValueError(f"torch's default dtype must be torch.float32, got {torch.get_default_dtype()}")
+    specs = [attack] if isinstance(attack, str | Mapping) else attack
+    if not isinstance(specs, Sequence) or not specs:
+        raise ValueError(f"attack must be a name, a mapping or a non-empty list of these, got {attack!r}")
     group = check_int("secure_group_size", secure_group_size, low=1, high=num_workers)
     if num_workers % group:
         raise ValueError(f"secure_group_size must divide num_workers={num_workers}, got {group}")
@@ -103,7 +106,7 @@ def resolve(
     where = _device(device)
     return Settings(
         task=the_task.to(where),
-        make_module=lambda: tasks.models.build(model, the_task.input_shape, the_task.num_classes),
+        make_module=partial(tasks.models.build, model, the_task.input_shape, the_task.num_classes),
         num_workers=num_workers,
         num_byzantine=_bounds(num_byzantine, num_workers),
         attacks=tuple(attacks.make_from(spec) for spec in specs),
@@ -145,7 +148,9 @@ def _below_one(name: str, value: float) -> float:
 def _device(device: str) -> torch.device:
     try:
         where = torch.device(device)
+        torch.Generator(where)
         torch.empty(0, device=where)
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise ValueError(f"device must be a torch device usable here, got {device!r}: {error}") from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be a torch device usable here, got {device!r}: {reason}") from None
     return where

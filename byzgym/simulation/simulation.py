@@ -19,6 +19,7 @@ from byzgym.simulation.quasi_validation import QuasiValidation
 from byzgym.simulation.server import Server, evaluate, receive
 from byzgym.simulation.settings import Settings, resolve
 from byzgym.simulation.workers import Workers
+from byzgym.validation import check_int
 
 ENVIRONMENT_ARGUMENTS = frozenset({"observation", "pool_size", "action", "evaluate_every", "render_mode"})
 """Arguments of the environment that mean nothing to the simulation."""
@@ -55,9 +56,11 @@ class Simulation:
         self.rule: Callable[[Tensor], Tensor] | None = None
         """The server's rule, shown only to attacks that declare this knowledge."""
         self.previous_credits = torch.zeros(num_envs, self.num_rows, device=settings.device)
+        self.rejected = torch.zeros(num_envs, self.num_rows, dtype=torch.bool, device=settings.device)
         self._view: ServerView | None = None
 
     @classmethod
+    @torch.inference_mode(False)  # what is kept must outlive a caller's inference mode
     def make(
         cls,
         num_envs: int = 1,
@@ -79,8 +82,7 @@ class Simulation:
             ValueError: If a value is not allowed; the message names argument, value and what is allowed.
             TypeError: If an argument does not exist.
         """
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ValueError(f"num_envs must be an integer of at least 1, got {num_envs!r}")
+        num_envs = check_int("num_envs", num_envs, low=1)
         arguments = {k: v for k, v in arguments.items() if k not in ENVIRONMENT_ARGUMENTS}
         overrides = [{}] * num_envs if per_environment is None else list(per_environment)
         if len(overrides) != num_envs:
@@ -107,13 +109,15 @@ class Simulation:
         """What the server knows in this round; valid until the next `apply` or `reset`."""
         if self._view is None:
             rows, rejected = receive(self.workers.submissions, self.settings.secure_group_size)
+            # Rejected rows are overwritten: of those met before, only this is left to tell.
+            self.rejected = self.rejected | rejected
             self._view = ServerView(
                 gradients=rows,
                 theta=self.server.theta,
                 learning_rate=self.server.learning_rate,
                 qv_loss=self.quasi_validation.loss,
                 round=self.server.round,
-                rejected=rejected,
+                rejected=self.rejected,
                 previous_update=self.server.previous_update,
                 previous_credits=self.previous_credits,
                 qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
@@ -142,6 +146,7 @@ class Simulation:
         """The attack of each environment's episode. For evaluation only."""
         return [self.settings.attack_names[number] for number in self.workers.attack_of.tolist()]
 
+    @torch.inference_mode(False)
     def reset(self, seeds: Sequence[int], envs: Sequence[int] | None = None) -> None:
         """Begin new episodes.
 
@@ -159,6 +164,7 @@ class Simulation:
             self.previous_credits[env] = 1 / self.num_rows
         self._submit(None if len(chosen) == self.num_envs else chosen)
 
+    @torch.inference_mode(False)
     def apply(self, update: Tensor, credits: Tensor | None = None, envs: Sequence[int] | None = None) -> None:
         """One server step, then the next submissions.
 
@@ -169,19 +175,21 @@ class Simulation:
             envs: Which environments take part; all where None. The others stay as they are.
 
         Raises:
+            TypeError: If ``update`` is not a tensor.
             ValueError: If ``update`` does not have the shape [E, d].
         """
-        if update.shape != self.server.theta.shape:
-            raise ValueError(
-                f"update must have shape {tuple(self.server.theta.shape)}, got {tuple(update.shape)}"
-            )
+        theta = self.server.theta
+        if not isinstance(update, Tensor):
+            raise TypeError(f"update must be a tensor, got {type(update).__name__}")
+        if update.shape != theta.shape:
+            raise ValueError(f"update must have shape {tuple(theta.shape)}, got {tuple(update.shape)}")
         active = None
         if envs is not None:
             active = torch.zeros_like(self.server.diverged)
             active[list(envs)] = True
-        self.server.step(update.detach(), active)
+        self.server.step(_own(update, theta), active)
         if credits is not None:
-            new = credits.detach().to(self.previous_credits.dtype)
+            new = _own(credits, self.previous_credits)
             kept = self.previous_credits
             self.previous_credits = new if active is None else torch.where(active[:, None], new, kept)
         self._submit(None if envs is None else list(envs))
@@ -212,11 +220,12 @@ class Simulation:
         Raises:
             ValueError: If the snapshot is of a simulation of another shape.
         """
-        theta = snapshot["state"]["server"]["theta"]
-        if theta.shape != self.server.theta.shape:
+        expected, found = _shapes(self._state()), _shapes(snapshot["state"])
+        if expected != found:
+            name = min(key for key, _ in expected.items() ^ found.items())
             raise ValueError(
-                f"snapshot must hold parameters of shape {tuple(self.server.theta.shape)}, "
-                f"got {tuple(theta.shape)}"
+                f"snapshot must be of a simulation like this one, in which {name} has shape "
+                f"{expected.get(name)}, got {found.get(name)}"
             )
         state = copy.deepcopy(snapshot["state"])
         for owner, values in zip(self._owners().values(), state.values(), strict=True):
@@ -264,6 +273,18 @@ class Simulation:
             qv=(self.quasi_validation.x[chosen], self.quasi_validation.y[chosen]),
         )
         self.workers.submit(index, self.server.theta[chosen], context)
+        self.rejected = self.rejected.clone()  # views keep the old one
+        self.rejected[chosen] = False
+
+
+def _own(values: Tensor, like: Tensor) -> Tensor:
+    """The values in the form of ``like``, safe to keep whatever mode the caller computed them in."""
+    values = values.detach().to(like)
+    return values.clone() if values.is_inference() else values
+
+
+def _shapes(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, tuple[int, ...]]:
+    return {f"{owner}.{key}": tuple(v.shape) for owner, values in state.items() for key, v in values.items()}
 
 
 def _merge(

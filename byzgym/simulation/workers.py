@@ -170,7 +170,7 @@ class Workers:
         shape = gradients.shape
         submitted = attack(gradients, mask.clone(), _select(context, members, attack))
         try:
-            submitted = submitted.expand(shape)
+            submitted = submitted.detach().expand(shape)
         except (RuntimeError, AttributeError):
             got = tuple(submitted.shape) if isinstance(submitted, Tensor) else type(submitted).__name__
             raise ValueError(

@@ -42,7 +42,8 @@ def build(
             if None, that one is used, as by any module of torch.
 
     Raises:
-        ValueError: If the model is unknown, its sizes do not fit, or it cannot take such inputs.
+        ValueError: If the model is unknown, its sizes do not fit, it cannot take such inputs, or it has no
+            parameters or frozen ones.
         TypeError: If ``spec`` is not a string, or a registered factory returns no nn.Module.
     """
     name, sizes = _parse(spec)
@@ -55,6 +56,7 @@ def build(
         if not isinstance(module, nn.Module):
             raise TypeError(f"the factory of model {name!r} must return an nn.Module, got {module!r}")
         module = replace_batch_norm(module)
+        _check_parameters(spec, module)
         _check_output(spec, module, shape, num_classes)
     return module
 
@@ -130,6 +132,18 @@ def _drawing_from(generator: torch.Generator | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reset the accelerators
         yield
+
+
+def _check_parameters(spec: str, module: nn.Module) -> None:
+    parameters = dict(module.named_parameters())
+    if not parameters:
+        raise ValueError(f"model {spec!r} must have parameters, got none")
+    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"all parameters of model {spec!r} must require gradients, since workers send one for each; "
+            f"frozen: {', '.join(frozen)}"
+        )
 
 
 def _check_output(spec: str, module: nn.Module, input_shape: tuple[int, ...], num_classes: int) -> None:

@@ -44,7 +44,7 @@ def test_snapshot_and_restore_repeat_a_run_exactly():
     )
     simulation.restore(snapshot)  # a snapshot can be used again
     assert torch.equal(simulation.gradients, gradients)
-    with pytest.raises(ValueError, match="snapshot must hold parameters of shape"):
+    with pytest.raises(ValueError, match="snapshot must be of a simulation like this one"):
         make(num_envs=3).restore(snapshot)
 
 
