@@ -35,7 +35,7 @@ class Registry(Generic[T]):
             TypeError: If ``factory`` cannot be called.
         """
         if not isinstance(name, str) or not name:
-            raise ValueError(f"the name of a {self.kind} must be a non-empty string, got {name!r}")
+            raise ValueError(f"{self.kind}: a name must be a non-empty string, got {name!r}")
         if not callable(factory):
             raise TypeError(f"the factory of {self.kind} {name!r} must be callable, got {factory!r}")
         if name in self._built_in:
@@ -95,5 +95,5 @@ class Registry(Generic[T]):
             raise TypeError(f"{self.kind} must be a name or a mapping with a 'name', got {spec!r}")
         parameters = dict(spec)
         if "name" not in parameters:
-            raise ValueError(f"a {self.kind} mapping needs the key 'name', got {spec!r}")
+            raise ValueError(f"{self.kind}: a mapping needs the key 'name', got {spec!r}")
         return self.make(parameters.pop("name"), **parameters)

@@ -35,7 +35,7 @@ def check_real(
         ValueError: If it is not a finite real number or lies outside.
     """
     allowed = f" greater than {above}" if above is not None else ""
-    allowed += _range(low, high)
+    allowed += (" and" if allowed and (low is not None or high is not None) else "") + _range(low, high)
     number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     if (
         not math.isfinite(number)

@@ -109,7 +109,9 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         specs = [dict(rule) if isinstance(rule, Mapping) else rule for rule in rules]
         RecordConstructorArgs.__init__(self, rules=specs)
         gym.Wrapper.__init__(self, env)
-        simulation = env.unwrapped.simulation  # type: ignore[attr-defined]
+        simulation = getattr(env.unwrapped, "simulation", None)
+        if simulation is None:
+            raise ValueError(f"env must be a ByzantineAggregation environment, possibly wrapped, got {env!r}")
         num_byzantine = simulation.settings.num_byzantine[1]
         self.rules = [_rule(spec, simulation.num_rows, num_byzantine) for spec in specs]
         self.action_space = spaces.Discrete(len(self.rules))
@@ -145,8 +147,6 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 def _rule(spec: str | Mapping[str, Any] | Rule, num_rows: int, num_byzantine: int) -> Rule:
     if isinstance(spec, str | Mapping):
-        if isinstance(spec, Mapping) and "name" not in spec:
-            raise ValueError(f"a rule mapping needs the key 'name', got {spec!r}")
         return make_within(spec, num_rows, num_byzantine)
     if not callable(spec):
         raise TypeError(f"rules must be names, mappings or callables, got {spec!r}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.aggregation import NotLinearError, ServerView, accepted, checked_credits, combine
+from byzgym.aggregation import Mean, NotLinearError, ServerView, accepted, checked_credits, combine
 
 
 class Agent(ABC):
@@ -75,7 +75,7 @@ class Agent(ABC):
             )
         self._env = inner
         if hasattr(inner, "simulation"):
-            inner.simulation.rule = None  # what attacks with this knowledge are shown
+            inner.simulation.rule = Mean()  # what attacks with this knowledge are shown
         self._observation_space = getattr(env, "single_observation_space", None) or env.observation_space
         self.reset()
         return self

@@ -63,7 +63,9 @@ class Fixed(Agent):
     def __init__(self, credits: Sequence[float] | None = None) -> None:
         self._credits: np.ndarray | None = None
         if credits is not None:
-            values = np.array([check_real("credits", value, low=0) for value in credits])
+            if not isinstance(credits, Sequence | np.ndarray):
+                raise ValueError(f"credits must be a list of numbers, got {credits!r}")
+            values = np.array([check_real("credits (each)", value, low=0) for value in credits])
             if values.sum() <= 0:
                 raise ValueError(f"credits must have a positive sum, got {list(credits)}")
             self._credits = values / values.sum()

@@ -55,7 +55,9 @@ class GAA(Agent):
     ) -> None:
         self.window = check_int("window", window, low=1)
         self.learning_rate = check_real("learning_rate", learning_rate, above=0)
-        self.hidden = tuple(check_int("hidden", width, low=1) for width in hidden)
+        if not isinstance(hidden, Sequence):
+            raise ValueError(f"hidden must be a list of widths, got {hidden!r}")
+        self.hidden = tuple(check_int("hidden (each)", width, low=1) for width in hidden)
         self._seed = check_int("seed", seed, low=0)
         self._loaded: list[Tensor] | None = None
         self._began: Tensor | None = None

@@ -29,6 +29,8 @@ class RuleAgent(Agent):
         num_byzantine: int | None = None,
         **parameters: Any,
     ) -> None:
+        if parameters and not isinstance(rule, str):
+            raise TypeError(f"parameters are for a rule given by name, got {parameters} for {rule!r}")
         self._spec = {"name": rule, **parameters} if isinstance(rule, str) else rule
         self._given = self._wanted = num_byzantine
         self.rule: Callable[[Tensor], Tensor] | None = None if isinstance(self._spec, dict) else rule  # type: ignore[assignment]

@@ -29,6 +29,8 @@ def make_within(
         TypeError: If a parameter does not exist.
     """
     parameters: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if "name" not in parameters:
+        raise ValueError(f"rule: a mapping needs the key 'name', got {spec!r}")
     name = parameters.pop("name")
     if isinstance(registry.factory(name), type) and "num_byzantine" not in parameters:
         parameters["num_byzantine"] = largest_byzantine(name, num_workers, num_byzantine)

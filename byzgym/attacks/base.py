@@ -21,7 +21,8 @@ class AttackContext:
         learning_rate: The server's step size.
         previous_aggregate: What the server applied in the last round (zero in round 0).
         num_classes: Number of classes, for attacks on labels.
-        rule: The server's rule, only for attacks that declare the knowledge "rule".
+        rule: The server's rule (the mean where it uses none), only for attacks that declare the knowledge
+            "rule".
         qv: The server's quasi-validation samples (x [E, q, ...], y [E, q]), only for attacks that declare
             the knowledge "qv".
     """

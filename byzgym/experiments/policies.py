@@ -65,7 +65,7 @@ def install(policy: str, simulation: Simulation, num_byzantine: int) -> Agent:
 def told(policy: str, num_workers: int, num_byzantine: int) -> Told | None:
     """What a rule is told where its condition does not admit the true f; None elsewhere."""
     spec = specs.parse(policy)
-    if spec["name"] in registry.names():
+    if spec["name"] in registry.names() or "num_byzantine" in spec:
         return None
     rule = aggregation.make_within(spec, num_workers, num_byzantine)
     number = getattr(rule, "num_byzantine", num_byzantine)

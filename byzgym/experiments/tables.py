@@ -90,7 +90,8 @@ def accuracy_table(records: Records, num_byzantine: int) -> AccuracyTable:
         table.rows.append(Row(policy, marks.get(policy, ""), cells, policy in records.references))
     if any(summary is not None and summary.diverged for summary in summaries.values()):
         table.footnotes.append(
-            f"{DIVERGED} a run diverged: parameters not finite, or a QV loss 1000 times that at the start"
+            f"{DIVERGED} a run diverged: parameters not finite, or a QV loss at the end 1000 times that "
+            "at the start"
         )
     return table
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from byzgym.validation import check_choice, check_int, check_real
 
+LARGEST = 1e30
+"""Of step sizes: so large that nothing learns, and small enough for single precision."""
 SCHEDULES = ("constant", "cosine", "linear", "step", "inverse_time")
 
 
@@ -19,7 +21,7 @@ class LearningRate:
 
     Args:
         spec: A positive number, or a mapping with the keys ``initial`` (positive) and ``schedule``:
-            "constant"; "cosine" and "linear" fall to ``final`` (default 0) at the last round; "step"
+            "constant"; "cosine" and "linear" fall to ``final`` (default 0) after the last round; "step"
             multiplies by ``factor`` (default 0.1) every ``every`` rounds; "inverse_time" divides by
             1 + ``decay`` * round.
         rounds: The number of rounds of an episode.
@@ -30,7 +32,8 @@ class LearningRate:
 
     def __init__(self, spec: float | Mapping[str, Any], rounds: int) -> None:
         options = dict(spec) if isinstance(spec, Mapping) else {"initial": spec}
-        self.initial = check_real("learning_rate", options.pop("initial", None), above=0)
+        name = "learning_rate['initial']" if isinstance(spec, Mapping) else "learning_rate"
+        self.initial = check_real(name, options.pop("initial", None), high=LARGEST, above=0)
         self.schedule = check_choice(
             "learning_rate['schedule']", options.pop("schedule", "constant"), SCHEDULES
         )

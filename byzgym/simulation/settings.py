@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie", "random")
 
 Attack = Callable[[Tensor, Tensor, AttackContext], Tensor]
 Spec = str | Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +110,11 @@ def resolve(
         make_module=partial(tasks.models.build, model, the_task.input_shape, the_task.num_classes),
         num_workers=num_workers,
         num_byzantine=_bounds(num_byzantine, num_workers),
-        attacks=tuple(attacks.make_from(spec) for spec in specs),
+        attacks=tuple(_callable("attack", spec, attacks.make_from(spec)) for spec in specs),
         attack_names=tuple(spec if isinstance(spec, str) else str(spec["name"]) for spec in specs),
-        roles=attacks.roles.make_from(roles),
+        roles=_callable("roles", roles, attacks.roles.make_from(roles)),
         static_roles=(roles if isinstance(roles, str) else roles.get("name")) == "static",
-        partition=tasks.partitions.make_from(partition),
+        partition=_callable("partition", partition, tasks.partitions.make_from(partition)),
         batch_size=check_int("batch_size", the_task.batch_size if batch_size is None else batch_size, low=1),
         learning_rate=LearningRate(
             the_task.learning_rate if learning_rate is None else learning_rate, rounds
@@ -121,11 +122,17 @@ def resolve(
         momentum=_below_one("momentum", momentum),
         worker_momentum=_below_one("worker_momentum", worker_momentum),
         qv_size=check_int("qv_size", qv_size, low=1),
-        draw_qv=tasks.quasi_validation.make_from(qv_source),
+        draw_qv=_callable("qv_source", qv_source, tasks.quasi_validation.make_from(qv_source)),
         secure_group_size=group,
         rounds=rounds,
         device=where,
     )
+
+
+def _callable(argument: str, spec: Spec, made: T) -> T:
+    if not callable(made):
+        raise TypeError(f"{argument}: the factory of {spec!r} must return something to call, got {made!r}")
+    return made
 
 
 def _bounds(num_byzantine: int | Sequence[int], num_workers: int) -> tuple[int, int]:

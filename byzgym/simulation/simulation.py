@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.aggregation import ServerView
+from byzgym.aggregation import Mean, ServerView
 from byzgym.attacks import AttackContext
 from byzgym.memory import keep_freed_memory
 from byzgym.simulation.gradients import engine_for, seeded
@@ -53,8 +53,9 @@ class Simulation:
         self.server = Server(settings, num_envs, self.engine.num_parameters)
         x, y = settings.draw_qv(settings.task, settings.qv_size, generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
-        self.rule: Callable[[Tensor], Tensor] | None = None
-        """The server's rule, shown only to attacks that declare this knowledge."""
+        self.rule: Callable[[Tensor], Tensor] = Mean()
+        """The server's rule (the mean where it uses none), for attacks that declare this knowledge only."""
+        self._failed = False
         self.previous_credits = torch.zeros(num_envs, self.num_rows, device=settings.device)
         self.rejected = torch.zeros(num_envs, self.num_rows, dtype=torch.bool, device=settings.device)
         self._view: ServerView | None = None
@@ -107,6 +108,7 @@ class Simulation:
     @property
     def view(self) -> ServerView:
         """What the server knows in this round; valid until the next `apply` or `reset`."""
+        self._check_sound()
         if self._view is None:
             rows, rejected = receive(self.workers.submissions, self.settings.secure_group_size)
             # Rejected rows are overwritten: of those met before, only this is left to tell.
@@ -153,8 +155,16 @@ class Simulation:
         Args:
             seeds: A seed from 0 to 2**63 - 1 for each of the environments.
             envs: Which environments; all where None.
+
+        Raises:
+            ValueError: If there is not one seed for each of the environments.
         """
         chosen = list(range(self.num_envs)) if envs is None else list(envs)
+        if len(seeds) != len(chosen) or not set(chosen) <= set(range(self.num_envs)):
+            raise ValueError(
+                f"reset needs a seed for each of the environments {chosen}, which must be from 0 to "
+                f"{self.num_envs - 1}; got {len(seeds)} seeds"
+            )
         for env, seed in zip(chosen, seeds, strict=True):
             generator = self.workers.generators[env].manual_seed(seed)
             self.workers.reset(env)
@@ -162,7 +172,7 @@ class Simulation:
             x, y = self.settings.draw_qv(self.settings.task, self.settings.qv_size, generator)
             self.quasi_validation.assign(env, x, y)
             self.previous_credits[env] = 1 / self.num_rows
-        self._submit(None if len(chosen) == self.num_envs else chosen)
+        self._submit(None if set(chosen) == set(range(self.num_envs)) else chosen)
 
     @torch.inference_mode(False)
     def apply(self, update: Tensor, credits: Tensor | None = None, envs: Sequence[int] | None = None) -> None:
@@ -178,6 +188,7 @@ class Simulation:
             TypeError: If ``update`` is not a tensor.
             ValueError: If ``update`` does not have the shape [E, d].
         """
+        self._check_sound()
         theta = self.server.theta
         if not isinstance(update, Tensor):
             raise TypeError(f"update must be a tensor, got {type(update).__name__}")
@@ -233,7 +244,13 @@ class Simulation:
         for generator, saved in zip(self.workers.generators, snapshot["generators"], strict=True):
             generator.set_state(saved)
         self.workers.forget_groups()
-        self._view = None
+        self._view, self._failed = None, False
+
+    def _check_sound(self) -> None:
+        if self._failed:
+            raise RuntimeError(
+                "an attack or a role function failed in the middle of a round; reset all first"
+            )
 
     def _owners(self) -> dict[str, Any]:
         return {
@@ -272,7 +289,11 @@ class Simulation:
             rule=self.rule,
             qv=(self.quasi_validation.x[chosen], self.quasi_validation.y[chosen]),
         )
+        # An attack may be anybody's code, and where it fails the round is half played, until all are reset.
+        sound = envs is None or not self._failed
+        self._failed = True
         self.workers.submit(index, self.server.theta[chosen], context)
+        self._failed = not sound
         self.rejected = self.rejected.clone()  # views keep the old one
         self.rejected[chosen] = False
 

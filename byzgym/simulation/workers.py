@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -98,7 +99,15 @@ class Workers:
     def _play_roles(self, index: Tensor, context: attacks.AttackContext) -> None:
         if self._settings.static_roles:
             return
-        roles = self._settings.roles(self.assigned[index], self.byzantine[index], context)
+        assigned = self.assigned[index]
+        with _blamed(f"role function {self._settings.roles!r}"):
+            roles = self._settings.roles(assigned, self.byzantine[index], context)
+        if not isinstance(roles, Tensor) or roles.shape != assigned.shape or roles.dtype != torch.bool:
+            got = f"{roles.dtype} {tuple(roles.shape)}" if isinstance(roles, Tensor) else repr(roles)
+            raise ValueError(
+                f"role function {self._settings.roles!r} must return a bool tensor of shape "
+                f"{tuple(assigned.shape)}, got {got}"
+            )
         self.byzantine[index] = roles
 
     def _rows_in_use(self, index: Tensor, groups: list[tuple[Attack, Tensor]]) -> Tensor | None:
@@ -168,7 +177,8 @@ class Workers:
             gradients = out if whole else out.index_select(0, members)
         mask = byzantine if whole else byzantine[members]
         shape = gradients.shape
-        submitted = attack(gradients, mask.clone(), _select(context, members, attack))
+        with _blamed(f"attack {attack!r}"):
+            submitted = attack(gradients, mask.clone(), _select(context, members, attack))
         try:
             submitted = submitted.detach().expand(shape)
         except (RuntimeError, AttributeError):
@@ -185,6 +195,16 @@ class Workers:
             return
         for target, source, row in zip(members[env].tolist(), env.tolist(), worker.tolist(), strict=True):
             out[target, row] = submitted[source, row]
+
+
+@contextmanager
+def _blamed(author: str) -> Iterator[None]:
+    """Say in the traceback of an error whose code it comes from."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"raised by {author}")
+        raise
 
 
 def _select(context: attacks.AttackContext, members: Tensor, attack: Attack) -> attacks.AttackContext:

@@ -75,7 +75,7 @@ def test_fixed_moves_the_credit_of_rejected_rows():
 
 def test_fixed_refuses_what_is_no_credit_vector():
     for credits in ([1, -1, 2], [float("nan"), 1], [float("inf"), 1], ["a", 1]):
-        with pytest.raises(ValueError, match="credits must be a finite number of at least 0"):
+        with pytest.raises(ValueError, match="must be a finite number of at least 0"):
             agents.make("fixed", credits=credits)
     for credits in ([0, 0], []):
         with pytest.raises(ValueError, match="credits must have a positive sum"):

@@ -254,7 +254,7 @@ def test_another_number_of_workers_starts_anew():
         ({"window": 1.5}, "window must be an integer"),
         ({"learning_rate": 0}, "learning_rate must be a finite number greater than 0"),
         ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"hidden": (8, 0)}, "hidden must be an integer of at least 1, got 0"),
+        ({"hidden": (8, 0)}, r"hidden \(each\) must be an integer of at least 1, got 0"),
         ({"seed": -1}, "seed must be an integer of at least 0"),
     ],
 )

@@ -9,6 +9,8 @@ from stable_baselines3.common.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn import functional
 
+from byzgym.validation import check_real
+
 SMALLEST_CREDIT = 1e-6
 """Sampled credits below this count as this much in `log_prob`, which is infinite at zero."""
 
@@ -23,7 +25,10 @@ class DirichletDistribution(Distribution):
     Args:
         action_dim: Number of credits.
         min_concentration: Added to softplus of the network's output; keeps every density proper. The smaller
-            it is, the closer to zero a credit can be.
+            it is, the closer to zero a credit can be. At least 0.
+
+    Raises:
+        ValueError: If ``min_concentration`` is not a finite number of at least 0.
     """
 
     distribution: torch.distributions.Dirichlet
@@ -31,7 +36,7 @@ class DirichletDistribution(Distribution):
     def __init__(self, action_dim: int, min_concentration: float = 0.02) -> None:
         super().__init__()
         self.action_dim = action_dim
-        self.min_concentration = min_concentration
+        self.min_concentration = check_real("min_concentration", min_concentration, low=0)
 
     def proba_distribution_net(self, latent_dim: int) -> nn.Module:
         """A layer from the policy's latent [B, latent_dim] to the raw concentrations [B, action_dim]."""

@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ class DirichletPolicy(ActorCriticPolicy):
     the mode (see `DirichletDistribution.mode`).
 
     Args:
+        observation_space: A Box, or a Dict, whose parts are then concatenated.
         args: As for `ActorCriticPolicy`.
         min_concentration: See `DirichletDistribution`.
         kwargs: As for `ActorCriticPolicy`.
@@ -33,9 +35,17 @@ class DirichletPolicy(ActorCriticPolicy):
         ValueError: If the actions are not credits, Box(0, 1, (n,)), or ``use_sde`` is set.
     """
 
-    def __init__(self, *args: Any, min_concentration: float = 0.02, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        *args: Any,
+        min_concentration: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
         self.min_concentration = min_concentration
-        super().__init__(*args, **kwargs)
+        if isinstance(observation_space, spaces.Dict):
+            kwargs.setdefault("features_extractor_class", CombinedExtractor)
+        super().__init__(observation_space, *args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
         size = _action_size(self, low=0.0)
