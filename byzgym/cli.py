@@ -7,6 +7,7 @@ that needs it, so that help and lists come quickly.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from byzgym.experiments.comparison import Comparison, Setting
+from byzgym.experiments.comparison import Comparison, Setting, flags
 from byzgym.validation import check_int
 
 if TYPE_CHECKING:
@@ -209,7 +210,9 @@ class Train(Episodes):
         with _progress(console, steps) as advance:
             training.learn(model, steps, lambda done: advance(self.algorithm, done))
         model.save(path)
-        console.print(f"{path}; `byzgym evaluate --model-path {path} --algorithm {self.algorithm}` plays it")
+        words = ["--model-path", str(path), "--algorithm", self.algorithm]
+        words += flags(self, dataclasses.fields(Episodes))
+        console.print(f"{path}; `byzgym evaluate {shlex.join(words)}` plays it", soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True)

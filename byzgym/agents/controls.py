@@ -36,16 +36,21 @@ class Random(Agent):
     def __init__(self, seed: int = 0) -> None:
         self._seed = check_int("seed", seed, low=0)
         self._generator = torch.Generator().manual_seed(self._seed)
+        self._drawn: tuple[ServerView, Tensor] | None = None
 
     def reset(self, envs: Tensor | None = None) -> None:
         """Begin the sequence of draws again, where all environments begin anew."""
         if envs is None:
             self._generator.manual_seed(self._seed)
+            self._drawn = None
 
     def credits(self, view: ServerView) -> Tensor:
-        """See `Agent.credits`."""
-        draws = torch.empty(view.previous_credits.shape).exponential_(generator=self._generator)
-        return accepted((draws / draws.sum(1, keepdim=True)).to(view.theta.device), view)
+        """See `Agent.credits`. One draw a round, however often it is asked."""
+        if self._drawn is None or self._drawn[0] is not view:
+            draws = torch.empty(view.previous_credits.shape).exponential_(generator=self._generator)
+            credits = (draws / draws.sum(1, keepdim=True)).to(view.theta)
+            self._drawn = view, accepted(credits, view)
+        return self._drawn[1]
 
 
 @registry.built_in("fixed")

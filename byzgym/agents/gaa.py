@@ -39,7 +39,8 @@ class GAA(Agent):
     Args:
         window: T, rounds between two updates of the policy. The public reconstruction has 5; 1 is the
             default because it recovers more often from the first rounds, when credits are still uniform and
-            a Byzantine majority drives the parameters away (see docs/gaa.md for the figures).
+            a Byzantine majority drives the parameters away (see docs/gaa.md for the figures). Where one of
+            several environments begins anew, the windows of the others end early.
         learning_rate: Of Adam, for the policy. The public reconstruction has 0.01.
         hidden: Widths of ReLU layers in the per-coordinate network; none by default. With hidden layers
             every round takes memory d * (3 n + 2).

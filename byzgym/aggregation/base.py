@@ -58,6 +58,8 @@ class Rule(ABC):
             ValueError: If the shape, the type or the rule's condition on n and f does not fit.
         """
         self.check(gradients)
+        if not gradients.numel():  # no runs
+            return gradients.new_zeros(gradients.shape[:-2] + gradients.shape[-1:])
         received = received_rows(gradients)
         if received is None:
             return self._aggregate(gradients)
@@ -141,6 +143,8 @@ class Weighting(Rule):
             ValueError: If the shape, the type or the rule's condition on n and f does not fit.
         """
         self.check(gradients)
+        if not gradients.numel():  # no runs
+            return gradients.new_zeros(gradients.shape[:-1])
         received = received_rows(gradients)
         if received is None:
             return self._credits(gradients)

@@ -29,7 +29,7 @@ class ServerView:
         round: Rounds since the start of each run.
         rejected: Submissions with a non-finite entry; they get no credit.
         previous_update: The aggregate that the last round applied (zero in round 0).
-        previous_credits: The credits of the last round (uniform in round 0).
+        previous_credits: The credits of the last round that had any (uniform at first).
         qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
     """
 

@@ -41,6 +41,18 @@ class History:
         """Credit of all Byzantine workers together (NaN where a vector was applied)."""
         return float(self.credits[self.byzantine].sum())
 
+    @property
+    def null_credit(self) -> float:
+        """Credit of the zero vector (0 without a null slot, NaN where a vector was applied)."""
+        return max(0.0, 1 - float(self.credits.sum())) if not np.isnan(self.credits).any() else np.nan
+
+    def credit_line(self) -> str:
+        """Who has the credit, in words."""
+        if np.isnan(self.byzantine_credit):
+            return "a vector was applied"
+        slot = f", zero vector {self.null_credit:.2f}" if self.null_credit > 1e-3 else ""
+        return f"Byzantine credit {self.byzantine_credit:.2f}{slot}"
+
 
 class Renderer:
     """Draws a `History`.
@@ -52,6 +64,10 @@ class Renderer:
     def __init__(self, mode: str) -> None:
         self.mode = mode
         self._figure: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies draw a figure of their own: matplotlib's do not survive copying."""
+        return {**vars(self), "_figure": None}
 
     def draw(self, history: History) -> Any:
         """A string, an array (height, width, 3) of uint8, or None for "human"."""
@@ -95,7 +111,7 @@ def text_frame(history: History, width: int = 30) -> str:
         return "no round played yet"
     lines = [
         f"round {history.round:4d}  QV loss {history.losses[-1]:.4g}  accuracy {history.accuracies[-1]:.3f}  "
-        f"reward {history.rewards[-1]:+.3f}  Byzantine credit {history.byzantine_credit:.3f}"
+        f"reward {history.rewards[-1]:+.3f}  {history.credit_line()}"
     ]
     for worker, credit in enumerate(history.credits):
         mark = "x" if history.byzantine[worker] else " "
@@ -118,26 +134,27 @@ def draw_figure(figure: Any, history: History) -> None:
     colours = np.where(history.byzantine, "#c0392b", "#2471a3")
     bars.barh(workers, np.nan_to_num(history.credits), color=colours, edgecolor=colours)
     bars.axvline(1 / max(len(workers), 1), color="#7f8c8d", linestyle=":", linewidth=1)
-    labels = [
-        f"{worker}{' rejected' * bool(rejected)}{' ✗' * bool(byzantine)}"
-        for worker, rejected, byzantine in zip(workers, history.rejected, history.byzantine, strict=True)
-    ]
-    bars.set_yticks(workers, labels)
+    labels = [f"{w}{' ✗' * bool(byzantine)}" for w, byzantine in zip(workers, history.byzantine, strict=True)]
+    size = min(10, 220 / max(len(workers), 1))  # points: labels of many workers must not overlap
+    bars.set_yticks(workers, labels, fontsize=size)
+    for worker in np.flatnonzero(history.rejected):
+        bars.text(0.01, worker, "rejected", color="#c0392b", fontsize=size, va="center")
     for tick, byzantine in zip(bars.get_yticklabels(), history.byzantine, strict=True):
         tick.set_color("#c0392b" if byzantine else "black")
     bars.set(xlim=(0, 1), xlabel="credit (dotted: 1/n)", ylabel="worker (✗ Byzantine)")
     bars.invert_yaxis()
-    total = history.byzantine_credit
-    shown = "a vector was applied" if np.isnan(total) else f"Byzantine credit {total:.2f}"
-    bars.set_title(f"Round {history.round}: {shown}", fontsize=10)
+    bars.set_title(f"Round {history.round}: {history.credit_line()}", fontsize=10)
     rounds = np.arange(len(history.losses))
-    losses.plot(rounds, history.losses, color="#2c3e50")
-    losses.set_yscale("log")
-    losses.yaxis.set_major_formatter("{x:g}")
-    losses.yaxis.set_minor_formatter("{x:g}")
+    losses.plot(rounds, history.losses, color="#2c3e50", marker="o", markersize=2)
+    if history.losses and max(history.losses) > 10 * min(history.losses):
+        losses.set_yscale("log")  # within a decade, a linear axis has the better ticks
+        losses.minorticks_off()
     losses.set_title("quasi-validation loss", fontsize=10)
-    accuracies.plot(rounds, history.accuracies, color="#229954")
+    accuracies.plot(rounds, history.accuracies, color="#229954", marker="o", markersize=2)
     accuracies.set(ylim=(0, 1), xlabel="round")
     accuracies.set_title("test accuracy", fontsize=10)
+    for axes in (losses, accuracies):
+        axes.set_xlim(0, max(history.round, 1))
+        axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in (bars, losses, accuracies):
         axes.spines[["top", "right"]].set_visible(False)

@@ -21,7 +21,7 @@ from byzgym.validation import check_int
 class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     """`ByzantineAggregationEnv` for many environments at once.
 
-    On CPU, environment i equals the single environment seeded with ``seed + i``.
+    On CPU, environment i equals the single environment seeded with ``seed + i``, up to rounding.
 
     Args:
         num_envs: E.

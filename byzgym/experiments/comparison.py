@@ -120,13 +120,12 @@ class Comparison(Setting):
     def command(self) -> str:
         """The command line that plays this comparison, without its results folder."""
         words = ["byzgym", "compare"]
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value == field.default:
-                continue
-            words.append("--" + field.name.replace("_", "-"))
-            words += [str(entry) for entry in value] if isinstance(value, tuple) else [str(value)]
-        return shlex.join(words)
+        return shlex.join([*words, *flags(self, dataclasses.fields(self))])
+
+    def workers(self, num_byzantine: int) -> str:
+        """Whom the server faces, as headings say it."""
+        roles = "" if self.roles == "static" else f", roles {self.roles}"
+        return f"{num_byzantine} of {self.num_workers} workers Byzantine{roles}"
 
     def to_json(self) -> dict[str, Any]:
         """The arguments, as config.json holds them."""
@@ -145,6 +144,18 @@ class Comparison(Setting):
             raise ValueError(f"the arguments must be {sorted(known)}, got {sorted(arguments)}")
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
         return cls(**given)
+
+
+def flags(arguments: Any, fields: Sequence[dataclasses.Field[Any]]) -> list[str]:
+    """The words of a command line that give a dataclass these fields, without those at their defaults."""
+    words = []
+    for field in fields:
+        value = getattr(arguments, field.name)
+        if value == field.default:
+            continue
+        words.append("--" + field.name.replace("_", "-"))
+        words += [str(entry) for entry in value] if isinstance(value, tuple) else [str(value)]
+    return words
 
 
 def _distinct(name: str, values: Sequence[Any]) -> Sequence[Any]:

@@ -58,7 +58,7 @@ def overview(records: Records, num_byzantine: int) -> Figure:
     axes.set_ylabel("test accuracy")
     axes.set_xlabel("round")
     axes.set_title(
-        f"{comparison.task}, attack {attack}, {num_byzantine} of {comparison.num_workers} workers Byzantine",
+        f"{comparison.task}, attack {attack}, {comparison.workers(num_byzantine)}",
         loc="left",
         fontsize=12,
     )
@@ -254,4 +254,4 @@ def _name(records: Records, policy: str) -> str:
 
 
 def _of(records: Records, num_byzantine: int) -> str:
-    return f"{num_byzantine} of {records.comparison.num_workers} workers Byzantine"
+    return records.comparison.workers(num_byzantine)

@@ -171,7 +171,7 @@ def _lead(records: Records) -> str:
     comparison, results = records.comparison, records.results
     model = results["model"].iloc[0]
     return (
-        f"{len(results)} runs of {comparison.rounds} rounds: model {model}, {comparison.num_workers} "
+        f"{len(results)} runs of {comparison.rounds} rounds each: model {model}, {comparison.num_workers} "
         f"workers, partition {comparison.partition}, roles {comparison.roles}, {comparison.qv_size} QV "
         f"samples, {comparison.seeds} {'seed' if comparison.seeds == 1 else 'seeds'}."
     )

@@ -80,7 +80,7 @@ def accuracy_table(records: Records, num_byzantine: int) -> AccuracyTable:
     best = {attack: _best(records, policies, attack, summaries) for attack in comparison.attacks}
     marks, footnotes = _footnotes(records, num_byzantine)
     table = AccuracyTable(
-        title=f"{comparison.task}, {num_byzantine} of {comparison.num_workers} workers Byzantine",
+        title=f"{comparison.task}, {comparison.workers(num_byzantine)}",
         attacks=list(comparison.attacks),
         footnotes=footnotes,
         caption=_caption(records),

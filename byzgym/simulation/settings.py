@@ -92,6 +92,8 @@ def resolve(
     num_workers = check_int("num_workers", num_workers, low=1)
     if isinstance(model, str) or model is None:
         the_task = tasks.make_from(task)
+        if not isinstance(the_task, tasks.Task):
+            raise TypeError(f"task: the factory of {task!r} must return a Task, got {the_task!r}")
     else:
         raise ValueError(f"model must be a string such as 'mlp:32' or None, got {model!r}")
     model = the_task.model if model is None else model

@@ -51,7 +51,7 @@ class Simulation:
         self.engine = engine_for(module.to(settings.device))
         self.workers = Workers(settings, self.engine, num_byzantine, attack_choices)
         self.server = Server(settings, num_envs, self.engine.num_parameters)
-        x, y = settings.draw_qv(settings.task, settings.qv_size, generator)  # for shapes, and to fail early
+        x, y = self._draw_qv(generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
         self.rule: Callable[[Tensor], Tensor] = Mean()
         """The server's rule (the mean where it uses none), for attacks that declare this knowledge only."""
@@ -169,7 +169,7 @@ class Simulation:
             generator = self.workers.generators[env].manual_seed(seed)
             self.workers.reset(env)
             self.server.reset(env, self._initial_theta(generator))
-            x, y = self.settings.draw_qv(self.settings.task, self.settings.qv_size, generator)
+            x, y = self._draw_qv(generator)
             self.quasi_validation.assign(env, x, y)
             self.previous_credits[env] = 1 / self.num_rows
         self._submit(None if set(chosen) == set(range(self.num_envs)) else chosen)
@@ -272,6 +272,16 @@ class Simulation:
             module = self.settings.make_module()
         parameters = [parameter.detach().flatten() for parameter in module.parameters()]
         return torch.cat(parameters).to(self.settings.device)
+
+    def _draw_qv(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        task, size, source = self.settings.task, self.settings.qv_size, self.settings.draw_qv
+        x, y = source(task, size, generator)
+        if x.shape != (size, *task.input_shape) or y.shape != (size,) or not bool(x.isfinite().all()):
+            raise ValueError(
+                f"qv_source {source!r} must return {size} finite samples of shape {task.input_shape} and "
+                f"their labels, got shapes {tuple(x.shape)} and {tuple(y.shape)}"
+            )
+        return x, y
 
     def _submit(self, envs: list[int] | None) -> None:
         self._view = None

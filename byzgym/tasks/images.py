@@ -104,12 +104,15 @@ def _load(
 
 def _root(root: str | os.PathLike[str] | None) -> Path:
     given = root if root is not None else os.environ.get(ROOT_VARIABLE)
-    if not given:
+    if not given or not isinstance(given, str | os.PathLike):
         raise ValueError(
             f"root must be the folder of the data, got {root!r}; pass root=... to the task or set the "
             f"environment variable {ROOT_VARIABLE}"
         )
-    return Path(given).expanduser().resolve()
+    try:
+        return Path(given).expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"root {given!r} cannot be read: {error}") from error
 
 
 def _read(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from byzgym.integrations.sb3.distributions import DirichletDistribution
 from byzgym.integrations.sb3.features import EquivariantExtractor
 from byzgym.integrations.sb3.networks import CreditHead, SetNetwork
+from byzgym.validation import check_int
 
 
 class DirichletPolicy(ActorCriticPolicy):
@@ -74,7 +75,8 @@ class EquivariantPolicy(ActorCriticPolicy):
         observation_space: Pooled, or a Dict with per-worker parts.
         action_space: Box(-1, 1, (n,)), or (n + 1,) with a null slot.
         lr_schedule: Learning rate schedule.
-        net_arch: Sizes of the hidden layers of actor and critic, at least one.
+        net_arch: Sizes of the hidden layers of actor and critic, at least one. The first encodes each worker;
+            the others (the first once more, where it is alone) decide, with what the workers are for all.
         features_extractor_class: `EquivariantExtractor` or a subclass.
         kwargs: As for `ActorCriticPolicy`.
 
@@ -97,6 +99,8 @@ class EquivariantPolicy(ActorCriticPolicy):
         net_arch = [64, 64] if net_arch is None else net_arch
         if not isinstance(net_arch, list) or not net_arch:
             raise ValueError(f"net_arch must be a non-empty list of layer sizes, got {net_arch!r}")
+        for size in net_arch:
+            check_int("net_arch (each)", size, low=1)
         super().__init__(
             observation_space,
             action_space,
