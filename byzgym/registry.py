@@ -31,11 +31,15 @@ class Registry(Generic[T]):
         Registering a name of yours again replaces it, so that a notebook cell can run twice.
 
         Raises:
-            ValueError: If ``name`` is not a non-empty string, or is built in.
+            ValueError: If ``name`` is empty, no string, holds a colon, comma, equals sign or space, or
+                is built in.
             TypeError: If ``factory`` cannot be called.
         """
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"{self.kind}: a name must be a non-empty string, got {name!r}")
+        if not isinstance(name, str) or not name or set(name) & set(":,= "):
+            raise ValueError(
+                f"{self.kind}: a name must be a non-empty string without ':', ',', '=' and spaces, "
+                f"which the command line needs, got {name!r}"
+            )
         if not callable(factory):
             raise TypeError(f"the factory of {self.kind} {name!r} must be callable, got {factory!r}")
         if name in self._built_in:
@@ -74,7 +78,10 @@ class Registry(Generic[T]):
             TypeError: If it has no such parameter, or lacks one; the message lists its parameters.
         """
         factory = self.factory(name)
-        signature = inspect.signature(factory)
+        try:
+            signature = inspect.signature(factory)
+        except ValueError:  # some built-in classes have none
+            return factory(**parameters)
         try:
             signature.bind(**parameters)
         except TypeError as error:

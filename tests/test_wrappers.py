@@ -120,6 +120,49 @@ def test_rule_is_told_the_largest_f_it_accepts():
     assert aggregation.Krum.max_byzantine(6) < 5
 
 
+def test_attacks_that_know_the_rule_see_the_one_used_last():
+    seen = []
+
+    class Curious:
+        knowledge = frozenset({"rule"})
+
+        def __call__(self, gradients, byzantine, context):
+            seen.append(context.rule)
+            return gradients
+
+    byzgym.attacks.register("curious", Curious)
+    env = RuleSelection(make(attack="curious"), rules=["krum"])
+    env.reset(seed=0)
+    assert type(seen[-1]) is aggregation.Krum
+
+    env = RuleSelection(env.env, rules=["median", "krum", "mean"])
+    env.reset(seed=0)
+    assert seen[-1] is env.rules[0]
+    for number in (2, 1, 0, 2):
+        env.step(number)
+        assert seen[-1] is env.rules[number]
+    env.reset()
+    assert seen[-1] is env.rules[0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "error", "message"),
+    [
+        (lambda rows: None, TypeError, "must return aggregates as a tensor, got NoneType"),
+        (
+            lambda rows: rows[:, 0, :3],
+            ValueError,
+            r"must return aggregates of shape \(1, \d+\), got \(1, 3\)",
+        ),
+    ],
+)
+def test_what_a_rule_returns_is_checked(rule, error, message):
+    env = RuleSelection(make(), [rule])
+    env.reset(seed=0)
+    with pytest.raises(error, match=message):
+        env.step(0)
+
+
 def test_rejected_rows_do_not_count():
     name = "tests_wrappers_nan"
     byzgym.attacks.register(

@@ -104,6 +104,7 @@ class Agent(ABC):
 
         Raises:
             RuntimeError: If the agent has not been given an environment.
+            TypeError, ValueError: If what the agent gives are no credits, see `checked_credits`.
         """
         if self._env is None:
             raise RuntimeError("predict needs an environment; call agent.bind(env) first")
@@ -111,7 +112,7 @@ class Agent(ABC):
         if episode_start is not None and np.any(episode_start):
             self.reset(torch.as_tensor(np.atleast_1d(episode_start), device=view.theta.device).bool())
         try:
-            credits = self.credits(view)
+            credits = checked_credits(self, self.credits(view), view)
         except NotLinearError:
             self._env.use_update(self.aggregate(view))
             credits = torch.zeros_like(view.previous_credits)

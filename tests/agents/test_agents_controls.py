@@ -128,6 +128,17 @@ def test_oracle_takes_the_simulation_of_its_environment():
     torch.testing.assert_close(agent.aggregate(env.unwrapped.view), honest_mean(simulation))
 
 
+def test_an_oracle_bound_anew_looks_at_the_new_environment():
+    first, second = gym.make(ID, **TINY), gym.make(ID, **TINY)
+    first.reset(seed=0)
+    observation, info = second.reset(seed=3)
+    byzantine = info["byzantine"]
+    assert byzantine.tolist() != first.unwrapped.simulation.byzantine[0].tolist()
+    action, _ = agents.make("oracle").bind(first).bind(second).predict(observation)
+    assert (action[byzantine] == 0).all()
+    assert (action[~byzantine] > 0).all()
+
+
 def test_oracle_without_a_simulation():
     with pytest.raises(RuntimeError, match=r"the oracle needs simulation=\.\.\., or an environment"):
         agents.make("oracle").credits(normal_view())

@@ -92,6 +92,13 @@ def test_reset_repeats_the_run():
     assert not torch.equal(first[0], first[-1])
 
 
+def test_by_default_it_learns_in_every_round():
+    assert agents.make("gaa").window == 1
+    credits = play(agents.make("gaa"), make(), 4)
+    assert torch.equal(credits, play(agents.make("gaa", window=1), make(), 4))
+    assert not torch.equal(credits, play(agents.make("gaa", window=2), make(), 4))
+
+
 def test_round_zero_resets_by_itself():
     agent = agents.make("gaa", window=2)
     simulation = make()

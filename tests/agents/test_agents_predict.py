@@ -176,6 +176,19 @@ def test_binds_to_wrapped_vector_environments():
     assert agents.make("uniform").bind(venv).predict(observations)[0].shape == (2, 7)
 
 
+def test_a_step_with_another_action_plays_that_action():
+    env = gym.make(ID, **ARGUMENTS)
+    observation, _ = env.reset(seed=0)
+    agents.make("median").bind(env).predict(observation)  # hands its vector over, for an action of all zero
+    expected = env.unwrapped.view.gradients[:, 3].clone()
+    action = np.eye(7, dtype=np.float32)[3]
+    info = env.step(action)[4]
+    np.testing.assert_array_equal(info["credits"], action)
+    torch.testing.assert_close(env.unwrapped.view.previous_update, expected)
+    # The vector was of that round only.
+    np.testing.assert_allclose(env.step(np.zeros(7, np.float32))[4]["credits"], [1 / 7] * 7)
+
+
 def test_null_slot_gets_nothing():
     env = gym.make(ID, **ARGUMENTS, action="null_slot")
     observation, _ = env.reset(seed=0)

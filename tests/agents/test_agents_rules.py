@@ -1,11 +1,13 @@
-"""The rules as agents, and agents registered from outside."""
+"""The rules as agents."""
 
+from functools import partial
+
+import gymnasium as gym
 import pytest
 import torch
-from agent_cases import ID, TINY, assert_on_simplex, make, mix, normal_view, view_of
+from agent_cases import ID, TINY, mix, normal_view, view_of
 
-from byzgym import agents, aggregation
-from byzgym.agents.registry import registry
+from byzgym import agents, aggregation, attacks
 from byzgym.aggregation import NotLinearError
 
 BUILT_IN = tuple(aggregation.names())
@@ -23,17 +25,6 @@ NUM_BYZANTINE = {  # the largest f that each accepts for n = 10, at most 7
     "norm_clipping": 7,
     "trimmed_mean": 4,
 }
-
-
-@pytest.fixture
-def own_names():
-    """Takes back what a test registers."""
-    rules, known = aggregation.registry.registry._factories, registry._factories
-    before = dict(rules), dict(known)
-    yield
-    for factories, saved in zip((rules, known), before, strict=True):
-        factories.clear()
-        factories.update(saved)
 
 
 def test_every_rule_is_an_agent():
@@ -99,8 +90,6 @@ def test_without_an_environment_the_rule_gets_the_largest_f():
     ("given", "env_f", "expected"), [(None, 1, 1), (None, 7, 3), (2, 7, 2), (None, [1, 2], 2)]
 )
 def test_bind_takes_the_environments_f(given, env_f, expected):
-    import gymnasium as gym
-
     env = gym.make(ID, **{**TINY, "num_workers": 10, "num_byzantine": env_f})
     observation, _ = env.reset(seed=0)
     agent = agents.make("krum", num_byzantine=given).bind(env)
@@ -109,14 +98,36 @@ def test_bind_takes_the_environments_f(given, env_f, expected):
 
 
 def test_bound_to_another_environment_the_rule_gets_that_environments_f():
-    import gymnasium as gym
-
     agent = agents.make("krum")
     for f in (1, 3, 2):
         env = gym.make(ID, **{**TINY, "num_workers": 10, "num_byzantine": f})
         observation, _ = env.reset(seed=0)
         agent.bind(env).predict(observation)
         assert agent.num_byzantine == f
+
+
+@pytest.mark.parametrize("make", [gym.make, partial(gym.make_vec, num_envs=2)], ids=["single", "vector"])
+def test_attacks_that_know_the_rule_see_that_of_the_bound_agent(make):
+    seen = []
+
+    class Curious:
+        knowledge = frozenset({"rule"})
+
+        def __call__(self, gradients, byzantine, context):
+            seen.append(context.rule)
+            return gradients
+
+    attacks.register("curious", Curious)
+    env = make(ID, **{**TINY, "num_workers": 7, "attack": "curious"})
+    agent = agents.make("krum").bind(env)
+    observation, _ = env.reset(seed=0)
+    assert type(seen[-1]) is aggregation.Krum
+    assert seen[-1].num_byzantine == 2
+    env.step(agent.predict(observation)[0])
+    assert seen[-1] is agent.rule
+    agents.make("uniform").bind(env)
+    env.reset()
+    assert type(seen[-1]) is aggregation.Mean
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -181,123 +192,3 @@ def test_unknown_names_and_parameters_are_refused_at_once():
 def test_too_few_submissions_for_the_rule():
     with pytest.raises(ValueError, match=r"needs n >= 2f \+ 3, got n=2"):
         agents.make("krum").credits(normal_view(num_workers=2))
-
-
-@pytest.mark.usefixtures("own_names")
-def test_a_registered_callable_is_a_rule_and_an_agent():
-    aggregation.register("twice_the_first", lambda: lambda rows: 2 * rows[..., 0, :])
-    assert "twice_the_first" in agents.names()
-    agent, view = agents.make("twice_the_first"), normal_view()
-    torch.testing.assert_close(agent.aggregate(view), 2 * view.gradients[:, 0])
-    assert agent.num_byzantine is None
-    with pytest.raises(NotLinearError):
-        agent.credits(view)
-
-
-@pytest.mark.usefixtures("own_names")
-def test_a_registered_weighting_gives_credits():
-    class First(aggregation.Weighting):
-        def _credits(self, gradients):
-            return torch.eye(gradients.shape[-2])[0].expand(gradients.shape[:-1])
-
-    aggregation.register("first", First)
-    agent, view = agents.make("first"), normal_view()
-    assert agent.linear
-    assert torch.equal(agent.credits(view)[:, 0], torch.ones(2))
-    rejected = torch.zeros(2, 10, dtype=torch.bool)
-    rejected[:, 0] = True
-    credits = agent.credits(view_of(view.gradients, rejected))
-    assert torch.equal(credits[:, 1], torch.ones(2))
-
-
-@pytest.mark.usefixtures("own_names")
-def test_a_registered_object_with_credits_is_an_agent():
-    class Last:
-        resets = 0
-
-        def reset(self):
-            self.resets += 1
-
-        def credits(self, view):
-            return torch.eye(view.num_workers)[-1].repeat(view.num_envs, 1)
-
-    last = Last()
-    agents.register("last", lambda: last)
-    assert "last" in agents.names()
-    agent, view = agents.make("last"), normal_view()
-    assert isinstance(agent, agents.Agent)
-    assert agent.linear
-    assert agent.wrapped is last
-    torch.testing.assert_close(agent.aggregate(view), view.gradients[:, -1])
-    agent.reset()
-    assert last.resets == 1
-    rejected = torch.zeros(2, 10, dtype=torch.bool)
-    rejected[:, -1] = True
-    credits = agent.credits(view_of(view.gradients, rejected))
-    assert_on_simplex(credits)
-    assert (credits[:, -1] == 0).all()
-
-
-@pytest.mark.usefixtures("own_names")
-def test_a_registered_object_with_aggregate_is_an_agent():
-    class Largest:
-        def aggregate(self, view):
-            return view.gradients.max(1).values
-
-    agents.register("largest", Largest)
-    agent, view = agents.make("largest"), normal_view()
-    assert not agent.linear
-    assert torch.equal(agent.aggregate(view), view.gradients.max(1).values)
-    with pytest.raises(NotLinearError, match="Largest has no credits"):
-        agent.credits(view)
-    agent.reset()
-
-    import gymnasium as gym
-
-    env = gym.make(ID, **TINY)
-    observation, _ = env.reset(seed=0)
-    expected = env.unwrapped.view.gradients.max(1).values.clone()
-    action, _ = agent.bind(env).predict(observation)
-    info = env.step(action)[4]
-    assert torch.equal(env.unwrapped.view.previous_update, expected)
-    assert all(value != value for value in info["credits"])
-
-
-@pytest.mark.usefixtures("own_names")
-def test_a_registered_agent_subclass_is_taken_as_it_is():
-    class Mine(agents.Agent):
-        def __init__(self, which=0):
-            self.which = which
-
-        def credits(self, view):
-            return torch.eye(view.num_workers)[self.which].repeat(view.num_envs, 1)
-
-    agents.register("mine", Mine)
-    agent = agents.make("mine", which=3)
-    assert isinstance(agent, Mine)
-    assert agent.credits(make().view)[:, 3].tolist() == [1, 1]
-    with pytest.raises(TypeError, match="which"):
-        agents.make("mine", what=3)
-    with pytest.raises(TypeError, match="Mine learns nothing"):
-        agent.save("nowhere")
-    with pytest.raises(TypeError, match="Mine learns nothing"):
-        agent.load("nowhere")
-
-
-@pytest.mark.usefixtures("own_names")
-def test_an_object_that_decides_nothing_is_refused():
-    agents.register("nothing", object)
-    with pytest.raises(TypeError, match=r"needs credits\(view\) or aggregate\(view\)"):
-        agents.make("nothing")
-
-
-@pytest.mark.usefixtures("own_names")
-def test_names_of_byzgym_cannot_be_taken():
-    for name, kind in (("krum", "is the rule of that name"), ("gaa", "is built in")):
-        with pytest.raises(ValueError, match=kind):
-            agents.register(name, object)
-    with pytest.raises(ValueError, match="non-empty string"):
-        agents.register("", object)
-    with pytest.raises(TypeError, match="must be callable"):
-        agents.register("mine", 3)
-    assert "mine" not in agents.names()

@@ -1,5 +1,6 @@
 """Observations against slow formulas, and against what they must not contain."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -8,6 +9,8 @@ from byzgym import attacks
 from byzgym.aggregation import ServerView
 from byzgym.envs.observations import PARTS, ObservationBuilder, pool, symmetric_log
 from byzgym.simulation import Simulation
+
+TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "rounds": 10, "pool_size": 8}
 
 
 def view_of(rows, qv_gradient, **fields):
@@ -73,6 +76,14 @@ def test_observations_stay_in_their_space_for_any_finite_submission(value):
     builder = ObservationBuilder("all", 5, 4, 50, rounds=10)
     observation = {name: part[0] for name, part in builder(view).items()}
     assert observation in builder.space
+
+
+def test_the_credits_part_shows_the_credits_of_the_last_round():
+    env = gym.make("ByzantineAggregation-v0", **TINY, observation="credits")
+    observation, _ = env.reset(seed=0)
+    assert observation.tolist() == pytest.approx([1 / 6] * 6)
+    action = np.array([0.5, 0.3, 0.2, 0, 0, 0], np.float32)
+    assert np.array_equal(env.step(action)[0], action)
 
 
 def test_symmetric_log_keeps_sign_and_order():

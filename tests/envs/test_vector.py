@@ -4,6 +4,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
@@ -97,6 +99,35 @@ def test_seeds_may_be_given_one_by_one_and_a_reset_without_seed_goes_on():
         venv.reset(seed=[1, 2])
 
 
+@pytest.mark.parametrize("bad", [[7, -1, 2, 3], [7, 8, 1.5, 2], 1.5, "7", [1, 2]])
+def test_a_bad_seed_is_refused_and_changes_no_random_state(bad):
+    venv, untouched = make(attack="none"), make(attack="none")
+    for one in (venv, untouched):
+        one.reset(seed=0)
+    with pytest.raises((ValueError, gym.error.Error)):
+        venv.reset(seed=bad)
+    actions = np.full((4, 5), 0.2, np.float32)
+    assert data_equivalence(venv.step(actions), untouched.step(actions), exact=True)
+    assert data_equivalence(venv.reset(), untouched.reset(), exact=True)
+
+
+@pytest.mark.parametrize("bad", [1.5, "7", {"seed": 7}])
+def test_a_seed_of_another_type_is_named(bad):
+    with pytest.raises(ValueError, match="seed must be an integer or 4 of them"):
+        make().reset(seed=bad)
+
+
+def test_a_step_before_every_environment_has_been_reset_is_refused():
+    venv, actions = make(autoreset_mode="Disabled"), np.full((4, 5), 0.2, np.float32)
+    with pytest.raises(ResetNeeded):
+        venv.step(actions)
+    venv.reset(options={"reset_mask": np.array([True, True, True, False])})
+    with pytest.raises(ResetNeeded):
+        venv.step(actions)
+    venv.reset(options={"reset_mask": np.array([False, False, False, True])})
+    venv.step(actions)
+
+
 def test_next_step_ignores_the_action_of_a_reset_even_if_it_is_bad():
     venv = make(rounds=2, attack="none")
     venv.reset(seed=0)
@@ -143,6 +174,30 @@ def test_time_limit_of_make_vec():
     venv.reset(seed=0)
     flags = [venv.step(np.full((4, 5), 0.2, np.float32))[3].all() for _ in range(3)]
     assert flags == [False, False, True]
+
+
+def test_a_time_limit_beyond_the_rounds_does_not_prolong_the_episode():
+    venv = make(max_episode_steps=50, rounds=3, attack="none")
+    venv.reset(seed=0)
+    flags = [venv.step(np.full((4, 5), 0.2, np.float32))[3].all() for _ in range(3)]
+    assert flags == [False, False, True]
+
+
+def test_rejected_rows_are_still_reported_when_another_environment_is_reset():
+    arguments = {"attack": {"name": "omniscient", "factor": 3e38}}
+    venv = make(num_envs=2, autoreset_mode="Disabled", **arguments)
+    single = gym.make("ByzantineAggregation-v0", **{**TINY, **arguments}).unwrapped
+    venv.reset(seed=0)
+    single.reset(seed=1)
+    venv.reset(seed=[7, None], options={"reset_mask": np.array([True, False])})
+    actions = np.ones((2, 5), np.float32)
+    observations, rewards, *_, infos = venv.step(actions)
+    observation, reward, *_, info = single.step(actions[1])
+    assert info["rejected"].sum() == 2
+    assert np.array_equal(infos["rejected"][1], info["rejected"])
+    np.testing.assert_allclose(infos["credits"][1], info["credits"], rtol=1e-6)
+    assert rewards[1] == pytest.approx(reward, abs=1e-4)
+    np.testing.assert_allclose(observations[1], observation, rtol=1e-3, atol=1e-4)
 
 
 def test_returned_arrays_are_the_callers_own():

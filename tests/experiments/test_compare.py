@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 import byzgym
-from byzgym import agents, attacks
+from byzgym import agents, aggregation, attacks
 from byzgym.experiments import report, tables
 from byzgym.experiments.compare import begin, check, compare, play_batch
 from byzgym.experiments.comparison import Comparison
@@ -168,11 +168,37 @@ def test_a_policy_and_an_attack_of_ones_own(tmp_path):
     assert len(records.results) == 2
 
 
+def test_attacks_that_know_the_rule_see_that_of_the_policy():
+    seen = []
+
+    class Curious:
+        knowledge = frozenset({"rule"})
+
+        def __call__(self, gradients, byzantine, context):
+            seen.append(context.rule)
+            return gradients
+
+    attacks.register("curious", Curious)
+    for policy, rule in (("krum", aggregation.Krum), ("median", aggregation.Median)):
+        play_batch(small(policies=(policy,), attacks=("curious",), rounds=2), policy, 3)
+        assert type(seen[-1]) is rule
+        assert seen[-1].num_byzantine == 3
+
+
 def test_results_are_not_replaced(played):
     before = {path.name: path.read_bytes() for path in played.iterdir()}
     with pytest.raises(FileExistsError, match="already holds results"):
         begin(small(), played)
     assert before == {path.name: path.read_bytes() for path in played.iterdir()}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_is_no_folder_for_results(tmp_path, overwrite):
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"out must be a folder, but .*notes\.txt is a file"):
+        begin(small(), path, overwrite)
+    assert path.read_text() == "mine"
 
 
 def test_overwrite_replaces_results_and_nothing_else(tmp_path):

@@ -61,6 +61,23 @@ def test_the_log_looks_at_the_end_of_the_run():
     assert log.detection_auc(0) == 1.0
 
 
+def test_detection_pools_the_last_half_of_the_rounds():
+    log, mask = CreditLog(20), torch.tensor([[True, False]])
+    for round in range(20):
+        byzantine = 0.9 if round < 10 else 0.6 if round == 10 else 0.3
+        log.add(round, torch.tensor([[byzantine, 1 - byzantine]]), mask)
+    # 10 x 10 pairs of a Byzantine (0.6, nine of 0.3) and an honest credit (0.4, nine of 0.7): only 0.6 and
+    # 0.4 are the wrong way round. One round more or less would give 99 / 121 or 1.
+    assert log.detection_auc(0) == pytest.approx(0.99)
+
+
+def test_the_log_keeps_masks_of_its_own():
+    log, mask = CreditLog(1), torch.tensor([[True, False]])
+    log.add(0, torch.tensor([[0.25, 0.75]]), mask)
+    mask.logical_not_()  # as role functions do to the simulation's
+    assert log.byzantine_credit(0) == 0.25
+
+
 def test_rounds_without_credit_do_not_count():
     log, mask = CreditLog(10), torch.tensor([[True, False], [True, False]])
     for round in range(10):
@@ -98,6 +115,12 @@ def test_summary_by_hand():
     assert statistics.summarise(results(), "a", "x", 4) is None
 
 
+def test_every_run_that_has_diverged_is_counted():
+    runs = results()
+    runs["diverged"] = runs["seed"] < 2
+    assert statistics.summarise(runs, "a", "x", 3).diverged == 2
+
+
 def test_paired_difference_by_hand():
     # Differences 0.1, 0.2, 0.3: standard error 0.1 / sqrt(3), t quantile with 2 degrees of freedom 4.30265.
     found = statistics.paired_difference(results(), "a", "b", ["x"], 3)
@@ -106,6 +129,13 @@ def test_paired_difference_by_hand():
     assert found.mean - found.low == pytest.approx(found.high - found.mean)
     single = statistics.paired_difference(results().query("seed == 0"), "a", "b", ["x"], 3)
     assert math.isnan(single.low)
+
+
+def test_seeds_not_played_under_all_attacks_do_not_count():
+    # Of attack y there is seed 0 alone, with a difference of 0.5; under x that seed has 0.1.
+    other = results().query("seed == 0").assign(attack="y", accuracy=[0.9, 0.4])
+    found = statistics.paired_difference(pd.concat([results(), other]), "a", "b", ["x", "y"], 3)
+    assert (found.count, found.mean) == (1, pytest.approx(0.3))
 
 
 def test_leader():

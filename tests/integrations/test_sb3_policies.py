@@ -1,5 +1,7 @@
 """The policies: equivariance, the Dirichlet distribution, training, saving."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -146,6 +148,23 @@ def test_dirichlet_is_safe_at_extremes(scale):
         assert torch.isfinite(log_prob).all()
     (log_prob.sum() + distribution.entropy().sum()).backward()
     assert torch.isfinite(raw.grad).all()
+
+
+def test_a_distribution_that_has_been_used_can_be_copied():
+    raw = 2 * torch.zeros(1, 3, requires_grad=True)  # tensors inside a graph cannot be copied
+    distribution = DirichletDistribution(3, 0.5).proba_distribution(raw)
+    again = copy.deepcopy(distribution)
+    assert again.min_concentration == 0.5
+    assert distribution.mode().tolist() == again.proba_distribution(raw).mode().tolist()
+
+
+@pytest.mark.parametrize("policy", [DirichletPolicy, EquivariantDirichletPolicy])
+def test_policies_have_the_default_of_their_distribution(tiny, policy):
+    env = make_vec_env(1, **tiny)
+    made = policy(env.observation_space, env.action_space, lambda _: 1e-3)
+    assert made.min_concentration == made.action_dist.min_concentration == 0.02
+    start = DirichletDistribution(3).proba_distribution(torch.zeros(1, 3)).distribution
+    torch.testing.assert_close(start.concentration, torch.full((1, 3), 1.02))
 
 
 def test_dirichlet_mode():

@@ -53,6 +53,50 @@ def test_module_engine_equals_a_loop_of_backward_calls():
     torch.testing.assert_close(out, by_loop(module, theta * 0.1, x, y), rtol=1e-3, atol=1e-5)
 
 
+class Doubled(nn.Sequential):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def hooked():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    module.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return module
+
+
+def one_layer_twice():
+    layer = nn.Linear(64, 64)
+    return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(64, 10))
+
+
+def one_weight_twice():
+    first, second = nn.Linear(64, 64), nn.Linear(64, 64)
+    second.weight = first.weight
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Doubled(nn.Flatten(), nn.Linear(64, 10)),
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False)),
+        lambda: nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10)),
+        hooked,
+        one_layer_twice,
+        one_weight_twice,
+    ],
+    ids=["subclass", "no_bias", "late_flatten", "hook", "one_layer_twice", "one_weight_twice"],
+)
+def test_modules_that_only_resemble_a_perceptron_are_computed_as_they_are(build):
+    models.register("test_resembling", lambda shape, classes: build())
+    module, engine, theta, x, y = problem("test_resembling")
+    assert isinstance(engine, ModuleEngine)
+    expected = by_loop(module, theta, x, y)
+    out = torch.full((3, 4, engine.num_parameters), torch.nan)
+    engine.gradients(theta, x, y, generators(3), out)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_both_engines_agree():
     module, dense, theta, x, y = problem("mlp:6")
     general = ModuleEngine(module)
@@ -107,6 +151,37 @@ def test_dropout_draws_from_the_environments_generators_only():
     # Evaluation has no dropout.
     first, second = (engine.loss(theta * 0.03, x[:, 0], y[:, 0]) for _ in range(2))
     assert torch.equal(first, second)
+
+
+def dropout_problem():
+    models.register(
+        "test_dropout",
+        lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, classes)),
+    )
+    _, engine, theta, x, y = problem("test_dropout")
+    return engine, theta, torch.ones_like(x), torch.zeros_like(y)
+
+
+def test_dropout_acts_in_training_after_an_evaluation_and_differs_between_workers():
+    engine, theta, x, y = dropout_problem()
+    engine.logits(theta, x[:, 0])  # in evaluation mode
+    out = torch.empty(3, 4, engine.num_parameters)
+    engine.gradients(theta, x, y, generators(3), out)
+    assert (out == 0).any()  # the weights of inputs that are dropped in the whole batch
+    assert not torch.equal(out[0, 0], out[0, 1])
+
+
+@pytest.mark.parametrize("make", [dropout_problem, lambda: problem("mlp:6")[1:]])
+def test_loss_and_gradient_where_gradients_are_off(make):
+    engine, theta, x, y = make()
+    expected = engine.loss_and_gradient(theta, x[:, 0], y[:, 0])
+    with torch.no_grad():
+        loss, gradient = engine.loss_and_gradient(theta, x[:, 0], y[:, 0])
+    assert torch.equal(loss, expected[0])
+    assert torch.equal(gradient, expected[1])
+    assert gradient.any()
+    assert not loss.requires_grad
+    assert not gradient.requires_grad
 
 
 def test_batch_norm_is_replaced_before_per_worker_gradients():

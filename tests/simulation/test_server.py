@@ -7,6 +7,10 @@ from torch.nn import functional as F
 
 from byzgym import aggregation, attacks
 from byzgym.simulation.schedules import LearningRate
+from byzgym.simulation.server import Server, receive
+from byzgym.simulation.settings import resolve
+
+OVERFLOWING = {"name": "omniscient", "factor": 3e38}
 
 
 def test_theta_follows_plain_sgd():
@@ -41,10 +45,17 @@ def test_theta_follows_momentum_and_schedule():
         ({"initial": 1.0, "schedule": "cosine"}, [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0]),
         ({"initial": 1.0, "schedule": "inverse_time", "decay": 1.0}, [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5]),
         ({"initial": 1.0, "schedule": "linear", "final": 0.5}, [1, 0.875, 0.75, 0.625, 0.5]),
+        ({"initial": 1.0, "schedule": "step", "every": 3}, [1, 1, 1, 0.1, 0.1]),
     ],
 )
 def test_schedules(spec, expected):
     assert LearningRate(spec, 4)(torch.arange(5)).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_rate_stays_at_its_end_beyond_the_last_round(schedule):
+    rate = LearningRate({"initial": 1.0, "schedule": schedule, "final": 0.25}, 4)
+    assert rate(torch.tensor([4, 5, 9])).tolist() == pytest.approx([0.25] * 3)
 
 
 def test_secure_groups_show_means_only():
@@ -66,6 +77,44 @@ def test_rows_that_are_not_finite_are_rejected(value):
     assert torch.equal(simulation.view.rejected, simulation.byzantine)
     assert (simulation.gradients[simulation.byzantine] == 0).all()
     assert simulation.gradients.isfinite().all()
+
+
+def test_rows_whose_sum_overflows_are_received():
+    rows = torch.full((1, 2, 100), 3e37)
+    rows[0, 1, 5] = torch.inf
+    received, rejected = receive(rows.clone(), 1)
+    assert rejected.tolist() == [[False, True]]
+    assert torch.equal(received[0, 0], rows[0, 0])
+
+
+def test_rejected_rows_are_still_reported_after_a_snapshot_is_restored():
+    simulation = make(attack=OVERFLOWING)
+    rejected = simulation.view.rejected
+    assert torch.equal(rejected, simulation.byzantine)
+    snapshot = simulation.snapshot()
+    simulation.apply(uniform_update(simulation))
+    assert torch.equal(rejected, simulation.byzantine)  # a view of the past keeps what it has
+    simulation.restore(snapshot)
+    assert torch.equal(simulation.view.rejected, rejected)
+
+
+def test_rejected_rows_are_still_reported_while_others_take_steps():
+    simulation = make(attack=OVERFLOWING)
+    assert torch.equal(simulation.view.rejected, simulation.byzantine)
+    simulation.apply(uniform_update(simulation), envs=[0])
+    assert torch.equal(simulation.view.rejected, simulation.byzantine)
+
+
+def test_rows_are_no_longer_reported_as_rejected_once_they_are_sound():
+    def spoil_the_first_round(gradients, byzantine, context):
+        return torch.where(context.round[:, None, None] == 0, torch.nan, gradients)
+
+    attacks.register("test_spoil", lambda: spoil_the_first_round)
+    simulation = make(attack="test_spoil")
+    assert torch.equal(simulation.view.rejected, simulation.byzantine)
+    simulation.apply(uniform_update(simulation), envs=[1])
+    assert torch.equal(simulation.view.rejected[0], simulation.byzantine[0])
+    assert not simulation.view.rejected[1].any()
 
 
 def test_rows_of_1e30_are_received_and_a_robust_rule_survives_them():
@@ -99,9 +148,52 @@ def test_an_update_that_is_not_finite_is_refused_and_changes_nothing():
     assert simulation.qv_loss().isfinite().all()
 
 
+def test_momentum_that_is_not_finite_is_refused():
+    server = Server(resolve(task="synthetic", momentum=0.9, learning_rate=1e-30), 1, 3)
+    server.step(torch.full((1, 3), 3e38), None)
+    server.step(torch.full((1, 3), 3e38), None)  # 0.9 * 3e38 + 3e38 overflows
+    assert server.diverged.all()
+    assert server.velocity.isfinite().all()
+
+
+def test_divergence_is_remembered_and_leaves_the_momentum_alone():
+    server = Server(resolve(task="synthetic", momentum=0.9), 2, 3)
+    server.step(torch.ones(2, 3), None)
+    server.step(torch.tensor([[torch.nan] * 3, [1.0] * 3]), None)
+    assert server.velocity[0].tolist() == [1, 1, 1]
+    server.step(torch.tensor([[1.0] * 3, [torch.nan] * 3]), None)
+    assert server.diverged.tolist() == [True, True]
+
+
+def test_updates_and_credits_of_double_precision_leave_the_state_in_single():
+    simulation, reference = make(momentum=0.5), make(momentum=0.5)
+    credits = torch.full((2, 6), 1 / 6)
+    simulation.apply(uniform_update(simulation).double(), credits.double())
+    reference.apply(uniform_update(reference), credits)
+    for name in ("theta", "previous_update", "previous_credits", "gradients"):
+        value = getattr(simulation.view, name)
+        assert value.dtype == torch.float32
+        assert torch.equal(value, getattr(reference.view, name))
+
+
+def test_credits_of_environments_that_stand_still_are_kept():
+    simulation = make()
+    credits = torch.zeros(2, 6)
+    credits[:, 2] = 1
+    simulation.apply(uniform_update(simulation), credits, envs=[1])
+    assert simulation.view.previous_credits[0].tolist() == pytest.approx([1 / 6] * 6)
+    assert torch.equal(simulation.view.previous_credits[1], credits[1])
+
+
 def test_update_of_the_wrong_shape_is_named():
     with pytest.raises(ValueError, match="update must have shape"):
         make().apply(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("update", [None, [[0.0]], 0.0])
+def test_an_update_that_is_no_tensor_is_named(update):
+    with pytest.raises(TypeError, match="update must be a tensor"):
+        make().apply(update)
 
 
 def test_evaluate_against_counting_by_hand():
@@ -121,6 +213,22 @@ def test_a_constant_model_earns_no_accuracy():
     simulation = make()
     simulation.server.theta = torch.zeros_like(simulation.server.theta)
     assert simulation.evaluate()["accuracy"].tolist() == [0.0, 0.0]
+
+
+def test_top3_accuracy_where_there_are_more_than_three_classes():
+    simulation = make(task={"name": "synthetic", "num_classes": 8})
+    x, y = simulation.settings.task.test
+    logits = simulation.engine.logits(simulation.view.theta, x.expand(2, *x.shape))
+    expected = (logits.topk(3, -1).indices == y[:, None]).any(-1).float().mean(1)
+    torch.testing.assert_close(simulation.evaluate()["top3_accuracy"], expected)
+    assert ((expected > 0) & (expected < 1)).all()
+
+
+def test_a_model_that_overflows_has_a_finite_test_loss():
+    simulation = make()
+    simulation.server.theta = torch.full_like(simulation.server.theta, 3e38)
+    assert simulation.evaluate()["test_loss"].isfinite().all()
+    assert simulation.evaluate()["accuracy"].tolist() == [0, 0]
 
 
 def test_the_view_gives_no_way_to_what_a_server_does_not_know():

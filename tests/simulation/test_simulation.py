@@ -5,6 +5,8 @@ import pytest
 import torch
 from simulation_cases import make, uniform_update
 
+from byzgym import attacks
+
 
 def test_snapshot_and_restore_repeat_a_run_exactly():
     settings = {
@@ -44,8 +46,6 @@ def test_snapshot_and_restore_repeat_a_run_exactly():
     )
     simulation.restore(snapshot)  # a snapshot can be used again
     assert torch.equal(simulation.gradients, gradients)
-    with pytest.raises(ValueError, match="snapshot must be of a simulation like this one"):
-        make(num_envs=3).restore(snapshot)
 
 
 def test_one_seed_reproduces_everything_and_another_does_not():
@@ -119,6 +119,10 @@ def test_per_environment_overrides():
         ({"attack": "nope"}, "unknown attack 'nope'; known: .*alie"),
         ({"attack": []}, "attack must be a name"),
         ({"attack": {"epsilon": 1}}, "needs the key 'name'"),
+        ({"attack": None}, "attack must be a name.*got None"),
+        ({"attack": 3}, "attack must be a name.*got 3"),
+        ({"attack": {"ipm"}}, "attack must be a name.*got {'ipm'}"),
+        ({"attack": attacks.make("ipm")}, "attack must be a name"),
         ({"roles": "nope"}, "unknown role function 'nope'; known: .*static"),
         ({"partition": "nope"}, "unknown partition.*'nope'; known: .*iid"),
         ({"qv_source": "nope"}, "unknown .*'nope'; known: .*held_out"),
@@ -128,10 +132,16 @@ def test_per_environment_overrides():
         ({"num_byzantine": -1}, "num_byzantine must be an integer from 0 to 5, got -1"),
         ({"num_byzantine": (3, 2)}, r"num_byzantine\[1\] must be an integer from 3 to 5, got 2"),
         ({"num_byzantine": (1, 2, 3)}, "num_byzantine must be an integer or"),
+        ({"num_byzantine": (6, 6)}, r"num_byzantine\[0\] must be an integer from 0 to 5, got 6"),
+        ({"num_byzantine": (0, 6)}, r"num_byzantine\[1\] must be an integer from 0 to 5, got 6"),
         ({"num_byzantine": 1.5}, "num_byzantine must be an integer"),
         ({"learning_rate": -0.1}, "learning_rate must be a finite number greater than 0"),
         ({"learning_rate": {"initial": 0.1, "schedule": "nope"}}, "must be one of 'constant'"),
         ({"learning_rate": {"initial": 0.1, "every": 3}}, "has no key 'every'"),
+        (
+            {"learning_rate": {"initial": 1.0, "schedule": "linear", "final": 2.0}},
+            r"learning_rate\['final'\] must be a finite number from 0 to 1.0, got 2.0",
+        ),
         ({"momentum": 1.0}, "momentum must be at least 0 and less than 1"),
         ({"worker_momentum": -0.1}, "worker_momentum must be"),
         ({"qv_size": 100_000}, "qv_size.*100000|qv_size.*100,000"),
@@ -152,6 +162,15 @@ def test_unknown_arguments_and_parameters_are_named():
         make(num_wrokers=3)
     with pytest.raises(TypeError, match=r"attack 'ipm'.*eps"):
         make(attack={"name": "ipm", "eps": 1})
+
+
+def test_another_default_dtype_is_named():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(ValueError, match=r"default dtype must be torch.float32, got torch.float64"):
+            make()
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_numpy_global_generator_is_left_alone():

@@ -6,7 +6,7 @@ from simulation_cases import make, uniform_update
 from torch import nn
 from torch.nn import functional as F
 
-from byzgym import aggregation, attacks, tasks
+from byzgym import attacks, tasks
 
 
 def test_honest_submissions_are_gradients_of_the_workers_batches():
@@ -34,6 +34,19 @@ def test_workers_draw_from_their_own_share_only():
                 share = workers.shares[e, i, : workers.lengths[e, i]]
                 assert torch.isin(workers.samples[e, slot, i], share).all()
         simulation.apply(uniform_update(simulation))
+
+
+def test_shares_of_unequal_length_are_used_to_their_ends():
+    simulation = make(1, partition={"name": "dirichlet", "alpha": 0.2}, batch_size=64)
+    batches = simulation.workers.batches
+    assert batches.lengths[0].max() > batches.lengths[0].min()
+    drawn = [set() for _ in range(6)]
+    for _ in range(64):
+        for worker in range(6):
+            drawn[worker].update(batches.samples[0, :, worker].flatten().tolist())
+        simulation.apply(torch.zeros_like(simulation.view.theta))
+    for worker in range(6):
+        assert drawn[worker] == set(batches.shares[0, worker, : batches.lengths[0, worker]].tolist())
 
 
 def test_byzantine_rows_follow_the_attack_and_honest_rows_do_not():
@@ -64,28 +77,6 @@ def test_an_attack_of_the_wrong_shape_is_named():
         make(attack="test_wrong")
 
 
-def test_attacks_see_the_servers_knowledge_only_if_they_declare_it():
-    seen = {}
-
-    class Curious:
-        def __init__(self, knowledge=()):
-            self.knowledge = frozenset(knowledge)
-
-        def __call__(self, gradients, byzantine, context):
-            seen[self.knowledge] = (context.rule, context.qv)
-            return gradients
-
-    attacks.register("test_curious", Curious)
-    make(attack="test_curious")
-    assert seen[frozenset()] == (None, None)
-    simulation = make(attack={"name": "test_curious", "knowledge": ["rule", "qv"]})
-    simulation.rule = aggregation.make("mean")
-    simulation.apply(uniform_update(simulation))
-    rule, qv = seen[frozenset({"rule", "qv"})]
-    assert rule is simulation.rule
-    assert torch.equal(qv[0], simulation.quasi_validation.x)
-
-
 def test_label_flip_is_the_gradient_of_flipped_labels():
     honest, flipped = make(attack="none"), make(attack="label_flip")
     task = honest.settings.task
@@ -96,6 +87,37 @@ def test_label_flip_is_the_gradient_of_flipped_labels():
     honest.engine.gradients(honest.view.theta, x, y, honest.workers.generators, expected)
     torch.testing.assert_close(flipped.gradients, expected)
     assert not torch.allclose(flipped.gradients, honest.gradients)
+
+
+def test_poisoned_inputs_and_labels_reach_the_byzantine_workers_only():
+    class Poison(attacks.DataPoisoning):
+        def poison(self, x, y, byzantine, context):
+            return x + 1, (y + 1) % context.num_classes  # everybody's; the honest are put back
+
+    attacks.register("test_poison", Poison)
+    overrides = [{}, {"attack": "test_poison"}, {"attack": "test_poison"}]
+    honest, poisoned = make(3, attack="none"), make(3, attack="none", per_environment=overrides)
+    task, samples = honest.settings.task, honest.workers.batches.samples[:, 0]
+    hit = honest.byzantine & torch.tensor([[False], [True], [True]])
+    x = task.train[0][samples] + hit[..., None, None]
+    y = (task.train[1][samples] + hit[..., None].long()) % task.num_classes
+    expected = torch.empty_like(honest.gradients)
+    honest.engine.gradients(honest.view.theta, x, y, honest.workers.generators, expected)
+    torch.testing.assert_close(poisoned.gradients, expected)
+
+
+def test_a_transmission_attack_may_change_honest_rows():
+    certain = {"name": "gambler", "probability": 1.0, "factor": -2.0, "num_servers": 1, "victims": "all"}
+    honest, attacked = make(attack="none"), make(attack=certain)
+    torch.testing.assert_close(attacked.gradients, -2 * honest.gradients)
+
+
+def test_rounds_in_which_nobody_is_honest_are_played():
+    roles = {"name": "fluctuating", "low": 6, "high": 6}
+    simulation = make(model="mlp:2048", attack="zero", roles=roles)  # wide enough to leave gradients out
+    simulation.apply(uniform_update(simulation))
+    assert simulation.byzantine.all()
+    assert (simulation.gradients == 0).all()
 
 
 def test_worker_momentum_is_an_average_of_honest_gradients():

@@ -129,12 +129,24 @@ def test_users_register_factories():
         models.register("mlp", models.mlp)
 
 
+def nothing_to_learn(shape, classes):
+    return nn.ConstantPad1d((0, classes - 2), 0.0)  # but an output of the right shape
+
+
+def half_frozen(shape, classes):
+    model = nn.Linear(2, classes)
+    model.bias.requires_grad_(False)
+    return model
+
+
 @pytest.mark.parametrize(
     ("factory", "error", "message"),
     [
         (lambda shape, classes: None, TypeError, "must return an nn.Module, got None"),
         (lambda shape, classes: nn.Linear(2, 3), ValueError, r"to \[B, 4\], got torch.Size\(\[2, 3\]\)"),
         (lambda shape, classes: nn.Linear(5, 4), ValueError, r"cannot take inputs of shape \(2,\)"),
+        (nothing_to_learn, ValueError, "model 'registered_by_a_test' must have parameters, got none"),
+        (half_frozen, ValueError, "of model 'registered_by_a_test' must require gradients.* frozen: bias$"),
     ],
 )
 def test_what_a_factory_returns_is_checked(factory, error, message):
@@ -163,6 +175,11 @@ def test_batch_norm_is_replaced_at_every_depth_with_its_scale_and_shift():
     assert (model[2].num_groups, model[2].eps) == (1, 1e-3)
     assert model[2].weight is shared.weight
     assert isinstance(model[3], nn.InstanceNorm2d)
+
+
+def test_what_replaces_batch_norm_keeps_its_mode():
+    assert not models.replace_batch_norm(nn.BatchNorm2d(4).eval()).training
+    assert models.replace_batch_norm(nn.BatchNorm2d(4)).training
 
 
 def test_build_makes_samples_independent_of_their_batch():

@@ -25,7 +25,7 @@ class DirichletDistribution(Distribution):
     Args:
         action_dim: Number of credits.
         min_concentration: Added to softplus of the network's output; keeps every density proper. The smaller
-            it is, the closer to zero a credit can be. At least 0.
+            it is, the closer to zero a credit can be. At least 0; 0.02 by default.
 
     Raises:
         ValueError: If ``min_concentration`` is not a finite number of at least 0.

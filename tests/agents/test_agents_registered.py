@@ -1,0 +1,199 @@
+"""Agents and rules registered from outside."""
+
+import gymnasium as gym
+import pytest
+import torch
+from agent_cases import ID, TINY, assert_on_simplex, make, normal_view, view_of
+
+from byzgym import agents, aggregation
+from byzgym.aggregation import NotLinearError
+from byzgym.wrappers import RuleSelection
+
+
+def test_a_registered_callable_is_a_rule_and_an_agent():
+    aggregation.register("twice_the_first", lambda: lambda rows: 2 * rows[..., 0, :])
+    assert "twice_the_first" in agents.names()
+    agent, view = agents.make("twice_the_first"), normal_view()
+    torch.testing.assert_close(agent.aggregate(view), 2 * view.gradients[:, 0])
+    assert agent.num_byzantine is None
+    with pytest.raises(NotLinearError):
+        agent.credits(view)
+
+
+def test_a_registered_weighting_gives_credits():
+    class First(aggregation.Weighting):
+        def _credits(self, gradients):
+            return torch.eye(gradients.shape[-2])[0].expand(gradients.shape[:-1])
+
+    aggregation.register("first", First)
+    agent, view = agents.make("first"), normal_view()
+    assert agent.linear
+    assert torch.equal(agent.credits(view)[:, 0], torch.ones(2))
+    rejected = torch.zeros(2, 10, dtype=torch.bool)
+    rejected[:, 0] = True
+    credits = agent.credits(view_of(view.gradients, rejected))
+    assert torch.equal(credits[:, 1], torch.ones(2))
+
+
+def test_a_registered_object_with_credits_is_an_agent():
+    class Last:
+        resets = 0
+
+        def reset(self):
+            self.resets += 1
+
+        def credits(self, view):
+            return torch.eye(view.num_workers)[-1].repeat(view.num_envs, 1)
+
+    last = Last()
+    agents.register("last", lambda: last)
+    assert "last" in agents.names()
+    agent, view = agents.make("last"), normal_view()
+    assert isinstance(agent, agents.Agent)
+    assert agent.linear
+    assert agent.wrapped is last
+    torch.testing.assert_close(agent.aggregate(view), view.gradients[:, -1])
+    agent.reset()
+    assert last.resets == 1
+    rejected = torch.zeros(2, 10, dtype=torch.bool)
+    rejected[:, -1] = True
+    credits = agent.credits(view_of(view.gradients, rejected))
+    assert_on_simplex(credits)
+    assert (credits[:, -1] == 0).all()
+
+
+def test_a_registered_object_with_aggregate_is_an_agent():
+    class Largest:
+        def aggregate(self, view):
+            return view.gradients.max(1).values
+
+    agents.register("largest", Largest)
+    agent, view = agents.make("largest"), normal_view()
+    assert not agent.linear
+    assert torch.equal(agent.aggregate(view), view.gradients.max(1).values)
+    with pytest.raises(NotLinearError, match="Largest has no credits"):
+        agent.credits(view)
+    agent.reset()
+    env = gym.make(ID, **TINY)
+    observation, _ = env.reset(seed=0)
+    expected = env.unwrapped.view.gradients.max(1).values.clone()
+    action, _ = agent.bind(env).predict(observation)
+    info = env.step(action)[4]
+    assert torch.equal(env.unwrapped.view.previous_update, expected)
+    assert all(value != value for value in info["credits"])
+
+
+def test_a_registered_agent_subclass_is_taken_as_it_is():
+    class Mine(agents.Agent):
+        def __init__(self, which=0):
+            self.which = which
+
+        def credits(self, view):
+            return torch.eye(view.num_workers)[self.which].repeat(view.num_envs, 1)
+
+    agents.register("mine", Mine)
+    agent = agents.make("mine", which=3)
+    assert isinstance(agent, Mine)
+    assert agent.credits(make().view)[:, 3].tolist() == [1, 1]
+    with pytest.raises(TypeError, match="which"):
+        agents.make("mine", what=3)
+    with pytest.raises(TypeError, match="Mine learns nothing"):
+        agent.save("nowhere")
+    with pytest.raises(TypeError, match="Mine learns nothing"):
+        agent.load("nowhere")
+
+
+def test_an_object_that_decides_nothing_is_refused():
+    agents.register("nothing", object)
+    with pytest.raises(TypeError, match=r"needs credits\(view\) or aggregate\(view\)"):
+        agents.make("nothing")
+
+
+def test_names_of_byzgym_cannot_be_taken():
+    for name, kind in (("krum", "is the rule of that name"), ("gaa", "is built in")):
+        with pytest.raises(ValueError, match=kind):
+            agents.register(name, object)
+    with pytest.raises(ValueError, match="non-empty string"):
+        agents.register("", object)
+    with pytest.raises(TypeError, match="must be callable"):
+        agents.register("mine", 3)
+    assert "mine" not in agents.names()
+
+
+def test_an_agent_goes_before_a_rule_of_ones_own_with_the_same_name():
+    class First:
+        def credits(self, view):
+            return torch.eye(view.num_workers)[0].repeat(view.num_envs, 1)
+
+    aggregation.register("mine", lambda: lambda rows: rows.sum(-2))
+    assert isinstance(agents.make("mine"), agents.RuleAgent)
+    agents.register("mine", First)
+    assert agents.make("mine").credits(normal_view())[:, 0].tolist() == [1, 1]
+    assert agents.names().count("mine") == 1
+    rows = torch.eye(3)
+    assert torch.equal(aggregation.make("mine")(rows), rows.sum(0))  # still the rule
+    with pytest.raises(ValueError, match="'median' is the rule of that name"):
+        agents.register("median", First)
+
+
+class Careless:
+    """Stands for an agent and for a rule: both have credits."""
+
+    linear = True
+
+    def __init__(self, given):
+        self.given = given
+
+    def credits(self, seen):
+        return self.given
+
+    def __call__(self, gradients):
+        return gradients.mean(-2)
+
+    def __repr__(self):
+        return "Careless(of_the_tests)"
+
+
+def predict_as_an_agent(careless, env):
+    agents.register("careless", lambda: careless)
+    agents.make("careless").bind(env).predict(env.reset(seed=0)[0])
+
+
+def predict_as_a_subclass(careless, env):
+    class Mine(agents.Agent):
+        credits = careless.credits
+        __repr__ = careless.__repr__  # bound methods, so that they stay careless's own
+
+    Mine().bind(env).predict(env.reset(seed=0)[0])
+
+
+def predict_as_a_rule(careless, env):
+    aggregation.register("careless", lambda: careless)
+    agents.make("careless").bind(env).predict(env.reset(seed=0)[0])
+
+
+def select_as_a_rule(careless, env):
+    aggregation.register("careless", lambda: careless)
+    env = RuleSelection(env, ["careless"])
+    env.reset(seed=0)
+    env.step(0)
+
+
+@pytest.mark.parametrize(
+    "play", [predict_as_an_agent, predict_as_a_subclass, predict_as_a_rule, select_as_a_rule]
+)
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (None, TypeError, "as a tensor, got NoneType"),
+        (torch.full((1, 2), 0.5), ValueError, r"of shape \(1, 6\), got \(1, 2\)"),
+        (torch.full((6,), 1 / 6), ValueError, r"of shape \(1, 6\), got \(6,\)"),
+        (torch.tensor([[2.0, -1.0, 0, 0, 0, 0]]), ValueError, "not negative and sum to at most 1"),
+        (torch.full((1, 6), torch.nan), ValueError, "not negative and sum to at most 1"),
+        (torch.ones(1, 6), ValueError, "not negative and sum to at most 1"),
+    ],
+    ids=["None", "two of six", "of no environment", "negative", "not a number", "sum of six"],
+)
+def test_what_are_no_credits_is_refused_with_its_authors_name(play, given, error, message):
+    with pytest.raises(error, match=rf"Careless\(of_the_tests\) must give credits .*{message}"):
+        play(Careless(given), gym.make(ID, **TINY))

@@ -1,0 +1,95 @@
+"""Attacks, role functions and sources of somebody else: what goes wrong in them is named, spoils nothing."""
+
+import pytest
+import torch
+from simulation_cases import make, uniform_update
+
+from byzgym import attacks, tasks
+
+
+def test_a_round_that_an_attack_broke_off_cannot_be_gone_on_with():
+    broken = []
+
+    def attack(gradients, byzantine, context):
+        if broken:
+            raise KeyError("bug")
+        return -gradients
+
+    attacks.register("flaky", lambda: attack)
+    simulation, sound = make(attack="flaky"), make(attack="flaky")
+    broken.append(True)
+    with pytest.raises(KeyError) as caught:
+        simulation.apply(uniform_update(simulation))
+    assert caught.value.__notes__[0].startswith("raised by attack <function")
+    broken.clear()
+    update = torch.zeros(2, simulation.num_parameters)
+    for go_on in (lambda: simulation.view, lambda: simulation.apply(update)):
+        with pytest.raises(RuntimeError, match="failed in the middle of a round; reset all first"):
+            go_on()
+    for one in (simulation, sound):
+        one.reset([3, 4])
+        one.apply(uniform_update(one))
+    assert torch.equal(simulation.gradients, sound.gradients)
+
+
+def test_a_snapshot_from_before_repairs_a_broken_round():
+    broken = []
+
+    def attack(gradients, byzantine, context):
+        assert not broken
+        return -gradients
+
+    attacks.register("flaky", lambda: attack)
+    simulation = make(attack="flaky")
+    snapshot, gradients = simulation.snapshot(), simulation.gradients.clone()
+    broken.append(True)
+    with pytest.raises(AssertionError):
+        simulation.apply(uniform_update(simulation))
+    simulation.restore(snapshot)
+    assert torch.equal(simulation.gradients, gradients)
+
+
+@pytest.mark.parametrize(
+    "result", [None, torch.ones(2, 6), torch.ones(2, 5, dtype=torch.bool), [True] * 6], ids=repr
+)
+def test_a_role_function_must_return_a_mask(result):
+    attacks.roles.register("odd", lambda: lambda assigned, current, context: result)
+    with pytest.raises(ValueError, match=r"role function .* must return a bool tensor of shape \(2, 6\)"):
+        make(roles="odd")
+
+
+@pytest.mark.parametrize("argument", ["attack", "roles", "partition", "qv_source"])
+def test_a_factory_must_return_something_to_call(argument):
+    modules = {
+        "attack": attacks,
+        "roles": attacks.roles,
+        "partition": tasks.partitions,
+        "qv_source": tasks.quasi_validation,
+    }
+    modules[argument].register("five", lambda: 5)
+    with pytest.raises(TypeError, match=f"{argument}: the factory of 'five' must return something to call"):
+        make(**{argument: "five"})
+
+
+def test_a_task_must_be_a_task():
+    tasks.register("a_dict", dict)
+    with pytest.raises(TypeError, match=r"task: the factory of 'a_dict' must return a Task, got \{\}"):
+        make(task="a_dict")
+
+
+@pytest.mark.parametrize(
+    ("number", "value"), [(3, 0.0), (10, float("nan"))], ids=["too few samples", "not finite"]
+)
+def test_quasi_validation_samples_are_checked(number, value):
+    def source(task, qv_size, generator):
+        return torch.full((number, *task.input_shape), value), torch.zeros(number, dtype=torch.int64)
+
+    tasks.quasi_validation.register("odd", lambda: source)
+    with pytest.raises(ValueError, match=r"qv_source .* must return 10 finite samples of shape \(8,\)"):
+        make(qv_source="odd")
+
+
+def test_a_reset_needs_a_seed_for_each_environment():
+    for seeds, envs in (([1], None), ([1, 2], [0]), ([1], [7])):
+        with pytest.raises(ValueError, match="reset needs a seed for each of the environments"):
+            make().reset(seeds, envs)
