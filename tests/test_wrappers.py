@@ -210,3 +210,20 @@ def test_rule_number_is_checked(action):
     env.reset(seed=0)
     with pytest.raises(ValueError, match="action must be from 0 to 1"):
         env.step(action)
+
+
+def test_softmax_of_huge_logits():
+    credits = softmax_credits(np.array([1000.0, 999.0, -1000.0]), 5.0)
+    assert credits.tolist() == pytest.approx([0.9933, 0.0067, 0], abs=1e-4)
+
+
+def test_specs_of_rule_selection_are_copies():
+    spec = {"name": "krum", "num_byzantine": 1}
+    env = RuleSelection(make(), [spec])
+    spec["num_byzantine"] = 3
+    assert env.spec.additional_wrappers[-1].kwargs["rules"] == [{"name": "krum", "num_byzantine": 1}]
+
+
+def test_rule_selection_needs_an_environment_of_byzgym():
+    with pytest.raises(ValueError, match="env must be a ByzantineAggregation environment"):
+        RuleSelection(gym.make("CartPole-v1"), ["krum"])

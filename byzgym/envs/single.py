@@ -214,7 +214,11 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         """
         if not self._begun:
             raise ResetNeeded("call reset() before the first step()")
-        outcome = self._core.step(np.asarray(action)[None])
+        try:
+            actions = np.asarray(action)[None]
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"action must be an array of numbers, got {action!r}: {error}") from None
+        outcome = self._core.step(actions)
         info = pick(outcome.info, 0)
         if outcome.evaluated[0]:
             info |= pick(outcome.metrics, 0)

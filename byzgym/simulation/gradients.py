@@ -193,7 +193,14 @@ class ModuleEngine:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._names = [name for name, _ in module.named_parameters()]
+        numbers = {parameter: number for number, parameter in enumerate(module.parameters())}
+        # Each place of a shared parameter by itself, and a layer used twice once: torch's own tying of
+        # weights would leave its wrappers behind in such a layer, which could then no longer be copied.
+        self._places = [
+            (f"{owner}.{name}" if owner else name, numbers[parameter])
+            for owner, part in module.named_modules()
+            for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False)
+        ]
         self._shapes = [parameter.shape for parameter in module.parameters()]
         self._sizes = [parameter.numel() for parameter in module.parameters()]
         self.num_parameters = sum(self._sizes)
@@ -244,11 +251,9 @@ class ModuleEngine:
 
     def _apply(self, theta: Tensor, x: Tensor) -> Tensor:
         pieces = theta.split(self._sizes)
-        parameters = {
-            name: piece.view(shape)
-            for name, piece, shape in zip(self._names, pieces, self._shapes, strict=True)
-        }
-        return torch.func.functional_call(self._module, parameters, (x,))
+        values = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+        parameters = {name: values[number] for name, number in self._places}
+        return torch.func.functional_call(self._module, parameters, (x,), tie_weights=False)
 
     def _sample_loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(self._apply(theta, x), y)

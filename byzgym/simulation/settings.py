@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -129,6 +130,31 @@ def resolve(
         rounds=rounds,
         device=where,
     )
+
+
+def merge(
+    base: Settings, overrides: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
+) -> tuple[Settings, list[tuple[int, int]], list[list[int]]]:
+    """One list of attacks for all environments, and per environment the bounds of f and its attacks."""
+    made, names = list(base.attacks), list(base.attack_names)
+    bounds, choices = [], []
+    known: dict[str, tuple[tuple[int, int], list[int]]] = {}
+    for override in overrides:
+        unknown = set(override) - {"attack", "num_byzantine"}
+        if unknown:
+            raise ValueError(f"per_environment may override attack and num_byzantine, got {sorted(unknown)}")
+        key = repr(sorted(override.items()))
+        if key not in known:
+            special = resolve(**{**arguments, **override}) if override else base
+            numbers = list(range(len(base.attacks)))
+            if "attack" in override:
+                numbers = list(range(len(made), len(made) + len(special.attacks)))
+                made += special.attacks
+                names += special.attack_names
+            known[key] = special.num_byzantine, numbers
+        bounds.append(known[key][0])
+        choices.append(known[key][1])
+    return dataclasses.replace(base, attacks=tuple(made), attack_names=tuple(names)), bounds, choices
 
 
 def _callable(argument: str, spec: Spec, made: T) -> T:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from byzgym.memory import keep_freed_memory
 from byzgym.simulation.gradients import engine_for, seeded
 from byzgym.simulation.quasi_validation import QuasiValidation
 from byzgym.simulation.server import Server, evaluate, receive
-from byzgym.simulation.settings import Settings, resolve
+from byzgym.simulation.settings import Settings, merge, resolve
 from byzgym.simulation.workers import Workers
 from byzgym.validation import check_int
 
@@ -89,7 +88,7 @@ class Simulation:
         if len(overrides) != num_envs:
             raise ValueError(f"per_environment must have num_envs={num_envs} entries, got {len(overrides)}")
         base = resolve(**arguments)
-        settings, bounds, choices = _merge(base, overrides, arguments)
+        settings, bounds, choices = merge(base, overrides, arguments)
         simulation = cls(settings, num_envs, bounds, choices)
         seeds = [None if seed is None else seed + i for i in range(num_envs)]
         simulation.reset([int(np.random.default_rng(s).integers(2**63)) for s in seeds])
@@ -316,28 +315,3 @@ def _own(values: Tensor, like: Tensor) -> Tensor:
 
 def _shapes(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, tuple[int, ...]]:
     return {f"{owner}.{key}": tuple(v.shape) for owner, values in state.items() for key, v in values.items()}
-
-
-def _merge(
-    base: Settings, overrides: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
-) -> tuple[Settings, list[tuple[int, int]], list[list[int]]]:
-    """One list of attacks for all environments, and per environment the bounds of f and its attacks."""
-    made, names = list(base.attacks), list(base.attack_names)
-    bounds, choices = [], []
-    known: dict[str, tuple[tuple[int, int], list[int]]] = {}
-    for override in overrides:
-        unknown = set(override) - {"attack", "num_byzantine"}
-        if unknown:
-            raise ValueError(f"per_environment may override attack and num_byzantine, got {sorted(unknown)}")
-        key = repr(sorted(override.items()))
-        if key not in known:
-            special = resolve(**{**arguments, **override}) if override else base
-            numbers = list(range(len(base.attacks)))
-            if "attack" in override:
-                numbers = list(range(len(made), len(made) + len(special.attacks)))
-                made += special.attacks
-                names += special.attack_names
-            known[key] = special.num_byzantine, numbers
-        bounds.append(known[key][0])
-        choices.append(known[key][1])
-    return dataclasses.replace(base, attacks=tuple(made), attack_names=tuple(names)), bounds, choices

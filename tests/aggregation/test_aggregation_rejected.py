@@ -76,3 +76,28 @@ def test_multi_krum_selects_no_more_than_are_left():
     rows[:3] = torch.nan
     credits = aggregation.make("multi_krum", num_byzantine=1, num_selected=6).credits(rows)
     torch.testing.assert_close(credits, torch.tensor([0, 0, 0, 0.25, 0.25, 0.25, 0.25]))
+
+
+def test_a_rule_forgets_that_rows_were_missing():
+    for name in ("krum", "trimmed_mean", "faba"):
+        rule = aggregation.make(name, num_byzantine=2)
+        rows = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+        expected = rule(rows)
+        rule(rows.index_fill(0, torch.tensor([0]), torch.nan))
+        assert rule.num_byzantine == 2
+        assert torch.equal(rule(rows), expected)
+
+
+def test_f_falls_with_the_number_of_rows_that_are_missing():
+    rows = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    rows[:3] = torch.nan  # Krum is told f = 2 of 7; of the 4 that are left, none
+    rule = aggregation.make("krum", num_byzantine=2)
+    assert torch.equal(rule(rows), aggregation.make("krum")(rows[3:]))
+
+
+@pytest.mark.parametrize("name", aggregation.names())
+def test_no_runs_give_no_results(name):
+    rule = aggregation.make(name)
+    assert rule(torch.zeros(0, 9, 4)).shape == (0, 4)
+    if rule.linear:
+        assert rule.credits(torch.zeros(2, 0, 9, 4)).shape == (2, 0, 9)

@@ -12,6 +12,7 @@ from byzgym import agents, aggregation, attacks
 from byzgym.experiments import report, tables
 from byzgym.experiments.compare import begin, check, compare, play_batch
 from byzgym.experiments.comparison import Comparison
+from byzgym.experiments.policies import told
 from byzgym.experiments.records import CURVE_COLUMNS, RESULT_COLUMNS, Records
 
 SMALL = {"task": "synthetic", "rounds": 20, "seeds": 2, "attacks": ("sign_flip", "ipm:epsilon=2.0")}
@@ -262,3 +263,21 @@ def test_what_cannot_run_fails_before_anything_is_written(changes, message, tmp_
     with pytest.raises((ValueError, TypeError, OSError, RuntimeError), match=message):
         begin(small(**changes), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_ends_with_an_exploded_loss_has_diverged():
+    signs = (-1.0) ** torch.arange(64 * 32)
+    attacks.register("far", lambda: lambda g, b, c: 1e6 * signs[: g.shape[2]].expand_as(g))
+    comparison = Comparison(task="synthetic", policies=("mean",), attacks=("far", "none"), seeds=1, rounds=2)
+    assert [run["diverged"] for run in play_batch(comparison, "mean", 7).results] == [True, False]
+
+
+def test_headings_say_where_roles_change():
+    assert small().workers(3).endswith("workers Byzantine")
+    assert small(roles="fluctuating").workers(3).endswith("workers Byzantine, roles fluctuating")
+
+
+def test_only_a_rule_that_byzgym_tells_less_is_noted():
+    assert told("krum", 10, 7).told == 3
+    assert told("krum", 10, 3) is None
+    assert told("krum:num_byzantine=1", 10, 3) is None

@@ -1,5 +1,7 @@
 """Per-worker gradients against a loop of backward calls."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -197,3 +199,21 @@ def test_batch_norm_is_replaced_before_per_worker_gradients():
     alone = torch.empty(3, 1, engine.num_parameters)
     engine.gradients(theta, x[:, :1], y[:, :1], generators(3), alone)
     torch.testing.assert_close(out[:, :1], alone, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.global_rng
+def test_a_module_that_uses_a_layer_twice_can_be_copied_after_a_round():
+    module = one_layer_twice()
+    engine = engine_for(module)
+    theta = torch.randn(1, engine.num_parameters)
+    engine.loss_and_gradient(theta, torch.randn(1, 5, 64), torch.zeros(1, 5, dtype=torch.int64))
+    engine.gradients(
+        theta,
+        torch.randn(1, 2, 5, 64),
+        torch.zeros(1, 2, 5, dtype=torch.int64),
+        [torch.Generator()],
+        torch.empty(1, 2, engine.num_parameters),
+    )
+    again = copy.deepcopy(module)
+    assert again[1] is again[3]
+    assert all(type(parameter) is nn.Parameter for parameter in again.parameters())
