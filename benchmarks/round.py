@@ -4,6 +4,7 @@
     python benchmarks/round.py
     python benchmarks/round.py --attack alie
     python benchmarks/round.py --attack sign_flip
+    python benchmarks/round.py --attack alie --batches drawn
     python benchmarks/round.py --attack alie --compiled --rules median trimmed_mean mean_around_median
     python benchmarks/round.py --rules mean krum --repeats 15
 
@@ -11,8 +12,9 @@ A round is all that happens between two updates of the model: the workers' batch
 the aggregation and the update. MLP 784-128-128-10, n=20, f=6, B=32, on in-memory noise of MNIST's shape.
 
 The plain pass is `nn.Sequential`, `cross_entropy` and `backward` on 640 samples that lie ready. ByzFL's
-round is that of its `byzfl.benchmark.train`: 14 `Client`s, a `ByzantineClient`, a `Server`; its batches lie
-ready too, where ours are drawn. Neither computes gradients of the 6 Byzantine workers, which ipm and alie
+round is that of its `byzfl.benchmark.train`: 14 `Client`s, a `ByzantineClient`, a `Server`. Our batches are
+drawn in every round; ByzFL's lie ready, or with `--batches drawn` come from the shuffling `DataLoader` of
+each client, as in its own runs. Neither computes gradients of the 6 Byzantine workers, which ipm and alie
 replace unseen. With sign_flip ours computes all 20, since each worker reverses its own; ByzFL's 6 reverse the
 mean of the 14.
 The attack is part of the round, in both: ByzFL spends more on alie than on its 14 gradients, on ipm next to
@@ -74,6 +76,7 @@ def main(
     repeats: int = 9,
     threads: int = 2,
     compiled: bool = False,
+    batches: Literal["ready", "drawn"] = "ready",
 ) -> None:
     """Time one full round.
 
@@ -83,6 +86,7 @@ def main(
         repeats: Turns of every contestant; the medians are shown.
         threads: For torch.
         compiled: Run the coordinate-wise rules through torch.compile.
+        batches: Where ByzFL's batches come from: they lie ready, or its clients draw them as in its own runs.
     """
     torch.set_num_threads(threads)
     console = Console()
@@ -92,7 +96,7 @@ def main(
     columns = (rule, "ms", "/ plain", "ByzFL ms", "/ ours", "target", "reached")
     table = Table(*columns, title=title(attack))
     for name in rules:
-        table.add_row(*row(name, compare(name, attack, byzfl, repeats, compiled)))
+        table.add_row(*row(name, compare(name, attack, byzfl, repeats, compiled, batches == "drawn")))
     console.print(table)
 
 
@@ -101,7 +105,9 @@ def title(attack: str) -> str:
     return f"A round: MLP {model}, n={NUM_WORKERS}, f={NUM_BYZANTINE}, B={BATCH_SIZE}, {attack}"
 
 
-def compare(name: str, attack: str, byzfl: Any, repeats: int, compiled: bool) -> dict[str, float]:
+def compare(
+    name: str, attack: str, byzfl: Any, repeats: int, compiled: bool, drawn: bool
+) -> dict[str, float]:
     """Median seconds of "ours", "plain" and, where it is installed, "ByzFL"."""
     simulation = mnist_shaped_simulation(ATTACKS[attack][0])
     x, y = simulation.settings.task.train
@@ -111,7 +117,7 @@ def compare(name: str, attack: str, byzfl: Any, repeats: int, compiled: bool) ->
         "plain": plain_pass(plain_model(*WIDTHS), x[:samples].clone(), y[:samples].clone()),
     }
     if byzfl is not None and name in BYZFL:
-        calls["ByzFL"] = byzfl_round(byzfl, name, attack, x, y)
+        calls["ByzFL"] = byzfl_round(byzfl, name, attack, x, y, drawn)
     seconds = medians(calls, repeats, PER_TURN)
     if simulation.diverged.any():
         raise RuntimeError(f"the run with {name} diverged, so its rounds were not all full ones")
@@ -124,11 +130,13 @@ def our_round(simulation: Any, name: str, compiled: bool) -> Callable[[], None]:
     return lambda: simulation.apply(rule(simulation.gradients))
 
 
-def byzfl_round(byzfl: Any, name: str, attack: str, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+def byzfl_round(
+    byzfl: Any, name: str, attack: str, x: torch.Tensor, y: torch.Tensor, drawn: bool
+) -> Callable[[], None]:
     """The body of the training loop in `byzfl.benchmark.train`, without its evaluation and its files."""
     # Models are looked up by name in this module; there is no other way to give one.
     byzfl.fed_framework.models.mlp_of_the_benchmark = lambda: plain_model(*WIDTHS)
-    clients = [byzfl_client(byzfl, x, y, worker) for worker in range(NUM_WORKERS - NUM_BYZANTINE)]
+    clients = [byzfl_client(byzfl, x, y, worker, drawn) for worker in range(NUM_WORKERS - NUM_BYZANTINE)]
     _, attack_name, parameters = ATTACKS[attack]
     byzantine = byzfl.ByzantineClient(
         {"name": attack_name, "f": NUM_BYZANTINE, "parameters": dict(parameters)}
@@ -147,7 +155,7 @@ def byzfl_round(byzfl: Any, name: str, attack: str, x: torch.Tensor, y: torch.Te
     return call
 
 
-def byzfl_client(byzfl: Any, x: torch.Tensor, y: torch.Tensor, worker: int) -> Any:
+def byzfl_client(byzfl: Any, x: torch.Tensor, y: torch.Tensor, worker: int, drawn: bool) -> Any:
     rounds = 16
     first = worker * rounds * BATCH_SIZE
     share = slice(first, first + rounds * BATCH_SIZE)
@@ -163,14 +171,15 @@ def byzfl_client(byzfl: Any, x: torch.Tensor, y: torch.Tensor, worker: int) -> A
             "milestones": None,
             "learning_rate_decay": None,
             "LabelFlipping": False,
-            "training_dataloader": torch.utils.data.DataLoader(dataset, BATCH_SIZE),
+            "training_dataloader": torch.utils.data.DataLoader(dataset, BATCH_SIZE, shuffle=drawn),
             "momentum": 0.0,
             "nb_labels": WIDTHS[-1],
             "store_per_client_metrics": False,
         }
     )
-    # Generous: its DataLoader, which collates sample by sample, is out of the measurement.
-    client.train_iterator = cycle(list(client.training_dataloader))
+    if not drawn:
+        # Generous: its DataLoader, which collates sample by sample, is out of the measurement.
+        client.train_iterator = cycle(list(client.training_dataloader))
     return client
 
 

@@ -24,12 +24,13 @@ from rich.table import Table
 
 from byzgym import aggregation
 
+SIZES = [(20, 118_000), (50, 1_000_000)]  # workers, dimension
 COORDINATE_WISE = ("median", "trimmed_mean", "mean_around_median")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the rules beside ByzFL's.")
-    parser.add_argument("--sizes", nargs="+", default=["20x118000", "50x1000000"], metavar="NxD")
+    parser.add_argument("--sizes", nargs="+", type=size, default=SIZES, metavar="NxD")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rules", nargs="+", default=aggregation.names(), metavar="RULE")
@@ -39,14 +40,19 @@ def main() -> None:
 
     console = Console()
     byzfl = load_byzfl(console)
-    for size in arguments.sizes:
-        num_workers, dimension = (int(part) for part in size.split("x"))
+    for num_workers, dimension in arguments.sizes:
         table = Table("rule", "f", "ms", "ByzFL ms", "times faster", title=f"n={num_workers}, d={dimension}")
         gradients = torch.randn(num_workers, dimension, generator=torch.Generator().manual_seed(0))
         for name in arguments.rules:
             for row in compare(name, gradients, byzfl, arguments.repeats, arguments.compiled):
                 table.add_row(*row)
         console.print(table)
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse "20x118000"; argparse reports a ValueError as a wrong argument."""
+    num_workers, dimension = text.split("x")
+    return int(num_workers), int(dimension)
 
 
 def compare(

@@ -180,10 +180,8 @@ def _settle_equal(rows: Tensor, squared: Tensor, doubtful: Tensor) -> None:
     own = torch.arange(rows.shape[1], device=rows.device)
     first = torch.where(doubtful.any(-1), torch.minimum(first, own), own)
     equal = doubtful.any(-1)
-    difference = torch.empty_like(rows[0, 0])
     for run, row in (first < own).nonzero().tolist():
-        torch.sub(rows[run, row], rows[run, int(first[run, row])], out=difference)
-        equal[run, row] = difference.abs_().sum() == 0
+        equal[run, row] = torch.equal(rows[run, row], rows[run, int(first[run, row])])
     together = (first[:, :, None] == first[:, None, :]) & equal[:, :, None] & equal[:, None, :]
     squared.masked_fill_(together, 0)
     doubtful &= ~together

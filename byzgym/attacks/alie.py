@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from byzgym.attacks.base import Attack, AttackContext
-from byzgym.attacks.honest import honest_mean, honest_std
+from byzgym.attacks.honest import honest_moments
 from byzgym.attacks.registry import registry
 from byzgym.validation import check_real
 
@@ -40,8 +40,7 @@ class ALittleIsEnough(Attack):
 
     def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return the common submission, shape [E, 1, d]."""
-        mean = honest_mean(gradients, byzantine)
-        std = honest_std(gradients, byzantine, mean)
+        mean, std = honest_moments(gradients, byzantine)
         if self.z is not None:
             return (mean - self.z * std)[:, None]
         table = torch.tensor(_z_table(byzantine.shape[1]), dtype=gradients.dtype, device=gradients.device)

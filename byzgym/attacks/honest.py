@@ -50,8 +50,8 @@ def honest_mean(rows: Tensor, byzantine: Tensor) -> Tensor:
     return honest_sum(rows, byzantine).div_(_honest_count(byzantine))
 
 
-def honest_std(rows: Tensor, byzantine: Tensor, mean: Tensor) -> Tensor:
-    """Population standard deviation of the honest rows in each coordinate.
+def honest_moments(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population standard deviation of the honest rows in each coordinate.
 
     Deviations are taken before squaring, against cancellation; environments whose squares overflow are
     computed in double precision.
@@ -59,37 +59,37 @@ def honest_std(rows: Tensor, byzantine: Tensor, mean: Tensor) -> Tensor:
     Args:
         rows: Shape [E, n, d]; the honest ones finite.
         byzantine: Bool, shape [E, n].
-        mean: That of the honest rows, shape [E, d].
 
     Returns:
-        Shape [E, d]; zero where every worker is Byzantine.
+        Two tensors of shape [E, d]; zero where every worker is Byzantine.
     """
-    squares = _squared_deviations(rows, byzantine, mean)
-    std = squares.div_(_honest_count(byzantine)).sqrt_().div_(STRETCH)
+    count = _honest_count(byzantine)
+    if rows.shape[2] < LONG_ROW:
+        mean = honest_mean(rows, byzantine)
+        weights = (~byzantine).to(rows.dtype) * STRETCH
+        # In place: memory for a second such temporary would come anew from the system at each call.
+        squares = (rows - mean[:, None]).mul_(weights[..., None]).square_().sum(1)
+    else:
+        mean, squares = _moments_of_long_rows(rows, byzantine, count)
+    std = squares.div_(count).sqrt_().div_(STRETCH)
     if not math.isfinite(std.sum()):
         overflowed = ~std.isfinite().all(-1)
         mask, center = byzantine[overflowed][..., None], mean[overflowed].double()[:, None]
         deviations = (rows[overflowed].double() - center).masked_fill_(mask, 0)
-        variance = deviations.square_().sum(1) / _honest_count(byzantine[overflowed])
-        std[overflowed] = variance.sqrt_().to(std.dtype)
-    return std
+        std[overflowed] = (deviations.square_().sum(1) / count[overflowed]).sqrt_().to(std.dtype)
+    return mean, std
 
 
-def _squared_deviations(rows: Tensor, byzantine: Tensor, mean: Tensor) -> Tensor:
-    """Sum over the honest rows of the squared deviations from the mean times `STRETCH`, shape [E, d]."""
-    if rows.shape[2] < LONG_ROW:
-        weights = (~byzantine).to(rows.dtype) * STRETCH
-        # In place: memory for a second such temporary would come anew from the system at each call.
-        return (rows - mean[:, None]).mul_(weights[..., None]).square_().sum(1)
-    total = torch.zeros_like(mean)
+def _moments_of_long_rows(rows: Tensor, byzantine: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean, and the sum of the squared deviations from it times `STRETCH`, both [E, d]."""
+    mean, squares = rows.new_zeros(2, *rows.shape[::2])
     for env, columns, honest in _honest_blocks(rows, byzantine):
-        part = total[env, columns]
-        center = mean[env, columns] * -STRETCH
-        deviation = torch.empty_like(center)
-        for row in honest:
-            torch.add(center, row, alpha=STRETCH, out=deviation)
-            part.addcmul_(deviation, deviation)
-    return total
+        if honest:
+            block = torch.stack(honest)
+            center = torch.sum(block, 0, out=mean[env, columns]).div_(count[env])
+            torch.add(center * -STRETCH, block, alpha=STRETCH, out=block).square_()
+            torch.sum(block, 0, out=squares[env, columns])
+    return mean, squares
 
 
 def _honest_blocks(rows: Tensor, byzantine: Tensor) -> Iterator[tuple[int, slice, list[Tensor]]]:
