@@ -59,9 +59,8 @@ class CreditActions:
                 f"action must have shape {(self.size,)} per environment, got {actions.shape[1:]}"
             )
         # NumPy, because for so few numbers each operation of torch costs several times as much.
-        sound = (actions >= -1e-6) & (actions < np.inf)
-        if not sound.all():
-            bad = int(np.flatnonzero(~sound.all(1))[0])
+        if not (actions.min() >= -1e-6 and actions.max() < np.inf):  # false for NaN, too
+            bad = int(np.flatnonzero(~((actions >= -1e-6) & (actions < np.inf)).all(1))[0])
             raise ValueError(f"action must be finite and not negative, got {actions[bad].tolist()}")
         values = np.maximum(actions, 0, dtype=np.float64)
         if values.max() > 1e300:  # the sum might overflow

@@ -86,12 +86,16 @@ def symmetric_log(values: Tensor) -> Tensor:
     return compressed.nan_to_num_(nan=0.0).clamp_(-BOUND, BOUND)
 
 
-def pool(rows: Tensor, size: int) -> Tensor:
-    """Means [..., size] over contiguous blocks of rows [..., d]; the last block takes the remainder."""
+def pool(rows: Tensor, out: Tensor) -> None:
+    """Write the means over contiguous blocks of rows [..., d] into out [..., size].
+
+    The last block takes the remainder.
+    """
+    size = out.shape[-1]
     block = rows.shape[-1] // size
     head = block * (size - 1)
-    means = rows[..., :head].unflatten(-1, (size - 1, block)).mean(-1) if size > 1 else rows[..., :0]
-    return torch.cat([means, rows[..., head:].mean(-1, keepdim=True)], -1)
+    torch.mean(rows[..., :head].view(*rows.shape[:-1], size - 1, block), -1, out=out[..., :-1])
+    torch.mean(rows[..., head:], -1, out=out[..., -1])
 
 
 def _pooled(view: ServerView, builder: ObservationBuilder) -> Tensor:
@@ -99,10 +103,11 @@ def _pooled(view: ServerView, builder: ObservationBuilder) -> Tensor:
     norms = row_norms(view.gradients).masked_fill(view.rejected, torch.nan)
     scale = norms.nanmedian(1).values / view.gradients.shape[2] ** 0.5
     scale = scale.nan_to_num(nan=1.0).clamp(min=1e-30)[:, None, None]
-    rows = torch.cat(
-        [pool(view.gradients, builder.pool_size), pool(view.qv_gradient, builder.pool_size)[:, None]], 1
-    )
-    return symmetric_log(rows / scale)
+    num_envs, num_rows, _ = view.gradients.shape
+    rows = view.gradients.new_empty(num_envs, num_rows + 1, builder.pool_size)
+    pool(view.gradients, rows[:, :-1])
+    pool(view.qv_gradient, rows[:, -1])
+    return symmetric_log(rows.div_(scale))
 
 
 def _similarity(view: ServerView, builder: ObservationBuilder) -> Tensor:

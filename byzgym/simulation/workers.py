@@ -189,9 +189,13 @@ class Workers:
         if getattr(attack, "scope", "workers") == "transmission":
             out[members] = submitted
             return
+        if whole and shape[2] < LONG_ROW:
+            torch.where(mask[..., None], submitted.to(out.dtype), out, out=out)
+            return
         env, worker = mask.nonzero(as_tuple=True)
         if shape[2] < LONG_ROW or submitted.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():
-            out[members[env], worker] = submitted[env, worker].to(out.dtype)
+            flat, rows = out.view(-1, shape[2]), members[env] * shape[1] + worker
+            flat.index_copy_(0, rows, submitted[env, worker].to(out.dtype))
             return
         for target, source, row in zip(members[env].tolist(), env.tolist(), worker.tolist(), strict=True):
             out[target, row] = submitted[source, row]
