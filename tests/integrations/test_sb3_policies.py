@@ -194,7 +194,7 @@ def test_trained_credits_stay_on_the_simplex(tiny, policy, algorithm):
 def test_every_algorithm_runs(tiny, algorithm, softmax_beta, observation):
     env = make_vec_env(2, seed=0, softmax_beta=softmax_beta, observation=observation, **tiny)
     if algorithm in (PPO, A2C):
-        model = algorithm(EquivariantPolicy, env, n_steps=16, seed=0)
+        model = algorithm(EquivariantPolicy, env, n_steps=32, seed=0)
     else:
         kwargs = {"features_extractor_class": EquivariantExtractor, "net_arch": [32]}
         name = "MlpPolicy" if observation == "pooled" else "MultiInputPolicy"
