@@ -38,3 +38,19 @@ def _no_global_randomness(request):
     yield
     if "global_rng" not in request.keywords:
         assert torch.equal(torch.get_rng_state(), before), "the test moved torch's global generator"
+
+
+@pytest.fixture
+def rules_seen():
+    """The rules that the attack "curious", which knows the server's rule, has been shown."""
+    seen = []
+
+    class Curious:
+        knowledge = frozenset({"rule"})
+
+        def __call__(self, gradients, byzantine, context):
+            seen.append(context.rule)
+            return gradients
+
+    attacks.register("curious", Curious)
+    return seen

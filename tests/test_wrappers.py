@@ -120,29 +120,19 @@ def test_rule_is_told_the_largest_f_it_accepts():
     assert aggregation.Krum.max_byzantine(6) < 5
 
 
-def test_attacks_that_know_the_rule_see_the_one_used_last():
-    seen = []
-
-    class Curious:
-        knowledge = frozenset({"rule"})
-
-        def __call__(self, gradients, byzantine, context):
-            seen.append(context.rule)
-            return gradients
-
-    byzgym.attacks.register("curious", Curious)
+def test_attacks_that_know_the_rule_see_the_one_used_last(rules_seen):
     env = RuleSelection(make(attack="curious"), rules=["krum"])
     env.reset(seed=0)
-    assert type(seen[-1]) is aggregation.Krum
+    assert type(rules_seen[-1]) is aggregation.Krum
 
     env = RuleSelection(env.env, rules=["median", "krum", "mean"])
     env.reset(seed=0)
-    assert seen[-1] is env.rules[0]
+    assert rules_seen[-1] is env.rules[0]
     for number in (2, 1, 0, 2):
         env.step(number)
-        assert seen[-1] is env.rules[number]
+        assert rules_seen[-1] is env.rules[number]
     env.reset()
-    assert seen[-1] is env.rules[0]
+    assert rules_seen[-1] is env.rules[0]
 
 
 @pytest.mark.parametrize(

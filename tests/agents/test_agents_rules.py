@@ -7,7 +7,7 @@ import pytest
 import torch
 from agent_cases import ID, TINY, mix, normal_view, view_of
 
-from byzgym import agents, aggregation, attacks
+from byzgym import agents, aggregation
 from byzgym.aggregation import NotLinearError
 
 BUILT_IN = tuple(aggregation.names())
@@ -107,27 +107,17 @@ def test_bound_to_another_environment_the_rule_gets_that_environments_f():
 
 
 @pytest.mark.parametrize("make", [gym.make, partial(gym.make_vec, num_envs=2)], ids=["single", "vector"])
-def test_attacks_that_know_the_rule_see_that_of_the_bound_agent(make):
-    seen = []
-
-    class Curious:
-        knowledge = frozenset({"rule"})
-
-        def __call__(self, gradients, byzantine, context):
-            seen.append(context.rule)
-            return gradients
-
-    attacks.register("curious", Curious)
+def test_attacks_that_know_the_rule_see_that_of_the_bound_agent(make, rules_seen):
     env = make(ID, **{**TINY, "num_workers": 7, "attack": "curious"})
     agent = agents.make("krum").bind(env)
     observation, _ = env.reset(seed=0)
-    assert type(seen[-1]) is aggregation.Krum
-    assert seen[-1].num_byzantine == 2
+    assert type(rules_seen[-1]) is aggregation.Krum
+    assert rules_seen[-1].num_byzantine == 2
     env.step(agent.predict(observation)[0])
-    assert seen[-1] is agent.rule
+    assert rules_seen[-1] is agent.rule
     agents.make("uniform").bind(env)
     env.reset()
-    assert type(seen[-1]) is aggregation.Mean
+    assert type(rules_seen[-1]) is aggregation.Mean
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -169,21 +169,11 @@ def test_a_policy_and_an_attack_of_ones_own(tmp_path):
     assert len(records.results) == 2
 
 
-def test_attacks_that_know_the_rule_see_that_of_the_policy():
-    seen = []
-
-    class Curious:
-        knowledge = frozenset({"rule"})
-
-        def __call__(self, gradients, byzantine, context):
-            seen.append(context.rule)
-            return gradients
-
-    attacks.register("curious", Curious)
+def test_attacks_that_know_the_rule_see_that_of_the_policy(rules_seen):
     for policy, rule in (("krum", aggregation.Krum), ("median", aggregation.Median)):
         play_batch(small(policies=(policy,), attacks=("curious",), rounds=2), policy, 3)
-        assert type(seen[-1]) is rule
-        assert seen[-1].num_byzantine == 3
+        assert type(rules_seen[-1]) is rule
+        assert rules_seen[-1].num_byzantine == 3
 
 
 def test_results_are_not_replaced(played):
