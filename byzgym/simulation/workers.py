@@ -190,7 +190,8 @@ class Workers:
             out[members] = submitted
             return
         if whole and shape[2] < LONG_ROW:
-            torch.where(mask[..., None], submitted.to(out.dtype), out, out=out)
+            # Not out=out: what is submitted may be a view of it.
+            out.copy_(torch.where(mask[..., None], submitted, out))
             return
         env, worker = mask.nonzero(as_tuple=True)
         if shape[2] < LONG_ROW or submitted.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():

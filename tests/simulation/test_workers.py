@@ -71,6 +71,19 @@ def test_honest_rows_are_put_back_whatever_an_attack_returns_or_overwrites():
     assert torch.equal(attacked.gradients[~mask], honest.gradients[~mask])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_attack_may_return_a_view_of_what_it_was_given(dtype):
+    class Mirror(attacks.Attack):
+        def __call__(self, gradients, byzantine, context):
+            return gradients.transpose(0, 1).to(dtype)
+
+    attacks.register("mirror", Mirror)
+    alone = make(4, num_workers=4, num_byzantine=2, attack="none")
+    mirrored = make(4, num_workers=4, num_byzantine=2, attack="mirror")
+    expected = torch.where(alone.byzantine[..., None], alone.gradients.transpose(0, 1), alone.gradients)
+    assert torch.equal(mirrored.gradients, expected)
+
+
 def test_an_attack_of_the_wrong_shape_is_named():
     attacks.register("test_wrong", lambda: lambda gradients, byzantine, context: gradients[..., :3])
     with pytest.raises(ValueError, match=r"must return a tensor of shape \(2, 6, "):
