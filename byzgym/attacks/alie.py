@@ -38,8 +38,8 @@ class ALittleIsEnough(Attack):
     def __init__(self, z: float | None = None) -> None:
         self.z = None if z is None else check_real("z (unless None)", z)
 
-    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return the common submission, shape [E, 1, d]."""
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """See `Attack.corrupt`."""
         mean, std = honest_moments(gradients, byzantine)
         if self.z is not None:
             return (mean - self.z * std)[:, None]

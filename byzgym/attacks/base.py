@@ -95,17 +95,18 @@ class AttackContext:
 class Attack(ABC):
     """Turns honest gradients into submitted ones.
 
-    Any callable with this signature is an attack. A subclass promises in addition never to write into its
-    input, which spares the simulation a copy.
+    Any callable with the signature of `__call__` is an attack. A subclass defines `corrupt`, and promises
+    never to write into its input, which spares the simulation a copy. One that defines ``__call__`` instead
+    answers for all rows itself.
 
     Attributes:
         knowledge: What of the server it must be shown: a subset of {"rule", "qv"}.
-        scope: "workers": honest rows are put back whatever the attack returns. "transmission": it corrupts
-            what is sent, by any worker.
+        scope: "workers": honest rows stay as they are, whatever `corrupt` returns. "transmission": it
+            corrupts what is sent, by any worker.
         reads_own: Whether it reads the rows of Byzantine workers, which hold what they would honestly send.
             Where it does not, the simulation may leave those gradients out, which saves their share of the
             time of a round; the rows then hold anything, even numbers that are not finite. A subclass with a
-            ``__call__`` of its own has to say so anew.
+            `corrupt` of its own has to say so anew.
     """
 
     knowledge: ClassVar[frozenset[str]] = frozenset()
@@ -113,14 +114,15 @@ class Attack(ABC):
     reads_own: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Keep a subclass from inheriting a promise that its own ``__call__`` may break."""
+        """Keep a subclass from inheriting a promise that its own `corrupt` may break."""
         super().__init_subclass__(**kwargs)
-        if "__call__" in vars(cls) and "reads_own" not in vars(cls):
+        if "__call__" in vars(cls) and "corrupt" not in vars(cls):
+            cls.corrupt = cls.__call__  # type: ignore[method-assign]
+        if "corrupt" in vars(cls) and "reads_own" not in vars(cls):
             cls.reads_own = True
 
-    @abstractmethod
     def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return the submissions.
+        """Return the submissions of all workers.
 
         Args:
             gradients: What every worker would honestly send, shape [E, n, d].
@@ -128,7 +130,20 @@ class Attack(ABC):
             context: What else is known.
 
         Returns:
-            Shape [E, n, d], or anything that broadcasts to it; only the Byzantine rows count.
+            A new tensor of shape [E, n, d]; with the scope "workers", honest rows are as they came.
+        """
+        submitted = self.corrupt(gradients, byzantine, context)
+        if self.scope == "transmission":
+            return submitted.expand_as(gradients).clone()
+        return torch.where(byzantine[..., None], submitted, gradients)
+
+    @abstractmethod
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """Return what Byzantine workers send, from the arguments of `__call__`.
+
+        Returns:
+            Shape [E, n, d], or anything that broadcasts to it, such as [E, 1, d] for a common submission;
+            with the scope "workers" only the Byzantine rows count.
         """
 
 
@@ -151,6 +166,6 @@ class DataPoisoning(Attack):
             Inputs and labels of the same shapes; honest workers' batches are put back.
         """
 
-    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return the gradients unchanged: the poisoned data has done the work."""
         return gradients

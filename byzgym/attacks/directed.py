@@ -28,8 +28,8 @@ class Omniscient(Attack):
     def __init__(self, factor: float = 1e20) -> None:
         self.factor = check_real("factor", factor, above=0)
 
-    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return the common submission, shape [E, 1, d]."""
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """See `Attack.corrupt`."""
         return (honest_sum(gradients, byzantine) * -self.factor)[:, None]
 
 
@@ -50,6 +50,6 @@ class InnerProductManipulation(Attack):
     def __init__(self, epsilon: float = 0.5) -> None:
         self.epsilon = check_real("epsilon", epsilon, low=0)
 
-    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return the common submission, shape [E, 1, d]."""
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """See `Attack.corrupt`."""
         return (honest_mean(gradients, byzantine) * -self.epsilon)[:, None]

@@ -22,17 +22,17 @@ class _Noise(Attack):
     def draw(self, rows: Tensor, generator: torch.Generator) -> None:
         """Fill the rows [m, d] of one environment."""
 
-    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return noise in the Byzantine rows and the gradients in the others, shape [E, n, d]."""
-        num_envs, num_workers, dimension = gradients.shape
-        where = byzantine.flatten().nonzero()[:, 0]
-        noise = gradients.new_empty(len(where), dimension)
-        per_env = torch.split(noise, byzantine.sum(-1).tolist())
-        for rows, generator in zip(per_env, context.generators, strict=True):
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """See `Attack.corrupt`."""
+        counts = byzantine.sum(-1).tolist()
+        noise = gradients.new_empty(1 + sum(counts), gradients.shape[2])
+        noise[0] = 0  # for honest rows
+        for rows, generator in zip(noise[1:].split(counts), context.generators, strict=True):
             if len(rows):
                 self.draw(rows, generator)
-        flat = gradients.reshape(num_envs * num_workers, dimension)
-        return flat.index_copy(0, where, noise).view(gradients.shape)
+        mask = byzantine.flatten()
+        # Twice as fast as writing the noise between the other rows.
+        return noise.index_select(0, mask.cumsum(0) * mask).view(gradients.shape)
 
 
 @registry.built_in("gaussian")

@@ -15,8 +15,8 @@ from byzgym.validation import check_real
 class NoAttack(Attack):
     """Byzantine workers submit their honest gradients: the case without failures."""
 
-    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return the gradients themselves."""
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """See `Attack.corrupt`."""
         return gradients
 
 
@@ -34,8 +34,8 @@ class Scaled(Attack):
     def __init__(self, factor: float = 10.0) -> None:
         self.factor = check_real("factor", factor)
 
-    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return every row times the factor, shape [E, n, d]."""
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """See `Attack.corrupt`."""
         return gradients * self.factor
 
 
@@ -53,8 +53,8 @@ class SignFlip(Attack):
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = check_real("scale", scale, above=0)
 
-    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return every row reversed, shape [E, n, d]."""
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """See `Attack.corrupt`."""
         return gradients * -self.scale
 
 
@@ -64,7 +64,7 @@ class Zero(Attack):
 
     reads_own: ClassVar[bool] = False
 
-    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return zeros of shape [E, 1, d]."""
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """See `Attack.corrupt`."""
         num_envs, _, dimension = gradients.shape
         return gradients.new_zeros(1).expand(num_envs, 1, dimension)

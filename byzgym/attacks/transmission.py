@@ -58,8 +58,8 @@ class BitFlip(_Corruption):
         # The same 32 bits as a signed integer, because torch has no bit operations on unsigned ones.
         self._pattern = pattern - (1 << 32) if pattern >= 1 << 31 else pattern
 
-    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return the submissions, shape [E, n, d].
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """See `Attack.corrupt`.
 
         Raises:
             TypeError: If the gradients are not float32.
@@ -112,8 +112,8 @@ class Gambler(_Corruption):
         self.num_servers = check_int("num_servers", num_servers, low=1)
         self.server = check_int("server", server, low=0, high=self.num_servers - 1)
 
-    def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return the submissions, shape [E, n, d]."""
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """See `Attack.corrupt`."""
         _, num_workers, dimension = gradients.shape
         block = slice(
             self.server * dimension // self.num_servers, (self.server + 1) * dimension // self.num_servers

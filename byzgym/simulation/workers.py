@@ -178,7 +178,9 @@ class Workers:
         mask = byzantine if whole else byzantine[members]
         shape = gradients.shape
         with _blamed(f"attack {attack!r}"):
-            submitted = attack(gradients, mask.clone(), _select(context, members, attack))
+            # Honest rows are put back below, in any case.
+            corrupt = attack.corrupt if isinstance(attack, attacks.Attack) else attack
+            submitted = corrupt(gradients, mask.clone(), _select(context, members, attack))
         try:
             submitted = submitted.detach().expand(shape)
         except (RuntimeError, AttributeError):
@@ -195,8 +197,7 @@ class Workers:
             return
         env, worker = mask.nonzero(as_tuple=True)
         if shape[2] < LONG_ROW or submitted.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():
-            flat, rows = out.view(-1, shape[2]), members[env] * shape[1] + worker
-            flat.index_copy_(0, rows, submitted[env, worker].to(out.dtype))
+            out[members[env], worker] = submitted[env, worker].to(out.dtype)
             return
         for target, source, row in zip(members[env].tolist(), env.tolist(), worker.tolist(), strict=True):
             out[target, row] = submitted[source, row]

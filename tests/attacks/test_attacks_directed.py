@@ -16,7 +16,8 @@ SMALL_MASK = mask_of(4, [3])
 
 
 def submit(name, gradients, mask, **parameters):
-    return attacks.make(name, **parameters)(gradients, mask, context_for(gradients))
+    """The common submission of the Byzantine workers, shape [E, 1, d]."""
+    return attacks.make(name, **parameters).corrupt(gradients, mask, context_for(gradients))
 
 
 def honest_rows(gradients, mask, env):

@@ -52,10 +52,10 @@ def test_attacks_that_do_not_read_their_own_gradients_are_right_whatever_these_h
     rows, mask = gradients_like(3, 6, dimension), mask_of(6, *MASKS)
     attack = attacks.make(name)
     assert not attack.reads_own
-    expected = attack(rows, mask, context_for(rows)).expand(rows.shape)
+    expected = attack(rows, mask, context_for(rows))
     for leftover in (torch.nan, torch.inf, -1e38):
         spoiled = rows.masked_fill(mask[..., None], leftover)
-        submitted = attack(spoiled, mask, context_for(rows)).expand(rows.shape)
+        submitted = attack(spoiled, mask, context_for(rows))
         torch.testing.assert_close(submitted[mask], expected[mask], rtol=1e-6, atol=1e-7)
 
 
@@ -63,9 +63,9 @@ def test_the_other_attacks_read_their_own_gradients():
     assert {name for name in attacks.names() if not attacks.make(name).reads_own} == set(BLIND)
 
 
-def test_a_subclass_with_its_own_call_does_not_inherit_the_promise():
+def test_a_subclass_that_corrupts_otherwise_does_not_inherit_the_promise():
     class Peeking(attacks.InnerProductManipulation):
-        def __call__(self, gradients, byzantine, context):
+        def corrupt(self, gradients, byzantine, context):
             return -gradients
 
     class Promising(Peeking):

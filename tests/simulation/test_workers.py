@@ -74,7 +74,7 @@ def test_honest_rows_are_put_back_whatever_an_attack_returns_or_overwrites():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_attack_may_return_a_view_of_what_it_was_given(dtype):
     class Mirror(attacks.Attack):
-        def __call__(self, gradients, byzantine, context):
+        def corrupt(self, gradients, byzantine, context):
             return gradients.transpose(0, 1).to(dtype)
 
     attacks.register("mirror", Mirror)
