@@ -171,6 +171,14 @@ class _Uniform(Weighting):
         return gradients.new_full(gradients.shape[:-1], 1 / gradients.shape[-2])
 
 
+def combine_weights(weights: Tensor, gradients: Tensor) -> Tensor:
+    """`combine` for weights in double precision, which may be too small for the type of the gradients."""
+    if ((weights > 0) & (weights < torch.finfo(gradients.dtype).tiny)).any():
+        # The weights would vanish; what they leave of huge entries may not.
+        return combine(weights, gradients.double()).to(gradients.dtype)
+    return combine(weights.to(gradients.dtype), gradients)
+
+
 def combine(credits: Tensor, gradients: Tensor) -> Tensor:
     """The weighted sum of submissions; a row without credit cannot spoil it, whatever it holds.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import Rule, combine
+from byzgym.aggregation.base import Rule, combine_weights
 from byzgym.aggregation.distances import row_norms
 from byzgym.aggregation.registry import registry
 from byzgym.validation import check_real
@@ -30,7 +30,4 @@ class NormClipping(Rule):
     def _aggregate(self, gradients: Tensor) -> Tensor:
         norms = row_norms(gradients)
         factors = torch.where(norms > self.max_norm, self.max_norm / norms, 1.0) / gradients.shape[-2]
-        if (factors < torch.finfo(gradients.dtype).tiny).any():
-            # The factors would vanish in the type of the gradients; what they leave may not.
-            return combine(factors, gradients.double()).to(gradients.dtype)
-        return combine(factors.to(gradients.dtype), gradients)
+        return combine_weights(factors, gradients)

@@ -37,6 +37,8 @@ def run_program(program: Program, gradients: Tensor, compiled: bool = False) -> 
     Raises:
         RuntimeError: If `torch.compile` fails.
     """
+    if gradients.element_size() < 4:  # sums of half precision lose what single precision keeps
+        return run_program(program, gradients.float(), compiled).to(gradients.dtype)
     rows = gradients.detach().reshape(-1, *gradients.shape[-2:])
     evaluate = _compiled(program) if compiled else lambda values: _interpret(program, values)
     result: Tensor = evaluate(rows)

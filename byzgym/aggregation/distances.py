@@ -23,6 +23,8 @@ MANY_ROWS = 10
 LARGE = 1 << 18
 # Values of scratch in double precision.
 SCRATCH = 1 << 17
+# Columns whose squares are summed in the type of the rows.
+NORM_BLOCK = 1 << 17
 # Columns from which comparing two rows costs less than centring them.
 LONG_ROW = 1 << 14
 # A squared distance below this part of the two squared norms is not trusted, by type of the product.
@@ -31,7 +33,9 @@ TRUSTED = {torch.float32: 1e-2, torch.float64: 1e-6}
 
 def row_norms(gradients: Tensor) -> Tensor:
     """Euclidean norms of the rows [..., n, d], shape [..., n], in double precision."""
-    norms = torch.linalg.vector_norm(gradients, dim=-1).double()
+    # Sums of millions of squares in single precision would lose digits.
+    parts = [torch.linalg.vector_norm(part, dim=-1).double() for part in gradients.split(NORM_BLOCK, dim=-1)]
+    norms = parts[0] if len(parts) == 1 else torch.stack(parts).square_().sum(0).sqrt_()
     misfit = ~_squares_fit(norms.square(), gradients)
     if misfit.any():
         norms[misfit] = torch.linalg.vector_norm(gradients[misfit].double(), dim=-1)

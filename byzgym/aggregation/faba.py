@@ -35,7 +35,8 @@ class FABA(Weighting):
         for _ in range(self.num_byzantine):
             # The squared distance to the mean of k rows is 1/k times this, less the same for every row.
             # Summed anew each time: subtracting a dropped outlier would leave its rounding error.
-            total = (squared @ left[..., None])[..., 0]
+            # And not as a matrix product, in which the sums of equal rows may differ.
+            total = (squared * left[..., None, :]).sum(-1)
             farthest = total.masked_fill_(left == 0, -1.0).argmax(-1, keepdim=True)
             left.scatter_(-1, farthest, 0.0)
         return (left / (gradients.shape[-2] - self.num_byzantine)).to(gradients.dtype)

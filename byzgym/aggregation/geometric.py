@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import Weighting
+from byzgym.aggregation.base import Weighting, combine_weights
 from byzgym.aggregation.distances import Geometry, shift_gram
 from byzgym.aggregation.registry import registry
 from byzgym.aggregation.selection import take_row
@@ -15,6 +15,10 @@ from byzgym.validation import check_int, check_real
 
 LOOK_EVERY = 3
 """Steps of Weiszfeld's iteration from one look at how far they still go to the next, which costs as much."""
+
+
+NEAR = 1e-3
+"""Part of the median distance from the medoid up to which a submission is at first taken to equal it."""
 
 
 class _Geometric(Weighting):
@@ -55,8 +59,9 @@ class GeometricMedian(_Geometric):
 
     Args:
         num_byzantine: The number f of Byzantine workers to expect.
-        tolerance: Stop when a step is shorter than this part of the median distance from the medoid;
-            distances are taken to be at least that long.
+        tolerance: Stop when the mean of the unit vectors to the submissions, which is zero at the optimum, is
+            shorter than this. Distances are taken to be at least this part of the median distance from the
+            medoid.
         max_iterations: Stop after so many steps in any case.
     """
 
@@ -66,10 +71,19 @@ class GeometricMedian(_Geometric):
         self.max_iterations = check_int("max_iterations", max_iterations, low=1)
 
     def _credits(self, gradients: Tensor) -> Tensor:
+        return self._weights(gradients).to(gradients.dtype)
+
+    def _aggregate(self, gradients: Tensor) -> Tensor:
+        return combine_weights(self._weights(gradients), gradients)
+
+    def _weights(self, gradients: Tensor) -> Tensor:
+        """The credits in double precision: small as they are, those of huge submissions count."""
         _, distances, gram = _medoid(gradients)
-        weights, settled = _first_weights(distances, gram)
+        typical = distances.median(-1, keepdim=True).values
+        weights, settled = _first_weights(distances, gram, NEAR * typical)
         # Lengths are compared as squares.
-        shortest = (self.tolerance * distances.median(-1, keepdim=True).values).square_()
+        shortest = (self.tolerance * typical).square_()
+        small = (self.tolerance * gradients.shape[-2]) ** 2
         squared_norms = gram.diagonal(dim1=-2, dim2=-1)
         for iteration in range(self.max_iterations):
             # A run that has arrived stays where it is, whatever runs beside it.
@@ -78,13 +92,16 @@ class GeometricMedian(_Geometric):
             image = _apply(gram, weights)
             squared = squared_norms - 2 * image + (weights * image).sum(1, keepdim=True)
             inverse = torch.maximum(squared, shortest).rsqrt_()
-            inverse /= inverse.sum(1, keepdim=True)
+            total = inverse.sum(1, keepdim=True)
+            inverse /= total
             updated = torch.where(settled, weights, inverse)
             if iteration % LOOK_EVERY == LOOK_EVERY - 1:
+                # A step is the sum of the unit vectors over `total`; beside a submission it is short anyway.
                 step = updated - weights
-                settled = settled | ((step * _apply(gram, step)).sum(1, keepdim=True) <= shortest)
+                pull = (step * _apply(gram, step)).sum(1, keepdim=True) * total.square_()
+                settled = settled | (pull <= small)
             weights = updated
-        return weights.to(gradients.dtype).reshape(gradients.shape[:-1])
+        return weights.reshape(gradients.shape[:-1])
 
 
 def _apply(gram: Tensor, weights: Tensor) -> Tensor:
@@ -120,22 +137,25 @@ def _row_of(matrix: Tensor, index: Tensor) -> Tensor:
     return matrix.gather(1, index[:, None, None].expand(-1, 1, matrix.shape[-1]))[:, 0]
 
 
-def _first_weights(distances: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+def _first_weights(distances: Tensor, gram: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     """Weights [E, n] one step down from the medoid, and where that is the optimum already [E, 1].
 
     If the optimum is a data point it is the medoid, and it is if the unit vectors from it to the other
     points sum to no more than its multiplicity. If it is not, a first step leads below the objective of
-    every data point, so that the iteration can never get stuck in one.
+    every data point, so that the iteration can never get stuck in one. Submissions that are all but equal to
+    the medoid count as equal for this step: out of their midst the iteration would take very many.
 
     Args:
         distances: Distances from the medoid, shape [E, n].
         gram: Gram matrix about the medoid, shape [E, n, n].
+        near: Distances up to which they are all but equal, shape [E, 1].
     """
-    at_medoid = distances == 0
+    at_medoid = distances <= near
     multiplicity = at_medoid.sum(-1, keepdim=True).double()
     inverse = torch.where(at_medoid, 0.0, 1 / distances)
     pull = (inverse * _apply(gram, inverse)).sum(-1, keepdim=True).clamp_min(0).sqrt()
-    settled = pull <= multiplicity
-    stay = torch.where(settled, 1.0, multiplicity / pull)
-    away = torch.where(settled, 0.0, inverse / inverse.sum(-1, keepdim=True))
-    return stay * at_medoid / multiplicity + (1 - stay) * away, settled
+    stays = pull <= multiplicity
+    stay = torch.where(stays, 1.0, multiplicity / pull)
+    away = torch.where(stays, 0.0, inverse / inverse.sum(-1, keepdim=True))
+    exact = (distances.masked_fill(~at_medoid, 0) == 0).all(-1, keepdim=True)
+    return stay * at_medoid / multiplicity + (1 - stay) * away, stays & exact
