@@ -92,12 +92,12 @@ class AttackContext:
                 yield row, generator
 
 
-class Attack(ABC):
+class Attack:
     """Turns honest gradients into submitted ones.
 
     Any callable with the signature of `__call__` is an attack. A subclass defines `corrupt`, and promises
-    never to write into its input, which spares the simulation a copy. One that defines ``__call__`` instead
-    answers for all rows itself.
+    never to write into its input, which spares the simulation a copy. One that overrides ``__call__`` answers
+    for all rows itself.
 
     Attributes:
         knowledge: What of the server it must be shown: a subset of {"rule", "qv"}.
@@ -106,7 +106,7 @@ class Attack(ABC):
         reads_own: Whether it reads the rows of Byzantine workers, which hold what they would honestly send.
             Where it does not, the simulation may leave those gradients out, which saves their share of the
             time of a round; the rows then hold anything, even numbers that are not finite. A subclass with a
-            `corrupt` of its own has to say so anew.
+            `corrupt` or ``__call__`` of its own has to say so anew.
     """
 
     knowledge: ClassVar[frozenset[str]] = frozenset()
@@ -114,11 +114,9 @@ class Attack(ABC):
     reads_own: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Keep a subclass from inheriting a promise that its own `corrupt` may break."""
+        """Keep a subclass from inheriting a promise that its own methods may break."""
         super().__init_subclass__(**kwargs)
-        if "__call__" in vars(cls) and "corrupt" not in vars(cls):
-            cls.corrupt = cls.__call__  # type: ignore[method-assign]
-        if "corrupt" in vars(cls) and "reads_own" not in vars(cls):
+        if {"corrupt", "__call__"} & set(vars(cls)) and "reads_own" not in vars(cls):
             cls.reads_own = True
 
     def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
@@ -137,7 +135,6 @@ class Attack(ABC):
             return submitted.expand_as(gradients).clone()
         return torch.where(byzantine[..., None], submitted, gradients)
 
-    @abstractmethod
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return what Byzantine workers send, from the arguments of `__call__`.
 
@@ -145,9 +142,10 @@ class Attack(ABC):
             Shape [E, n, d], or anything that broadcasts to it, such as [E, 1, d] for a common submission;
             with the scope "workers" only the Byzantine rows count.
         """
+        raise NotImplementedError(f"{type(self).__name__} must define corrupt")
 
 
-class DataPoisoning(Attack):
+class DataPoisoning(Attack, ABC):
     """An attack on the Byzantine workers' data; their gradients are then computed honestly."""
 
     @abstractmethod

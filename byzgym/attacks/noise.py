@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from byzgym.attacks.registry import registry
 from byzgym.validation import check_real
 
 
-class _Noise(Attack):
+class _Noise(Attack, ABC):
     """Draws only the Byzantine rows: normal numbers cost some twenty times as much as copying a gradient."""
 
     reads_own: ClassVar[bool] = False
@@ -80,12 +80,13 @@ class Uniform(_Noise):
 
     Args:
         low: Any finite number.
-        high: At least ``low``.
+        high: At least ``low``, by no more than float32 can hold (3.4e38).
     """
 
     def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
         self.low = check_real("low", low)
         self.high = check_real("high", high, low=self.low)
+        check_real("high - low", self.high - self.low, high=torch.finfo(torch.float32).max)
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> None:
         """Fill the rows [m, d] of one environment."""

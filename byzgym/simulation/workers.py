@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,8 +101,9 @@ class Workers:
         if self._settings.static_roles:
             return
         assigned = self.assigned[index]
+        allowed = _select(context, torch.arange(len(index), device=index.device), self._settings.roles)
         with _blamed(f"role function {self._settings.roles!r}"):
-            roles = self._settings.roles(assigned, self.byzantine[index], context)
+            roles = self._settings.roles(assigned, self.byzantine[index], allowed)
         if not isinstance(roles, Tensor) or roles.shape != assigned.shape or roles.dtype != torch.bool:
             got = f"{roles.dtype} {tuple(roles.shape)}" if isinstance(roles, Tensor) else repr(roles)
             raise ValueError(
@@ -178,9 +180,10 @@ class Workers:
         mask = byzantine if whole else byzantine[members]
         shape = gradients.shape
         with _blamed(f"attack {attack!r}"):
-            # Honest rows are put back below, in any case.
-            corrupt = attack.corrupt if isinstance(attack, attacks.Attack) else attack
-            submitted = corrupt(gradients, mask.clone(), _select(context, members, attack))
+            act = attack
+            if isinstance(attack, attacks.Attack) and type(attack).__call__ is attacks.Attack.__call__:
+                act = attack.corrupt  # honest rows are put back below, in any case
+            submitted = act(gradients, mask.clone(), _select(context, members, attack))
         try:
             submitted = submitted.detach().expand(shape)
         except (RuntimeError, AttributeError):
@@ -213,12 +216,15 @@ def _blamed(author: str) -> Iterator[None]:
         raise
 
 
-def _select(context: attacks.AttackContext, members: Tensor, attack: Attack) -> attacks.AttackContext:
-    """The context of some environments, with no more of the server's data than the attack declares."""
-    knowledge: frozenset[str] = getattr(attack, "knowledge", frozenset())
+def _select(context: attacks.AttackContext, members: Tensor, reader: Any) -> attacks.AttackContext:
+    """The context of some environments, with no more of the server's data than its reader declares.
+
+    The reader is an attack or a role function.
+    """
+    knowledge: frozenset[str] = getattr(reader, "knowledge", frozenset())
     qv = context.qv if "qv" in knowledge else None
     rule = context.rule if "rule" in knowledge else None
-    if len(members) == len(context.generators) and isinstance(attack, attacks.Attack):
+    if len(members) == len(context.generators) and isinstance(reader, attacks.Attack):
         # It has promised to write into nothing, so it may see the tensors themselves.
         return dataclasses.replace(context, rule=rule, qv=qv)
     return attacks.AttackContext(

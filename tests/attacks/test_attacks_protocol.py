@@ -150,15 +150,32 @@ def test_common_submissions_are_computed_once(name):
 
 
 def test_a_subclass_may_answer_for_all_rows_itself():
-    class Mine(attacks.Zero):
+    class Mine(attacks.SignFlip):
         def __call__(self, gradients, byzantine, context):
-            return -gradients
+            return 2 * super().__call__(gradients, byzantine, context)
+
+    class Own(Attack):
+        def __call__(self, gradients, byzantine, context):
+            return 3 * gradients
+
+    class Blind(attacks.Zero):
+        def __call__(self, gradients, byzantine, context):
+            return gradients
 
     gradients = gradients_like(4, 6, 33)
     arguments = gradients, MASK, context_for(gradients)
-    assert torch.equal(Mine()(*arguments), -gradients)
-    assert torch.equal(Mine().corrupt(*arguments), -gradients)
-    assert Mine.reads_own
+    assert torch.equal(Mine()(*arguments), torch.where(MASK[..., None], -2 * gradients, 2 * gradients))
+    assert torch.equal(Own()(*arguments), 3 * gradients)
+    assert Blind.reads_own
+
+
+def test_an_attack_without_corrupt_says_so():
+    class Nothing(Attack):
+        pass
+
+    gradients = gradients_like(4, 6, 33)
+    with pytest.raises(NotImplementedError, match="Nothing must define corrupt"):
+        Nothing()(gradients, MASK, context_for(gradients))
 
 
 @pytest.mark.parametrize("name", ["ipm", "alie", "omniscient", "zero"])

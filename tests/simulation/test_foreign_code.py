@@ -93,3 +93,24 @@ def test_a_reset_needs_a_seed_for_each_environment():
     for seeds, envs in (([1], None), ([1, 2], [0]), ([1], [7])):
         with pytest.raises(ValueError, match="reset needs a seed for each of the environments"):
             make().reset(seeds, envs)
+
+
+def test_a_role_function_cannot_change_the_server_or_see_its_data():
+    seen = []
+
+    def meddling(assigned, current, context):
+        seen.append((context.rule, context.qv))
+        for tensor in (context.round, context.previous_aggregate, context.learning_rate):
+            tensor.fill_(77)
+        return assigned
+
+    attacks.roles.register("test_meddling", lambda: meddling)
+    for envs in (1, 3):
+        simulation, twin = make(envs, roles="test_meddling"), make(envs)
+        for _ in range(3):
+            for each in (simulation, twin):
+                each.apply(uniform_update(each))
+            assert torch.equal(simulation.view.round, twin.view.round)
+            assert torch.equal(simulation.view.previous_update, twin.view.previous_update)
+            assert torch.equal(simulation.gradients, twin.gradients)
+    assert set(seen) == {(None, None)}

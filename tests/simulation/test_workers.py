@@ -155,3 +155,15 @@ def test_qv_samples_are_in_no_workers_share_nor_in_the_test_data():
     assert qv <= held_out
     assert not qv & train
     assert not qv & {tuple(row.tolist()) for row in task.test[0].flatten(1)}
+
+
+@pytest.mark.parametrize("model", ["mlp:8", "mlp:1500"])
+def test_an_attack_may_override_call_and_build_on_another(model):
+    class Doubled(attacks.SignFlip):
+        def __call__(self, gradients, byzantine, context):
+            return 2 * super().__call__(gradients, byzantine, context)
+
+    attacks.register("test_doubled", Doubled)
+    honest, attacked = (make(attack=attack, model=model) for attack in ("none", "test_doubled"))
+    mask = honest.byzantine[..., None]
+    assert torch.equal(attacked.gradients, torch.where(mask, -2 * honest.gradients, honest.gradients))
