@@ -51,7 +51,7 @@ class Registry(Generic[T]):
         return name in self._built_in
 
     def built_in(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """Class decorator with which byzgym registers its own factories."""
+        """Decorator with which byzgym registers its own factories."""
 
         def decorate(factory: Callable[..., T]) -> Callable[..., T]:
             self.register(name, factory)
@@ -69,6 +69,20 @@ class Registry(Generic[T]):
         if not isinstance(name, str) or name not in self._factories:
             raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(self.names())}")
         return self._factories[name]
+
+    def takes(self, name: str, parameter: str) -> bool:
+        """Whether the factory registered as ``name`` has such a parameter, or takes any.
+
+        Raises:
+            ValueError: If the name is unknown.
+        """
+        try:
+            known = inspect.signature(self.factory(name)).parameters
+        except ValueError:
+            if name in self._factories:
+                return False  # some built-in classes have no signature
+            raise
+        return parameter in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
 
     def make(self, name: str, **parameters: Any) -> T:
         """Build the one registered as ``name``.

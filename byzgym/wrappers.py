@@ -7,16 +7,17 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from byzgym.aggregation import apply_to_view, combine, credits_for_view, make_within
+from byzgym.aggregation import Rule, apply_to_view, combine, credits_for_view, make_within
 from byzgym.validation import check_real
 
-Rule = Callable[[Tensor], Tensor]
+AnyRule = Callable[[Tensor], Tensor]
 
 
 def softmax_credits(logits: np.ndarray, beta: float) -> np.ndarray:
@@ -88,19 +89,20 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     in the first round the first of ``rules``.
 
     Args:
-        env: A ``ByzantineAggregation-v0``, wrapped or not.
+        env: A ``ByzantineAggregation-v0``, single, without wrappers that change its actions.
         rules: For each action a name, or a mapping with the name and parameters. Where a mapping has no
             ``num_byzantine``, the rule is told the environment's (upper) number f of Byzantine workers, or
             the largest that it accepts where that is less. A callable ``gradients -> vector`` will do
             too, but then the spec is no longer JSON.
 
     Raises:
-        ValueError: If ``rules`` is empty, a name is unknown, or a rule accepts no f for so few workers.
+        ValueError: If ``rules`` is empty, a name is unknown, a rule does not accept its f or any f for so few
+            workers, or a wrapper underneath changes actions.
         TypeError: If ``rules`` is not a sequence of these, or a parameter does not exist.
     """
 
     def __init__(
-        self, env: gym.Env[Any, np.ndarray], rules: Sequence[str | Mapping[str, Any] | Rule]
+        self, env: gym.Env[Any, np.ndarray], rules: Sequence[str | Mapping[str, Any] | AnyRule]
     ) -> None:
         if isinstance(rules, str) or not isinstance(rules, Sequence):
             raise TypeError(f"rules must be a list of names or mappings, got {rules!r}")
@@ -112,11 +114,16 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         simulation = getattr(env.unwrapped, "simulation", None)
         if simulation is None:
             raise ValueError(f"env must be a ByzantineAggregation environment, possibly wrapped, got {env!r}")
+        credits = env.unwrapped.action_space
+        if env.action_space != credits:
+            raise ValueError(
+                f"env must take credits as actions, {credits}, got {env.action_space}; leave out the wrapper "
+                "that changes them"
+            )
         num_byzantine = simulation.settings.num_byzantine[1]
         self.rules = [_rule(spec, simulation.num_rows, num_byzantine) for spec in specs]
         self.action_space = spaces.Discrete(len(self.rules))
-        # The action space underneath may be anything; all zero lies in it and is overridden anyway.
-        self._ignored = np.zeros(env.action_space.shape or (), dtype=np.float32)
+        self._ignored = np.zeros(credits.shape or (), dtype=np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -145,12 +152,13 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return self.env.step(self._ignored)
 
 
-def _rule(spec: str | Mapping[str, Any] | Rule, num_rows: int, num_byzantine: int) -> Rule:
-    if isinstance(spec, str | Mapping):
-        return make_within(spec, num_rows, num_byzantine)
-    if not callable(spec):
+def _rule(spec: str | Mapping[str, Any] | AnyRule, num_rows: int, num_byzantine: int) -> AnyRule:
+    rule = make_within(spec, num_rows, num_byzantine) if isinstance(spec, str | Mapping) else spec
+    if not callable(rule):
         raise TypeError(f"rules must be names, mappings or callables, got {spec!r}")
-    return spec
+    if isinstance(rule, Rule):
+        rule.check(torch.zeros(num_rows, 1))
+    return rule
 
 
 def _logit_space(space: spaces.Space[Any]) -> spaces.Box:

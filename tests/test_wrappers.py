@@ -171,12 +171,24 @@ def test_rejected_rows_do_not_count():
 
 
 def test_rule_selection_over_other_wrappers():
-    env = RuleSelection(SoftmaxCredits(make()), ["mean", "median"])
-    assert env.action_space == gym.spaces.Discrete(2)
-    env.reset(seed=0)
-    truncated = False
-    while not truncated:
-        truncated = env.step(env.action_space.sample())[3]
+    plain = RuleSelection(make(), ["krum", "median"])
+    wrapped = RuleSelection(gym.wrappers.RecordEpisodeStatistics(make()), ["krum", "median"])
+    for env in (plain, wrapped):
+        assert env.action_space == gym.spaces.Discrete(2)
+        env.reset(seed=0)
+    for action in (0, 1, 0):
+        assert plain.step(action)[1] == wrapped.step(action)[1]
+
+
+@pytest.mark.parametrize("wrapper", [SoftmaxCredits, lambda env: RuleSelection(env, ["mean"])])
+def test_rule_selection_refuses_wrappers_that_change_its_actions(wrapper):
+    with pytest.raises(ValueError, match="env must take credits as actions"):
+        RuleSelection(wrapper(make()), ["krum", "median"])
+
+
+def test_rule_selection_checks_conditions_at_once():
+    with pytest.raises(ValueError, match=r"Krum needs n >= 2f \+ 3, got n=6 and num_byzantine=4"):
+        RuleSelection(make(), [{"name": "krum", "num_byzantine": 4}])
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ class Agent(ABC):
         Args:
             observation: What the environment returned last.
             state: Passed through.
-            episode_start: Environments whose episode begins in this round, bool [E].
+            episode_start: Environments whose episode begins in this round, bool [E]. GAA also notices that
+                from the numbers of the rounds, but for episodes of one round.
             deterministic: No effect; the agents of byzgym decide deterministically given their seed.
 
         Returns:
@@ -158,6 +159,9 @@ class ForeignAgent(Agent):
             raise TypeError(f"an agent needs credits(view) or aggregate(view), got {agent!r}")
         self.wrapped = agent
         self.linear = hasattr(agent, "credits")
+        for own in ("save", "load"):
+            if hasattr(agent, own):
+                setattr(self, own, getattr(agent, own))
 
     def reset(self, envs: Tensor | None = None) -> None:
         """Reset the wrapped agent, which knows no single environments."""

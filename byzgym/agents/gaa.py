@@ -79,6 +79,7 @@ class GAA(Agent):
         self._began = envs if self._began is None else self._began | envs
         self._view = None
 
+    @torch.inference_mode(False)  # it learns, whatever mode it is asked in
     def credits(self, view: ServerView) -> Tensor:
         """See `Agent.credits`. The first call in a round also learns from the rounds before."""
         if view is self._view:
@@ -118,9 +119,16 @@ class GAA(Agent):
         """Start from the policies in a file, now and after every reset.
 
         Raises:
-            ValueError: If the network in the file has other hidden layers.
+            ValueError: If `save` has not written the file, or its network has other hidden layers.
         """
-        saved = torch.load(path, weights_only=True)
+        try:
+            saved = torch.load(path, weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # whatever reading a foreign file raises
+            raise ValueError(f"{path} is not a policy that GAA has saved: {error}") from None
+        if not isinstance(saved, dict) or set(saved) != {"hidden", "policy"}:
+            raise ValueError(f"{path} is not a policy that GAA has saved")
         if tuple(saved["hidden"]) != self.hidden:
             raise ValueError(f"hidden must be {tuple(saved['hidden'])} to load {path}, got {self.hidden}")
         self._loaded = saved["policy"]

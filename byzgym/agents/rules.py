@@ -33,14 +33,14 @@ class RuleAgent(Agent):
             raise TypeError(f"parameters are for a rule given by name, got {parameters} for {rule!r}")
         self._spec = {"name": rule, **parameters} if isinstance(rule, str) else rule
         self._given = self._wanted = num_byzantine
-        self.rule: Callable[[Tensor], Tensor] | None = None if isinstance(self._spec, dict) else rule  # type: ignore[assignment]
+        self.rule: Callable[[Tensor], Tensor] | None = None
         self._num_workers: int | None = None
         if isinstance(self._spec, dict):
             # Unknown names and parameters should fail here, not in the first round.
             probe = aggregation.make_within(self._spec, 1000, num_byzantine or 0)
-            self.linear = bool(getattr(probe, "linear", False))
         else:
-            self.linear = bool(getattr(rule, "linear", False))
+            probe = self.rule = self._spec
+        self.linear = bool(getattr(probe, "linear", False))
 
     @property
     def num_byzantine(self) -> int | None:
@@ -50,10 +50,12 @@ class RuleAgent(Agent):
     def bind(self, env: Any) -> Self:
         """Attach to an environment; without a number of its own, the rule is told the environment's f."""
         super().bind(env)
-        if self._given is None:
-            self._wanted = self._env.simulation.settings.num_byzantine[1]
-            self._num_workers = None
-        self._env.simulation.rule = self._rule_for(self._env.simulation.num_rows)
+        simulation = getattr(self._env, "simulation", None)
+        if simulation is not None:
+            if self._given is None:
+                self._wanted = simulation.settings.num_byzantine[1]
+                self._num_workers = None
+            simulation.rule = self._rule_for(simulation.num_rows)
         return self
 
     def credits(self, view: ServerView) -> Tensor:

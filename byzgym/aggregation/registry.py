@@ -37,5 +37,6 @@ def largest_byzantine(rule: str | Callable[..., Any], num_workers: int, num_byza
     allowed = max_byzantine(num_workers)
     if allowed < 0:
         condition = getattr(factory, "condition", "more workers")
-        raise ValueError(f"rule {rule!r} needs {condition}, got n={num_workers}")
+        name = repr(rule) if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
+        raise ValueError(f"rule {name} needs {condition}, got n={num_workers}")
     return min(num_byzantine, int(allowed))

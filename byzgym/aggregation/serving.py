@@ -18,6 +18,8 @@ def make_within(
 ) -> Callable[[Tensor], Tensor]:
     """A rule that is told f, or the largest f it accepts where that is less.
 
+    A factory without a parameter ``num_byzantine`` is told nothing; one with ``**parameters`` is.
+
     Args:
         spec: A name, or a mapping with the name and parameters. A number of Byzantine workers in the mapping
             is left alone.
@@ -32,9 +34,11 @@ def make_within(
     if "name" not in parameters:
         raise ValueError(f"rule: a mapping needs the key 'name', got {spec!r}")
     name = parameters.pop("name")
-    if isinstance(registry.factory(name), type) and "num_byzantine" not in parameters:
-        parameters["num_byzantine"] = largest_byzantine(name, num_workers, num_byzantine)
-    return make(name, **parameters)
+    if "num_byzantine" in parameters or not registry.takes(name, "num_byzantine"):
+        return make(name, **parameters)
+    rule = make(name, num_byzantine=num_byzantine, **parameters)
+    largest = largest_byzantine(rule, num_workers, num_byzantine)
+    return rule if largest == num_byzantine else make(name, num_byzantine=largest, **parameters)
 
 
 def apply_to_view(rule: Callable[[Tensor], Tensor], view: ServerView) -> Tensor:

@@ -68,10 +68,10 @@ def told(policy: str, num_workers: int, num_byzantine: int) -> Told | None:
     if spec["name"] in registry.names() or "num_byzantine" in spec:
         return None
     rule = aggregation.make_within(spec, num_workers, num_byzantine)
-    number = getattr(rule, "num_byzantine", num_byzantine)
-    if number == num_byzantine:
+    largest = aggregation.largest_byzantine(rule, num_workers, num_byzantine)
+    if largest == num_byzantine or getattr(rule, "num_byzantine", None) != largest:
         return None
-    return Told(policy, num_byzantine, int(number), str(getattr(rule, "condition", "")))
+    return Told(policy, num_byzantine, largest, str(getattr(rule, "condition", "")))
 
 
 def decide(agent: Agent, simulation: Simulation) -> tuple[Tensor, Tensor | None]:

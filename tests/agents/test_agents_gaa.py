@@ -273,3 +273,28 @@ def test_parameters_are_checked(parameters, message):
 def test_unknown_parameters_are_refused():
     with pytest.raises(TypeError, match="window"):
         agents.make("gaa", windows=3)
+
+
+def test_it_learns_in_inference_mode_as_outside():
+    runs = []
+    for mode in (False, True):
+        simulation, agent = make(num_workers=5), agents.make("gaa")
+        trace = []
+        with torch.inference_mode(mode):
+            for _ in range(4):
+                credits = agent.credits(simulation.view)
+                trace.append(credits.clone())
+                simulation.apply(mix(credits, simulation.gradients), credits)
+        runs.append(torch.stack(trace))
+    assert torch.equal(*runs)
+    assert not torch.equal(runs[0][0], runs[0][3])
+
+
+@pytest.mark.parametrize("content", [b"junk", None])
+def test_files_that_hold_no_policy_are_refused(tmp_path, content):
+    path = tmp_path / "policy.pt"
+    path.write_bytes(content) if content else torch.save({"other": 1}, path)
+    with pytest.raises(ValueError, match="is not a policy that GAA has saved"):
+        agents.make("gaa").load(path)
+    with pytest.raises(FileNotFoundError):
+        agents.make("gaa").load(tmp_path / "nowhere.pt")

@@ -7,6 +7,7 @@ from agent_cases import ID, TINY, assert_on_simplex, make, normal_view, view_of
 
 from byzgym import agents, aggregation
 from byzgym.aggregation import NotLinearError
+from byzgym.experiments import policies
 from byzgym.wrappers import RuleSelection
 
 
@@ -197,3 +198,90 @@ def select_as_a_rule(careless, env):
 def test_what_are_no_credits_is_refused_with_its_authors_name(play, given, error, message):
     with pytest.raises(error, match=rf"Careless\(of_the_tests\) must give credits .*{message}"):
         play(Careless(given), gym.make(ID, **TINY))
+
+
+class Plain:
+    """A rule that knows nothing of f."""
+
+    def __call__(self, rows):
+        return rows[..., 0, :]
+
+
+class Scaled(aggregation.Weighting):
+    """A rule with parameters of its own only."""
+
+    def __init__(self, power=1):
+        super().__init__()
+        self.power = power
+
+    def _credits(self, gradients):
+        return gradients.new_full(gradients.shape[:-1], 1 / gradients.shape[-2])
+
+
+def with_f(num_byzantine):
+    return aggregation.make("krum", num_byzantine=num_byzantine)
+
+
+@pytest.mark.parametrize(
+    ("factory", "told"),
+    [
+        (lambda **parameters: aggregation.make("krum", **parameters), 3),
+        (lambda num_byzantine=0: aggregation.make("krum", num_byzantine=num_byzantine), 3),
+        (with_f, 3),
+        (lambda: aggregation.make("krum", num_byzantine=1), 1),
+        (Plain, None),
+        (Scaled, 0),
+    ],
+)
+def test_rules_are_told_f_where_their_factory_takes_it(factory, told):
+    aggregation.register("told", factory)
+    for rule in (
+        aggregation.make_within("told", 10, 7),
+        RuleSelection(gym.make(ID, **{**TINY, "num_workers": 10, "num_byzantine": 7}), ["told"]).rules[0],
+    ):
+        assert getattr(rule, "num_byzantine", None) == told
+    env = gym.make(ID, **{**TINY, "num_workers": 10, "num_byzantine": 7})
+    env.reset(seed=0)
+    agent = agents.make("told").bind(env)
+    env.step(agent.predict(None)[0])
+    assert agent.num_byzantine == told
+    note = policies.told("told", 10, 7)
+    assert (note and note.told) == (3 if told == 3 else None)
+
+
+def test_what_a_foreign_agent_can_save_it_can_save(tmp_path):
+    class Saving:
+        def credits(self, view):
+            return torch.full_like(view.previous_credits, 1 / view.num_workers)
+
+        def save(self, path):
+            path.write_text("saved")
+
+    agents.register("saving", Saving)
+    agent = agents.make("saving")
+    agent.save(tmp_path / "agent")
+    assert (tmp_path / "agent").read_text() == "saved"
+    with pytest.raises(TypeError, match="ForeignAgent learns nothing"):
+        agent.load(tmp_path / "agent")
+
+
+def test_agents_do_without_a_simulation():
+    inner = gym.make(ID, **TINY).unwrapped
+    inner.reset(seed=0)
+
+    class Job(gym.Env):
+        """A training job that offers a view, and no simulation."""
+
+        action_space, observation_space = inner.action_space, inner.observation_space
+
+        @property
+        def view(self):
+            return inner.view
+
+        def use_update(self, update, credits=None):
+            inner.use_update(update, credits)
+
+    for name in ("krum", "median", "gaa", "uniform"):
+        assert agents.make(name, **({"num_byzantine": 1} if name in aggregation.names() else {})).bind(
+            Job()
+        ).predict(None)[0].shape == (TINY["num_workers"],)
