@@ -47,7 +47,7 @@ class Core:
         self,
         num_envs: int,
         observation: str | Sequence[str],
-        pool_size: int,
+        pool_size: int | None,
         action: str,
         evaluate_every: int | None,
         simulation: Mapping[str, Any],
@@ -62,15 +62,12 @@ class Core:
         if evaluate_every is not None:
             check_int("evaluate_every", evaluate_every, low=1)
         self._evaluate_every = evaluate_every
-        self._first_loss = torch.zeros(num_envs, device=settings.device)
         self._override: tuple[Tensor, Tensor | None] | None = None
 
     @torch.inference_mode(False)
     def reset(self, np_randoms: Sequence[np.random.Generator], envs: Sequence[int] | None = None) -> None:
         """Begin new episodes in ``envs`` (all where None), seeded from their NumPy generators."""
         self.simulation.reset([int(generator.integers(2**63)) for generator in np_randoms], envs)
-        chosen = slice(None) if envs is None else list(envs)
-        self._first_loss[chosen] = self.simulation.qv_loss()[chosen]
         self._override = None
 
     def observe(self) -> Any:
@@ -104,7 +101,7 @@ class Core:
             credits = torch.full_like(credits, torch.nan) if remembered is None else remembered
         simulation.apply(update, remembered, envs)
         after = simulation.qv_loss()
-        diverged = simulation.diverged | (after > EXPLOSION * self._first_loss)
+        diverged = simulation.diverged | (after > EXPLOSION * simulation.initial_loss)
         rewards = relative_drop(before, after).masked_fill(diverged, WORST_REWARD)
         terminated = diverged.cpu().numpy().copy()
         round = simulation.server.round.cpu().numpy()

@@ -18,12 +18,16 @@ BOUND = 100.0
 """Bound of everything that is compressed by the signed logarithm; float32 reaches 89."""
 
 
+POOL_SIZE = 32
+"""Blocks of the pooled observation, where there are as many coordinates."""
+
+
 class ObservationBuilder:
     """Turns views into observations.
 
     Args:
         spec: One part ("pooled", ...), whose observation is a Box; or several or "all", which give a Dict.
-        pool_size: Blocks into which "pooled" divides the coordinates.
+        pool_size: Blocks into which "pooled" divides the coordinates; 32, or d where that is less, if None.
         num_rows: Rows that the server receives.
         num_parameters: d.
         rounds: Length of an episode.
@@ -33,15 +37,22 @@ class ObservationBuilder:
     """
 
     def __init__(
-        self, spec: str | Sequence[str], pool_size: int, num_rows: int, num_parameters: int, rounds: int
+        self,
+        spec: str | Sequence[str],
+        pool_size: int | None,
+        num_rows: int,
+        num_parameters: int,
+        rounds: int,
     ) -> None:
         if isinstance(spec, str):
             check_choice("observation", spec, [*PARTS, "all"])
-        elif not isinstance(spec, Sequence) or not spec or len(set(spec)) < len(spec):
+        elif not isinstance(spec, Sequence) or not spec or len(set(map(str, spec))) < len(spec):
             raise ValueError(
                 f"observation must be one of {', '.join(map(repr, [*PARTS, 'all']))} or a list of different "
                 f"parts, got {spec!r}"
             )
+        if pool_size is None:
+            pool_size = min(POOL_SIZE, num_parameters)
         self.pool_size = check_int("pool_size", pool_size, low=1, high=num_parameters)
         self.rounds = rounds
         self._single = isinstance(spec, str) and spec != "all"

@@ -94,7 +94,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
     | `qv_size` | 10 | QV samples |
     | `qv_source` | "held_out" | where they come from; a name or a mapping with its parameters |
     | `observation` | "pooled" | a part, a list of parts, or "all" |
-    | `pool_size` | 32 | blocks of the pooled observation |
+    | `pool_size` | `None` | blocks of the pooled observation; 32, or d where that is less, if `None` |
     | `action` | "credits" | or "null_slot" |
     | `secure_group_size` | 1 | g; the server sees only means over groups of g workers |
     | `rounds` | 100 | length of an episode |
@@ -124,7 +124,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         qv_size: int = 10,
         qv_source: str | Mapping[str, Any] = "held_out",
         observation: str | Sequence[str] = "pooled",
-        pool_size: int = 32,
+        pool_size: int | None = None,
         action: str = "credits",
         secure_group_size: int = 1,
         rounds: int = 100,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         max_episode_steps: Ends episodes earlier than ``rounds``, as `gymnasium.make` with this argument does.
         render_mode: Only None; render the single environment.
         observation: As for the single environment, like everything that follows.
-        pool_size: Blocks of the pooled observation.
+        pool_size: Blocks of the pooled observation; 32, or d where that is less, if None.
         action: "credits" or "null_slot".
         evaluate_every: Rounds between evaluations on test data.
         simulation: The other arguments of `ByzantineAggregationEnv`.
@@ -48,7 +48,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
         observation: str | Sequence[str] = "pooled",
-        pool_size: int = 32,
+        pool_size: int | None = None,
         action: str = "credits",
         evaluate_every: int | None = None,
         **simulation: Any,
@@ -107,8 +107,11 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
         Raises:
             ValueError: If the seeds or the mask do not have one entry per environment.
+            TypeError: If ``options`` are no mapping.
         """
         seeds = self._seeds(seed)
+        if options is not None and not isinstance(options, Mapping):
+            raise TypeError(f"options must be a mapping or None, got {options!r}")
         mask = (options or {}).get("reset_mask")
         envs = None
         if mask is not None:

@@ -140,7 +140,6 @@ def play_batch(
     ]
     batch, log = Batch(), CreditLog(comparison.rounds)
     with _enough_threads(simulation):
-        initial = simulation.qv_loss().clone()
         _note(batch, keys, 0, *_measure(simulation))
         for round in range(comparison.rounds):
             update, credits = decide(agent, simulation)
@@ -151,7 +150,7 @@ def play_batch(
             progress(1)
         accuracy, loss = _measure(simulation)
     _note(batch, keys, comparison.rounds, accuracy, loss)
-    diverged = simulation.diverged | ~(loss < EXPLOSION * initial)
+    diverged = simulation.diverged | ~(loss < EXPLOSION * simulation.initial_loss)
     seconds = (time.perf_counter() - started) / len(members)
     common = {
         "task": specs.canonical(comparison.task),

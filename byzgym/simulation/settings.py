@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie", "random")
 
 Attack = Callable[[Tensor, Tensor, AttackContext], Tensor]
 Spec = str | Mapping[str, Any]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +112,11 @@ def resolve(
         make_module=partial(tasks.models.build, model, the_task.input_shape, the_task.num_classes),
         num_workers=num_workers,
         num_byzantine=_bounds(num_byzantine, num_workers),
-        attacks=tuple(_callable("attack", spec, attacks.make_from(spec)) for spec in specs),
+        attacks=tuple(_made("attack", attacks, spec) for spec in specs),
         attack_names=tuple(spec if isinstance(spec, str) else str(spec["name"]) for spec in specs),
-        roles=_callable("roles", roles, attacks.roles.make_from(roles)),
+        roles=_made("roles", attacks.roles, roles),
         static_roles=(roles if isinstance(roles, str) else roles.get("name")) == "static",
-        partition=_callable("partition", partition, tasks.partitions.make_from(partition)),
+        partition=_made("partition", tasks.partitions, partition),
         batch_size=check_int("batch_size", the_task.batch_size if batch_size is None else batch_size, low=1),
         learning_rate=LearningRate(
             the_task.learning_rate if learning_rate is None else learning_rate, rounds
@@ -125,7 +124,7 @@ def resolve(
         momentum=_below_one("momentum", momentum),
         worker_momentum=_below_one("worker_momentum", worker_momentum),
         qv_size=check_int("qv_size", qv_size, low=1),
-        draw_qv=_callable("qv_source", qv_source, tasks.quasi_validation.make_from(qv_source)),
+        draw_qv=_made("qv_source", tasks.quasi_validation, qv_source),
         secure_group_size=group,
         rounds=rounds,
         device=where,
@@ -157,7 +156,15 @@ def merge(
     return dataclasses.replace(base, attacks=tuple(made), attack_names=tuple(names)), bounds, choices
 
 
-def _callable(argument: str, spec: Spec, made: T) -> T:
+def _made(argument: str, registry: Any, spec: Spec) -> Any:
+    """What a registry makes of a spec, with the argument's name in its errors."""
+    try:
+        made = registry.make_from(spec)
+    except (TypeError, ValueError) as error:
+        if argument in str(error):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{argument}: {error}") from error
     if not callable(made):
         raise TypeError(f"{argument}: the factory of {spec!r} must return something to call, got {made!r}")
     return made

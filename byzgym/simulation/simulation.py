@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from byzgym.aggregation import Mean, ServerView
 from byzgym.attacks import AttackContext
 from byzgym.memory import keep_freed_memory
+from byzgym.simulation import snapshots
 from byzgym.simulation.gradients import engine_for, seeded
 from byzgym.simulation.quasi_validation import QuasiValidation
 from byzgym.simulation.server import Server, evaluate, receive
@@ -22,6 +23,7 @@ from byzgym.validation import check_int
 
 ENVIRONMENT_ARGUMENTS = frozenset({"observation", "pool_size", "action", "evaluate_every", "render_mode"})
 """Arguments of the environment that mean nothing to the simulation."""
+KNOWN_ARGUMENTS = tuple(inspect.signature(resolve).parameters)
 
 
 class Simulation:
@@ -55,6 +57,8 @@ class Simulation:
         self.rule: Callable[[Tensor], Tensor] = Mean()
         """The server's rule (the mean where it uses none), for attacks that declare this knowledge only."""
         self._failed = False
+        self.initial_loss = torch.zeros(num_envs, device=settings.device)
+        """The QV loss with which each episode began, shape [E]."""
         self.previous_credits = torch.zeros(num_envs, self.num_rows, device=settings.device)
         self.rejected = torch.zeros(num_envs, self.num_rows, dtype=torch.bool, device=settings.device)
         self._view: ServerView | None = None
@@ -83,7 +87,11 @@ class Simulation:
             TypeError: If an argument does not exist.
         """
         num_envs = check_int("num_envs", num_envs, low=1)
+        seed = None if seed is None else check_int("seed (unless None)", seed, low=0)
         arguments = {k: v for k, v in arguments.items() if k not in ENVIRONMENT_ARGUMENTS}
+        unknown = sorted(set(arguments) - set(KNOWN_ARGUMENTS))
+        if unknown:
+            raise TypeError(f"unknown argument {unknown[0]!r}; known: {', '.join(KNOWN_ARGUMENTS)}")
         overrides = [{}] * num_envs if per_environment is None else list(per_environment)
         if len(overrides) != num_envs:
             raise ValueError(f"per_environment must have num_envs={num_envs} entries, got {len(overrides)}")
@@ -109,21 +117,25 @@ class Simulation:
         """What the server knows in this round; valid until the next `apply` or `reset`."""
         self._check_sound()
         if self._view is None:
-            rows, rejected = receive(self.workers.submissions, self.settings.secure_group_size)
-            # Rejected rows are overwritten: of those met before, only this is left to tell.
-            self.rejected = self.rejected | rejected
-            self._view = ServerView(
-                gradients=rows,
-                theta=self.server.theta,
-                learning_rate=self.server.learning_rate,
-                qv_loss=self.quasi_validation.loss,
-                round=self.server.round,
-                rejected=self.rejected,
-                previous_update=self.server.previous_update,
-                previous_credits=self.previous_credits,
-                qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
-            )
+            self._view = self._new_view()
         return self._view
+
+    @torch.inference_mode(False)
+    def _new_view(self) -> ServerView:
+        rows, rejected = receive(self.workers.submissions, self.settings.secure_group_size)
+        # Rejected rows are overwritten: of those met before, only this is left to tell.
+        self.rejected = self.rejected | rejected
+        return ServerView(
+            gradients=rows,
+            theta=self.server.theta,
+            learning_rate=self.server.learning_rate,
+            qv_loss=self.quasi_validation.loss,
+            round=self.server.round,
+            rejected=self.rejected,
+            previous_update=self.server.previous_update,
+            previous_credits=self.previous_credits,
+            qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
+        )
 
     @property
     def gradients(self) -> Tensor:
@@ -171,6 +183,8 @@ class Simulation:
             x, y = self._draw_qv(generator)
             self.quasi_validation.assign(env, x, y)
             self.previous_credits[env] = 1 / self.num_rows
+        with torch.no_grad():
+            self.initial_loss[chosen] = self.quasi_validation.loss_and_gradient(self.server.theta)[0][chosen]
         self._submit(None if set(chosen) == set(range(self.num_envs)) else chosen)
 
     @torch.inference_mode(False)
@@ -180,19 +194,24 @@ class Simulation:
         Args:
             update: The aggregate, shape [E, d]. Where the parameters would not stay finite, the environment
                 keeps them and is marked in `diverged`.
-            credits: The credits that made it, shape [E, rows]; only remembered for the next `view`.
+            credits: The credits that made it, shape [E, rows], not negative, with sums of at most 1; only
+                remembered for the next `view`.
             envs: Which environments take part; all where None. The others stay as they are.
 
         Raises:
-            TypeError: If ``update`` is not a tensor.
-            ValueError: If ``update`` does not have the shape [E, d].
+            TypeError: If ``update`` or ``credits`` is not a tensor.
+            ValueError: If one of them has another shape, or ``credits`` are none.
         """
         self._check_sound()
         theta = self.server.theta
-        if not isinstance(update, Tensor):
-            raise TypeError(f"update must be a tensor, got {type(update).__name__}")
-        if update.shape != theta.shape:
-            raise ValueError(f"update must have shape {tuple(theta.shape)}, got {tuple(update.shape)}")
+        _check_tensor("update", update, theta.shape)
+        if credits is not None:
+            _check_tensor("credits", credits, self.previous_credits.shape)
+            credits = credits.detach()
+            if not (float(credits.min()) >= 0 and float(credits.sum(1).max()) <= 1 + 1e-3):  # NaN is refused
+                raise ValueError(
+                    f"credits must not be negative and must sum to at most 1, got {credits.tolist()}"
+                )
         active = None
         if envs is not None:
             active = torch.zeros_like(self.server.diverged)
@@ -219,29 +238,18 @@ class Simulation:
 
     def snapshot(self) -> dict[str, Any]:
         """A copy of everything that changes, for `restore`."""
-        return {
-            "state": copy.deepcopy(self._state()),
-            "generators": [generator.get_state() for generator in self.workers.generators],
-        }
+        return snapshots.take(self._owners(), self.workers.generators)
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go back to a snapshot of this simulation; what follows repeats what followed it then.
 
         Raises:
-            ValueError: If the snapshot is of a simulation of another shape.
+            ValueError: If the snapshot is none, or of a simulation of another shape; nothing changes then.
         """
-        expected, found = _shapes(self._state()), _shapes(snapshot["state"])
-        if expected != found:
-            name = min(key for key, _ in expected.items() ^ found.items())
-            raise ValueError(
-                f"snapshot must be of a simulation like this one, in which {name} has shape "
-                f"{expected.get(name)}, got {found.get(name)}"
-            )
-        state = copy.deepcopy(snapshot["state"])
-        for owner, values in zip(self._owners().values(), state.values(), strict=True):
-            owner.__dict__.update(values)
-        for generator, saved in zip(self.workers.generators, snapshot["generators"], strict=True):
-            generator.set_state(saved)
+        snapshots.check(snapshot, self._owners(), self.workers.generators)
+        if int(snapshot["state"]["workers"]["attack_of"].max()) >= len(self.settings.attacks):
+            raise ValueError("snapshot must be of a simulation like this one, got one with more attacks")
+        snapshots.put_back(snapshot, self._owners(), self.workers.generators)
         self.workers.forget_groups()
         self._view, self._failed = None, False
 
@@ -258,12 +266,6 @@ class Simulation:
             "workers": self.workers,
             "batches": self.workers.batches,
             "quasi_validation": self.quasi_validation,
-        }
-
-    def _state(self) -> dict[str, dict[str, Tensor]]:
-        return {
-            name: {key: value for key, value in vars(owner).items() if isinstance(value, Tensor)}
-            for name, owner in self._owners().items()
         }
 
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
@@ -308,10 +310,12 @@ class Simulation:
 
 
 def _own(values: Tensor, like: Tensor) -> Tensor:
-    """The values in the form of ``like``, safe to keep whatever mode the caller computed them in."""
-    values = values.detach().to(like)
-    return values.clone() if values.is_inference() else values
+    """A copy in the form of ``like``: the caller may write into what it gave, and computed it in any mode."""
+    return values.detach().to(like, copy=True)
 
 
-def _shapes(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, tuple[int, ...]]:
-    return {f"{owner}.{key}": tuple(v.shape) for owner, values in state.items() for key, v in values.items()}
+def _check_tensor(name: str, value: Any, shape: torch.Size) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")

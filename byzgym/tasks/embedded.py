@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import random
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,18 +68,14 @@ def synthetic(num_samples: int = 200, num_features: int = 8, num_classes: int = 
 
 @lru_cache(maxsize=1)
 def _digits() -> Task:
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    data = load_digits()
+    data = _data_sets().load_digits()
     train, test = _stratified_split(data.images[:, None] / 16, data.target)
     return Task(train, test, num_classes=10, model="mlp:32", batch_size=32, learning_rate=0.1)
 
 
 @lru_cache(maxsize=1)
 def _breast_cancer() -> Task:
-    from sklearn.datasets import load_breast_cancer
-
-    data = load_breast_cancer()
+    data = _data_sets().load_breast_cancer()
     (x, y), (test_x, test_y) = _stratified_split(data.data, data.target)
     (x, y), (held_x, held_y) = split_held_out(x, y)
     mean, std = x.mean(0), x.std(0)
@@ -89,6 +88,14 @@ def _breast_cancer() -> Task:
         batch_size=32,
         learning_rate=0.1,
     )
+
+
+def _data_sets() -> Any:
+    """The module `sklearn.datasets`, whose import takes a second and draws from Python's generator."""
+    state = random.getstate()
+    datasets = importlib.import_module("sklearn.datasets")
+    random.setstate(state)
+    return datasets
 
 
 def _stratified_split(x: np.ndarray, y: np.ndarray) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -80,9 +80,27 @@ def test_unknown_render_mode_and_observation_are_named():
         make(observation=["norms", "nope"])
     with pytest.raises(ValueError, match="observation must be one of"):
         make(observation=[])
+    with pytest.raises(ValueError, match="observation must be one of"):
+        make(observation=[["norms"]])
     with pytest.raises(ValueError, match="action must be one of 'credits', 'null_slot'"):
         make(action="nope")
     with pytest.raises(ValueError, match="pool_size must be an integer from 1 to"):
         make(pool_size=10**6)
     with pytest.raises(ValueError, match="evaluate_every must be an integer of at least 1"):
         make(evaluate_every=0)
+
+
+@pytest.mark.parametrize("observation", ["pooled", "norms"])
+def test_models_with_fewer_parameters_than_blocks(observation):
+    env = gym.make("ByzantineAggregation-v0", **TINY, model="softmax", observation=observation)
+    assert env.unwrapped.simulation.num_parameters == 27
+    assert env.observation_space.shape == ((7, 27) if observation == "pooled" else (6,))
+    assert make().observation_space.shape == (7, 8)
+    assert gym.make("ByzantineAggregation-v0", **TINY).observation_space.shape == (7, 32)
+
+
+@pytest.mark.parametrize("options", ["abc", 5, [1]])
+def test_options_of_the_vector_environment_are_checked(options):
+    env = gym.make_vec("ByzantineAggregation-v0", 2, **TINY)
+    with pytest.raises(TypeError, match="options must be a mapping or None"):
+        env.reset(options=options)

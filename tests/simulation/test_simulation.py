@@ -20,7 +20,8 @@ def test_snapshot_and_restore_repeat_a_run_exactly():
     def play(rounds):
         trace = []
         for _ in range(rounds):
-            simulation.apply(1e-3 * uniform_update(simulation), torch.rand(2, 6, generator=torch.Generator()))
+            credits = torch.rand(2, 6, generator=torch.Generator()) / 6
+            simulation.apply(1e-3 * uniform_update(simulation), credits)
             view = simulation.view
             trace.append(
                 [
@@ -178,3 +179,88 @@ def test_numpy_global_generator_is_left_alone():
     simulation = make(attack=["gaussian"], partition="dirichlet")
     simulation.apply(uniform_update(simulation))
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+
+
+def test_what_is_applied_is_copied():
+    simulation = make()
+    update, credits = uniform_update(simulation), torch.full((6,), 1 / 6)
+    simulation.apply(update, credits.expand(2, 6))
+    kept = update.clone()
+    update.fill_(7), credits.fill_(7)
+    assert torch.equal(simulation.view.previous_update, kept)
+    assert (simulation.view.previous_credits == 1 / 6).all()
+    update = uniform_update(simulation)
+    simulation.apply(update)
+    kept = update.clone()
+    simulation.reset([1], [0])
+    assert torch.equal(update, kept)
+    assert torch.equal(simulation.view.previous_update[1], kept[1])
+
+
+@pytest.mark.parametrize(
+    ("credits", "error", "message"),
+    [
+        ([[0.1] * 6] * 2, TypeError, "credits must be a tensor, got list"),
+        (torch.ones(2, 3) / 3, ValueError, r"credits must have shape \(2, 6\), got \(2, 3\)"),
+        (torch.full((2, 6), torch.nan), ValueError, "credits must not be negative"),
+        (torch.full((2, 6), 7.0), ValueError, "credits must not be negative and must sum to at most 1"),
+        (torch.tensor([[1.5, -0.5, 0, 0, 0, 0]] * 2), ValueError, "credits must not be negative"),
+    ],
+)
+def test_credits_are_checked_before_anything_moves(credits, error, message):
+    simulation, twin = make(), make()
+    with pytest.raises(error, match=message):
+        simulation.apply(uniform_update(simulation), credits)
+    assert int(simulation.view.round[0]) == 0
+    for each in (simulation, twin):
+        each.apply(uniform_update(each))
+    assert torch.equal(simulation.view.gradients, twin.view.gradients)
+
+
+def test_restore_after_a_reset_with_shares_of_other_lengths():
+    grown = 0
+    for seed in range(4):
+        simulation = make(1, seed, task="digits", partition="dirichlet", num_workers=10)
+        width = simulation.workers.batches.shares.shape[2]
+        snapshot = simulation.snapshot()
+        simulation.apply(uniform_update(simulation))
+        expected = simulation.gradients.clone()
+        simulation.reset([seed + 100])
+        grown += simulation.workers.batches.shares.shape[2] > width
+        simulation.restore(snapshot)
+        assert torch.equal(simulation.initial_loss, simulation.qv_loss())
+        simulation.apply(uniform_update(simulation))
+        assert torch.equal(simulation.gradients, expected)
+    assert grown
+
+
+@pytest.mark.parametrize("spoil", ["none", "no generators", "a generator missing", "another attack"])
+def test_restore_of_a_bad_snapshot_changes_nothing(spoil):
+    simulation, twin = make(attack=["ipm", "alie"]), make(attack=["ipm", "alie"])
+    snapshot = simulation.snapshot()
+    if spoil == "none":
+        snapshot = None
+    elif spoil == "no generators":
+        del snapshot["generators"]
+    elif spoil == "a generator missing":
+        del snapshot["generators"][1]
+    else:
+        snapshot["state"]["workers"]["attack_of"][0] = 2
+    simulation.apply(uniform_update(simulation))
+    twin.apply(uniform_update(twin))
+    with pytest.raises(ValueError, match="snapshot must be"):
+        simulation.restore(snapshot)
+    for each in (simulation, twin):
+        each.apply(uniform_update(each))
+    assert torch.equal(simulation.gradients, twin.gradients)
+
+
+def test_unknown_arguments_are_named():
+    with pytest.raises(TypeError, match="unknown argument 'workers'; known: task, model, num_workers"):
+        make(workers=3)
+    for argument in ("roles", "qv_source", "partition", "attack"):
+        with pytest.raises(ValueError, match=f"{argument}.*'nobody'; known: "):
+            make(**{argument: "nobody"})
+    for seed in (-1, "a", 0.5):
+        with pytest.raises(ValueError, match=r"seed \(unless None\) must be an integer of at least 0"):
+            make(seed=seed)

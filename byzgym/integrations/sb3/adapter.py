@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from byzgym.envs import ENV_ID
+from byzgym.validation import check_int
 from byzgym.wrappers import VectorSoftmaxCredits
 
 _FINAL = ("final_obs", "final_info")
@@ -137,8 +138,9 @@ def make_vec_env(
         ValueError: If a value is not allowed.
         TypeError: If an argument does not exist.
     """
+    seed = None if seed is None else check_int("seed (unless None)", seed, low=0)
     venv: VectorEnv[Any, Any, Any] = gym.make_vec(
-        ENV_ID, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **env_kwargs
+        ENV_ID, num_envs=num_envs, autoreset_mode="SameStep", **env_kwargs
     )
     if softmax_beta is not None:
         venv = VectorSoftmaxCredits(venv, softmax_beta)
