@@ -18,10 +18,9 @@ import torch
 import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env import VecEnv
 
-from byzgym.integrations.sb3 import EquivariantDirichletPolicy, EquivariantPolicy, make_vec_env
+from byzgym.integrations.sb3 import CutAtFloor, EquivariantDirichletPolicy, EquivariantPolicy, make_vec_env
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -74,27 +73,6 @@ class Config:
     """Byzantine workers among the 10."""
     rounds: int = 100
     """Length of an episode."""
-
-
-class CutAtFloor(VecEnvWrapper):
-    """Rewards not below a floor, and an episode that reaches it is over as far as learning is concerned.
-
-    A round that blows the loss up would otherwise drown the small gains that tell workers apart. The fall of
-    the loss after such a round earns rewards too, which must not make up for its own once that is floored.
-    """
-
-    def __init__(self, venv: VecEnv, floor: float) -> None:
-        super().__init__(venv)
-        self.floor = floor
-
-    def reset(self) -> Any:
-        """Pass on."""
-        return self.venv.reset()
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Floor the rewards; the environments themselves go on."""
-        observations, rewards, dones, infos = self.venv.step_wait()
-        return observations, np.maximum(rewards, self.floor), dones | (rewards < self.floor), infos
 
 
 class Evaluate(BaseCallback):
@@ -235,7 +213,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("rounds of training")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-    panels[1].legend()
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=100)
 
 

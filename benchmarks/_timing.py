@@ -29,7 +29,7 @@ BYZFL: dict[str, tuple[str, tuple[str, ...]]] = {
     "trimmed_mean": ("TrMean", ("f",)),
 }
 
-# The round of the figures in the issue.
+# The round that is measured.
 NUM_WORKERS, NUM_BYZANTINE, BATCH_SIZE, WIDTHS = 20, 6, 32, (784, 128, 128, 10)
 
 

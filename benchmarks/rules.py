@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from _timing import BYZFL, load_byzfl, medians
+from _timing import BYZFL, load_byzfl, medians, print_versions
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +40,7 @@ def main() -> None:
 
     console = Console()
     byzfl = load_byzfl(console)
+    print_versions(console, *(["byzfl"] if byzfl else []))
     for num_workers, dimension in arguments.sizes:
         table = Table("rule", "f", "ms", "ByzFL ms", "times faster", title=f"n={num_workers}, d={dimension}")
         gradients = torch.randn(num_workers, dimension, generator=torch.Generator().manual_seed(0))

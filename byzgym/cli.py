@@ -123,13 +123,19 @@ class Episodes(Setting):
     """Number f of Byzantine workers, less than the number of workers."""
     rounds: int = 100
     """Rounds per episode."""
+    observation: tuple[str, ...] = ("norms", "similarity", "trust")
+    """Parts of the observation; these tell a policy more than the environment's default, pooled."""
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of the environment."""
         from byzgym.experiments import specs
 
-        attack = [specs.parse(text) for text in self.attack]
-        return {**self.environment(), "attack": attack, "num_byzantine": self.num_byzantine}
+        return {
+            **self.environment(),
+            "attack": [specs.parse(text) for text in self.attack],
+            "num_byzantine": self.num_byzantine,
+            "observation": self.observation[0] if len(self.observation) == 1 else list(self.observation),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +188,15 @@ class Evaluate(Episodes):
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Episodes):
-    """Train a stable-baselines3 agent with the permutation-equivariant policy."""
+    """Train a stable-baselines3 agent.
+
+    ppo and a2c have the permutation-equivariant policy, sac and td3 an MLP on its features. The settings of
+    ppo are those of agents/ppo.py.
+    """
 
     algorithm: Algorithm = "ppo"
     """The learner."""
-    steps: int = 200_000
+    steps: int = 150_000
     """Environment steps in all."""
     num_envs: int = 64
     """Environments side by side."""

@@ -120,6 +120,18 @@ def test_train_and_evaluate_the_model(tmp_path, capsys):
     assert "observation_space" in one_line(capsys)
 
 
+@pytest.mark.usefixtures("_own_generator")
+@pytest.mark.parametrize("algorithm", ["a2c", "sac"])
+def test_train_with_other_learners_and_observations(tmp_path, capsys, algorithm):
+    setting = ["--task", "synthetic", "--rounds", "5", "--observation", "pooled"]
+    train = ["train", *setting, "--algorithm", algorithm, "--steps", "40", "--num-envs", "4"]
+    assert main([*train, "--out", str(tmp_path)]) == 0
+    command = capsys.readouterr().out.split("`")[1]
+    assert f"--algorithm {algorithm}" in command
+    assert "--observation pooled" in command
+    assert main([*command.split()[1:], "--episodes", "1"]) == 0
+
+
 def test_as_a_module():
     run = subprocess.run(
         [sys.executable, "-m", "byzgym.cli", "compare", "--seeds", "0"],

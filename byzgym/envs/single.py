@@ -75,7 +75,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
     non-finite entry; `update_norm`; `diverged`; and at the end of an episode and every `evaluate_every`
     rounds `accuracy`, `top3_accuracy` and `test_loss` on test data. Byzantine masks and test metrics are for
     evaluation only: they are in no observation and no reward. With secure groups of g workers the arrays have
-    n / g entries: groups with a Byzantine worker in them, and sums with a non-finite entry.
+    n / g entries: groups with a Byzantine worker in them, and means with a non-finite entry.
 
     ## Arguments
     | argument | default | meaning |

@@ -66,13 +66,13 @@ def check(comparison: Comparison) -> list[Told]:
 
 def compare(
     comparison: Comparison,
-    folder: Path,
+    folder: str | Path,
     overwrite: bool = False,
     progress: Callable[[str, int], None] = lambda policy, rounds: None,
 ) -> Records:
     """`begin` and `play`: all of a comparison, with its records in a folder."""
-    records = begin(comparison, folder, overwrite)
-    play(records, folder, progress)
+    records = begin(comparison, Path(folder), overwrite)
+    play(records, Path(folder), progress)
     return records
 
 

@@ -17,8 +17,8 @@ from byzgym.registry import Registry
 
 KINDS = ("tasks", "models", "partitions", "qv-sources", "attacks", "roles", "rules", "agents")
 
-_GIVEN = ("num_byzantine", "simulation", "input_shape")
-"""Parameters that the environment fills in."""
+_GIVEN = ("num_byzantine", "simulation")
+"""Parameters that the environment fills in; of models, it fills in the first two."""
 
 
 def show(kind: str | None, console: Console) -> None:
@@ -38,7 +38,7 @@ def _plain(kind: str) -> Table:
     table.add_column("what it is", ratio=1)
     names, factory = _source(kind)
     for name in names:
-        table.add_row(name, _described(factory(name)))
+        table.add_row(name, _described(factory(name), skip=2 if kind == "models" else 0))
     return table
 
 
@@ -54,9 +54,9 @@ def _rules() -> Table:
     return table
 
 
-def _described(factory: Any) -> Text:
+def _described(factory: Any, skip: int = 0) -> Text:
     """The first line of the docstring, and the parameters below it."""
-    text, parameters = Text(first_line(factory)), _parameters(factory)
+    text, parameters = Text(first_line(factory)), _parameters(factory, skip)
     if parameters:
         text.append(("\n" if text else "") + parameters, style="dim cyan")
     return text
@@ -82,10 +82,10 @@ def first_line(factory: Any) -> str:
     return text.splitlines()[0].replace("`", "") if text else ""
 
 
-def _parameters(factory: Any) -> str:
+def _parameters(factory: Any, skip: int) -> str:
     """Parameters with their defaults, as a user would write them behind the name."""
     shown = []
-    for parameter in inspect.signature(factory).parameters.values():
+    for parameter in list(inspect.signature(factory).parameters.values())[skip:]:
         if parameter.name in _GIVEN:
             continue
         if parameter.kind is parameter.VAR_KEYWORD:

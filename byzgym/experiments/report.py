@@ -35,12 +35,13 @@ _FIGURES = {
 }
 
 
-def write(records: Records, folder: Path) -> list[Path]:
+def write(records: Records, folder: str | Path) -> list[Path]:
     """Draw the figures and write both reports.
 
     Returns:
         The files written.
     """
+    folder = Path(folder)
     figures = draw(records, folder)
     write_text(folder / "report.html", html(records, figures))
     write_text(folder / "report.md", markdown(records, figures))

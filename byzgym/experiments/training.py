@@ -11,12 +11,14 @@ import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from byzgym.integrations.sb3 import EquivariantExtractor, EquivariantPolicy, make_vec_env
+from byzgym.integrations.sb3 import CutAtFloor, EquivariantExtractor, EquivariantPolicy, make_vec_env
 from byzgym.validation import check_choice, check_int
 from byzgym.wrappers import SoftmaxCredits
 
-BETA = 5.0
+BETA = 10.0
 """Inverse temperature of the softmax that turns the agent's actions into credits."""
+GAMMA = 0.9
+"""Discount: what a round's credits are worth shows within some rounds."""
 
 _ON_POLICY = ("ppo", "a2c")
 _ALGORITHMS = (*_ON_POLICY, "sac", "td3")
@@ -35,6 +37,9 @@ def claim(path: Path, overwrite: bool) -> None:
 def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any]) -> BaseAlgorithm:
     """A learner: on-policy ones with the permutation-equivariant policy, the others with its features.
 
+    PPO has the settings of the recipe agents/ppo.py, whose results agents/README.md tells; all learn from
+    rewards cut at a floor. The others have the defaults of stable-baselines3 otherwise.
+
     Args:
         algorithm: "ppo", "a2c", "sac" or "td3".
         num_envs: Environments side by side, at least 1.
@@ -47,13 +52,15 @@ def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any])
     """
     check_int("num_envs", num_envs, low=1)
     env = make_vec_env(num_envs, seed=check_int("seed", seed, low=0), softmax_beta=BETA, **arguments)
-    common: dict[str, Any] = {"env": env, "seed": seed, "device": "cpu"}
+    common: dict[str, Any] = {"env": CutAtFloor(env), "gamma": GAMMA, "seed": seed, "device": "cpu"}
     if algorithm == "ppo":
-        # Rollouts of 8192 steps, cut into minibatches of 2048, whatever the number of environments.
-        length = max(8, 8192 // num_envs)
-        common |= {"n_steps": length, "batch_size": min(2048, length * num_envs), "n_epochs": 4}
+        # Rollouts of about 1280 steps in two minibatches, whatever the number of environments.
+        length = max(2, 1280 // num_envs)
+        common |= {"n_steps": length, "batch_size": length * num_envs // 2, "n_epochs": 4}
+        common["learning_rate"] = _falling
     if algorithm in _ON_POLICY:
-        learner: BaseAlgorithm = _class_of(algorithm)(EquivariantPolicy, **common)
+        narrow = {"log_std_init": -1.0}
+        learner: BaseAlgorithm = _class_of(algorithm)(EquivariantPolicy, policy_kwargs=narrow, **common)
         return learner
     features = {"features_extractor_class": EquivariantExtractor}
     learner = _class_of(algorithm)("MlpPolicy", policy_kwargs=features, buffer_size=100_000, **common)
@@ -89,6 +96,10 @@ def load(
                 f"{path} was trained with the {name} {expected}, but the environment has {offered}"
             )
     return model, wrapped
+
+
+def _falling(remaining: float) -> float:
+    return 1e-3 * remaining
 
 
 def _class_of(algorithm: str) -> type[Any]:

@@ -6,7 +6,7 @@ import pytest
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from byzgym.integrations.sb3 import VecEnvAdapter, make_vec_env
+from byzgym.integrations.sb3 import CutAtFloor, VecEnvAdapter, make_vec_env
 from byzgym.wrappers import SoftmaxCredits, VectorSoftmaxCredits
 
 pytestmark = pytest.mark.global_rng
@@ -136,3 +136,25 @@ def _assert_same(left, right):
             np.testing.assert_array_equal(left[name], right[name])
     else:
         np.testing.assert_array_equal(left, right)
+
+
+def test_rewards_are_cut_at_a_floor():
+    tiny = {"task": "synthetic", "num_workers": 4, "num_byzantine": 2, "rounds": 30, "attack": "gaussian"}
+    plain, cut = make_vec_env(16, seed=0, **tiny), CutAtFloor(make_vec_env(16, seed=0, **tiny), -0.1)
+    plain.reset(), cut.reset()
+    ends = {True: 0, False: 0}
+    for _ in range(30):
+        seen, rewards, dones, _ = plain.step(np.ones((16, 4)))
+        also_seen, floored, ended, _ = cut.step(np.ones((16, 4)))
+        np.testing.assert_array_equal(seen, also_seen)
+        np.testing.assert_array_equal(floored, np.maximum(rewards, np.float32(-0.1)))
+        np.testing.assert_array_equal(ended, dones | (rewards < -0.1))
+        for low in (rewards < -0.1)[~dones]:
+            ends[bool(low)] += 1
+    assert min(ends.values()) > 10
+
+
+@pytest.mark.parametrize("floor", [0.1, float("nan"), -float("inf"), "low"])
+def test_the_floor_is_checked(tiny, floor):
+    with pytest.raises(ValueError, match="floor must be a finite number of at most 0"):
+        CutAtFloor(make_vec_env(2, **tiny), floor)

@@ -3,9 +3,11 @@
 from byzgym.integrations.sb3.adapter import VecEnvAdapter, make_vec_env
 from byzgym.integrations.sb3.distributions import DirichletDistribution
 from byzgym.integrations.sb3.features import EquivariantExtractor
+from byzgym.integrations.sb3.floor import CutAtFloor
 from byzgym.integrations.sb3.policies import DirichletPolicy, EquivariantDirichletPolicy, EquivariantPolicy
 
 __all__ = [
+    "CutAtFloor",
     "DirichletDistribution",
     "DirichletPolicy",
     "EquivariantDirichletPolicy",
