@@ -7,6 +7,7 @@ from typing import Any
 
 from byzgym import aggregation
 from byzgym.agents.base import Agent, ForeignAgent
+from byzgym.agents.rules import RuleAgent
 from byzgym.aggregation.registry import registry as rules
 from byzgym.registry import Registry
 
@@ -42,8 +43,6 @@ def make(name: str, **parameters: Any) -> Agent:
         ValueError: If the name is unknown; the message lists the known ones.
         TypeError: If it has no such parameter.
     """
-    from byzgym.agents.rules import RuleAgent
-
     if name in aggregation.names() and name not in registry.names():
         return RuleAgent(name, **parameters)
     if name not in registry.names():

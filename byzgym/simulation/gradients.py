@@ -7,14 +7,14 @@ much as one plain forward and backward over all samples; any other module goes t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import RLock
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from byzgym.randomness import seeded
 
 LONG_ROW = 1 << 14
 """Entries from which rows are copied one by one: indexing takes six times as long for few, long rows."""
@@ -270,25 +270,6 @@ def _place(values: Tensor, out: Tensor, start: int, rows: Tensor | None) -> None
         for target, source, chosen in zip(columns, values, rows.tolist(), strict=True):
             for worker, gradient in zip(chosen, source, strict=True):
                 target[worker] = gradient
-
-
-_global_generator = RLock()
-
-
-@contextmanager
-def seeded(generator: torch.Generator) -> Iterator[None]:
-    """Lend torch's global generator a seed drawn from ``generator``, and leave it as it was found.
-
-    Modules draw from nothing else. Environments in other threads wait; other code that draws from the global
-    generator in another thread meanwhile is disturbed.
-    """
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    on_cuda = generator.device.type == "cuda"
-    with _global_generator, torch.random.fork_rng(devices=[generator.device] if on_cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            torch.cuda.manual_seed(seed)
-        yield
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

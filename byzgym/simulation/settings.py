@@ -27,7 +27,7 @@ class Settings:
     """What `resolve` makes of the arguments."""
 
     task: tasks.Task
-    make_module: Callable[[], nn.Module]
+    make_module: Callable[..., nn.Module]
     num_workers: int
     num_byzantine: tuple[int, int]
     attacks: tuple[Attack, ...]

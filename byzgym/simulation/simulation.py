@@ -14,7 +14,7 @@ from byzgym.aggregation import Mean, ServerView
 from byzgym.attacks import AttackContext
 from byzgym.memory import keep_freed_memory
 from byzgym.simulation import snapshots
-from byzgym.simulation.gradients import engine_for, seeded
+from byzgym.simulation.gradients import engine_for
 from byzgym.simulation.quasi_validation import QuasiValidation
 from byzgym.simulation.server import Server, evaluate, receive
 from byzgym.simulation.settings import Settings, merge, resolve
@@ -33,7 +33,7 @@ class Simulation:
     decide on an update [E, d], call `apply`; the next submissions are there when it returns.
 
     Build one with `make`. Every environment has its own random generator; environment i of a batch equals
-    a simulation of one environment with the same seed (on CPU).
+    a simulation of one environment with the same seed (on CPU, up to rounding).
     """
 
     def __init__(
@@ -45,8 +45,7 @@ class Simulation:
     ) -> None:
         keep_freed_memory()
         generator = torch.Generator(settings.device).manual_seed(0)  # what it draws is thrown away
-        with seeded(generator):
-            module = settings.make_module()
+        module = settings.make_module(generator=generator)
         self.settings = settings
         self.num_envs = num_envs
         self.engine = engine_for(module.to(settings.device))
@@ -269,8 +268,7 @@ class Simulation:
         }
 
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
-        with seeded(generator):
-            module = self.settings.make_module()
+        module = self.settings.make_module(generator=generator)
         parameters = [parameter.detach().flatten() for parameter in module.parameters()]
         return torch.cat(parameters).to(self.settings.device)
 

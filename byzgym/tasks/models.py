@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from byzgym.randomness import seeded
 from byzgym.registry import Registry
 from byzgym.validation import check_int
 
@@ -51,7 +52,7 @@ def build(
     check_int("num_classes", num_classes, 2)
     factory = registry.factory(name)
     _check_sizes(spec, factory, shape, num_classes, sizes)
-    with _drawing_from(generator):
+    with nullcontext() if generator is None else seeded(generator):
         module = factory(shape, num_classes, *sizes)
         if not isinstance(module, nn.Module):
             raise TypeError(f"the factory of model {name!r} must return an nn.Module, got {module!r}")
@@ -120,18 +121,6 @@ def _check_sizes(
         parameters = [str(p) for p in inspect.signature(factory).parameters.values()][2:]
         allowed = ", ".join(parameters) or "none"
         raise ValueError(f"model {spec!r} has sizes that do not fit; the sizes it takes: {allowed}") from None
-
-
-@contextmanager
-def _drawing_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Let modules initialise themselves, which they can only from torch's global generator, from this one."""
-    if generator is None:
-        yield
-        return
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reset the accelerators
-        yield
 
 
 def _check_parameters(spec: str, module: nn.Module) -> None:

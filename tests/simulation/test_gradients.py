@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from byzgym.simulation.gradients import DenseEngine, ModuleEngine, engine_for, seeded
+from byzgym.randomness import seeded
+from byzgym.simulation.gradients import DenseEngine, ModuleEngine, engine_for
 from byzgym.tasks import models
 
 
