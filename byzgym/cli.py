@@ -33,6 +33,9 @@ Kind = Literal["tasks", "models", "partitions", "qv-sources", "attacks", "roles"
 Algorithm = Literal["ppo", "a2c", "sac", "td3"]
 
 
+_ALONE = (("pooled",), ("all",))
+
+
 class InputError(Exception):
     """A mistake of the user, told in one line."""
 
@@ -134,7 +137,8 @@ class Episodes(Setting):
             **self.environment(),
             "attack": [specs.parse(text) for text in self.attack],
             "num_byzantine": self.num_byzantine,
-            "observation": self.observation[0] if len(self.observation) == 1 else list(self.observation),
+            # A single part as a Dict, too: learners know the parts by their names.
+            "observation": self.observation[0] if self.observation in _ALONE else list(self.observation),
         }
 
 

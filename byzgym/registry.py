@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -71,18 +72,20 @@ class Registry(Generic[T]):
         return self._factories[name]
 
     def takes(self, name: str, parameter: str) -> bool:
-        """Whether the factory registered as ``name`` has such a parameter, or takes any.
+        """Whether the factory registered as ``name`` takes such a keyword, or any, and has not been given it.
 
         Raises:
             ValueError: If the name is unknown.
         """
+        factory = self.factory(name)
+        if isinstance(factory, partial) and parameter in factory.keywords:
+            return False
         try:
-            known = inspect.signature(self.factory(name)).parameters
-        except ValueError:
-            if name in self._factories:
-                return False  # some built-in classes have no signature
-            raise
-        return parameter in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
+            known = inspect.signature(factory).parameters.values()
+        except ValueError:  # some built-in classes have none
+            return False
+        by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        return any(p.kind is p.VAR_KEYWORD or (p.name == parameter and p.kind in by_name) for p in known)
 
     def make(self, name: str, **parameters: Any) -> T:
         """Build the one registered as ``name``.

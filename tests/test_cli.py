@@ -121,14 +121,16 @@ def test_train_and_evaluate_the_model(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("_own_generator")
-@pytest.mark.parametrize("algorithm", ["a2c", "sac"])
-def test_train_with_other_learners_and_observations(tmp_path, capsys, algorithm):
-    setting = ["--task", "synthetic", "--rounds", "5", "--observation", "pooled"]
-    train = ["train", *setting, "--algorithm", algorithm, "--steps", "40", "--num-envs", "4"]
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c", "sac", "td3"])
+@pytest.mark.parametrize("observation", [[], ["pooled"], ["trust"]])
+def test_train_with_all_learners(tmp_path, capsys, algorithm, observation):
+    setting = ["--task", "synthetic", "--rounds", "5"]
+    setting += ["--observation", *observation] if observation else []
+    train = ["train", *setting, "--algorithm", algorithm, "--steps", "200", "--num-envs", "3"]
     assert main([*train, "--out", str(tmp_path)]) == 0
     command = capsys.readouterr().out.split("`")[1]
     assert f"--algorithm {algorithm}" in command
-    assert "--observation pooled" in command
+    assert ("--observation" in command) == bool(observation)
     assert main([*command.split()[1:], "--episodes", "1"]) == 0
 
 

@@ -74,7 +74,7 @@ class Agent(ABC):
                 f"got {env!r}"
             )
         self._env = inner
-        if hasattr(inner, "simulation"):
+        if getattr(inner, "simulation", None) is not None:
             inner.simulation.rule = Mean()  # what attacks with this knowledge are shown
         self._observation_space = getattr(env, "single_observation_space", None) or env.observation_space
         self.reset()
@@ -159,9 +159,6 @@ class ForeignAgent(Agent):
             raise TypeError(f"an agent needs credits(view) or aggregate(view), got {agent!r}")
         self.wrapped = agent
         self.linear = hasattr(agent, "credits")
-        for own in ("save", "load"):
-            if hasattr(agent, own):
-                setattr(self, own, getattr(agent, own))
 
     def reset(self, envs: Tensor | None = None) -> None:
         """Reset the wrapped agent, which knows no single environments."""
@@ -177,6 +174,23 @@ class ForeignAgent(Agent):
     def aggregate(self, view: ServerView) -> Tensor:
         """See `Agent.aggregate`."""
         return self.wrapped.aggregate(view) if hasattr(self.wrapped, "aggregate") else super().aggregate(view)
+
+    def save(self, path: str | Path) -> None:
+        """Have the wrapped agent save itself."""
+        self._own("save")(path)
+
+    def load(self, path: str | Path) -> Self:
+        """Have the wrapped agent load itself, or take its place the one that its class loads."""
+        loaded = self._own("load")(path)
+        if isinstance(loaded, type(self.wrapped)):
+            self.wrapped = loaded
+        return self
+
+    def _own(self, name: str) -> Any:
+        method = getattr(self.wrapped, name, None)
+        if not callable(method):
+            raise TypeError(f"{type(self.wrapped).__name__} has no method {name}(path)")
+        return method
 
 
 def _action_space(env: Any) -> Any:

@@ -79,7 +79,7 @@ class GAA(Agent):
         self._began = envs if self._began is None else self._began | envs
         self._view = None
 
-    @torch.inference_mode(False)  # it learns, whatever mode it is asked in
+    @torch.inference_mode(False)  # it learns from a simulation's view, whatever mode it is asked in
     def credits(self, view: ServerView) -> Tensor:
         """See `Agent.credits`. The first call in a round also learns from the rounds before."""
         if view is self._view:

@@ -51,10 +51,10 @@ class RuleAgent(Agent):
         """Attach to an environment; without a number of its own, the rule is told the environment's f."""
         super().bind(env)
         simulation = getattr(self._env, "simulation", None)
+        self._wanted, self._num_workers = self._given, None
         if simulation is not None:
             if self._given is None:
                 self._wanted = simulation.settings.num_byzantine[1]
-                self._num_workers = None
             simulation.rule = self._rule_for(simulation.num_rows)
         return self
 

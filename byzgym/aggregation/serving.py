@@ -36,9 +36,13 @@ def make_within(
     name = parameters.pop("name")
     if "num_byzantine" in parameters or not registry.takes(name, "num_byzantine"):
         return make(name, **parameters)
-    rule = make(name, num_byzantine=num_byzantine, **parameters)
+    told = largest_byzantine(name, num_workers, num_byzantine)
+    rule = make(name, num_byzantine=told, **parameters)
+    if hasattr(registry.factory(name), "max_byzantine"):
+        return rule
+    # The factory does not say how much its rule accepts, but the rule may.
     largest = largest_byzantine(rule, num_workers, num_byzantine)
-    return rule if largest == num_byzantine else make(name, num_byzantine=largest, **parameters)
+    return rule if largest == told else make(name, num_byzantine=largest, **parameters)
 
 
 def apply_to_view(rule: Callable[[Tensor], Tensor], view: ServerView) -> Tensor:

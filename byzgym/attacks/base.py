@@ -116,8 +116,12 @@ class Attack:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Keep a subclass from inheriting a promise that its own methods may break."""
         super().__init_subclass__(**kwargs)
-        if {"corrupt", "__call__"} & set(vars(cls)) and "reads_own" not in vars(cls):
-            cls.reads_own = True
+        for ancestor in cls.__mro__:
+            if "reads_own" in vars(ancestor):
+                return
+            if {"corrupt", "__call__"} & set(vars(ancestor)):
+                cls.reads_own = True
+                return
 
     def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return the submissions of all workers.
@@ -130,9 +134,9 @@ class Attack:
         Returns:
             A new tensor of shape [E, n, d]; with the scope "workers", honest rows are as they came.
         """
-        submitted = self.corrupt(gradients, byzantine, context)
+        submitted = self.corrupt(gradients, byzantine, context).to(gradients.dtype).expand_as(gradients)
         if self.scope == "transmission":
-            return submitted.expand_as(gradients).clone()
+            return submitted.clone()
         return torch.where(byzantine[..., None], submitted, gradients)
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:

@@ -55,7 +55,7 @@ def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any])
     common: dict[str, Any] = {"env": CutAtFloor(env), "gamma": GAMMA, "seed": seed, "device": "cpu"}
     if algorithm == "ppo":
         # Rollouts of about 1280 steps in two minibatches, whatever the number of environments.
-        length = max(2, 1280 // num_envs)
+        length = max(2, 1280 // num_envs // 2 * 2)
         common |= {"n_steps": length, "batch_size": length * num_envs // 2, "n_epochs": 4}
         common["learning_rate"] = _falling
     if algorithm in _ON_POLICY:
@@ -63,7 +63,8 @@ def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any])
         learner: BaseAlgorithm = _class_of(algorithm)(EquivariantPolicy, policy_kwargs=narrow, **common)
         return learner
     features = {"features_extractor_class": EquivariantExtractor}
-    learner = _class_of(algorithm)("MlpPolicy", policy_kwargs=features, buffer_size=100_000, **common)
+    network = "MultiInputPolicy" if isinstance(env.observation_space, gymnasium.spaces.Dict) else "MlpPolicy"
+    learner = _class_of(algorithm)(network, policy_kwargs=features, buffer_size=100_000, **common)
     return learner
 
 

@@ -23,7 +23,7 @@ from byzgym.validation import check_int
 
 ENVIRONMENT_ARGUMENTS = frozenset({"observation", "pool_size", "action", "evaluate_every", "render_mode"})
 """Arguments of the environment that mean nothing to the simulation."""
-KNOWN_ARGUMENTS = tuple(inspect.signature(resolve).parameters)
+KNOWN_ARGUMENTS = (*inspect.signature(resolve).parameters, *sorted(ENVIRONMENT_ARGUMENTS))
 
 
 class Simulation:
@@ -235,10 +235,12 @@ class Simulation:
         """Test metrics: "accuracy" and "top3_accuracy" (0 to 1) and "test_loss", each of shape [E]."""
         return evaluate(self.engine, self.server.theta, *self.settings.task.test)
 
+    @torch.inference_mode(False)
     def snapshot(self) -> dict[str, Any]:
         """A copy of everything that changes, for `restore`."""
         return snapshots.take(self._owners(), self.workers.generators)
 
+    @torch.inference_mode(False)
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go back to a snapshot of this simulation; what follows repeats what followed it then.
 

@@ -22,13 +22,15 @@ def check(
     snapshot: Mapping[str, Any], owners: Mapping[str, Any], generators: Sequence[torch.Generator]
 ) -> None:
     """Raise a ValueError unless `take` may have copied the snapshot from such owners and generators."""
-    if not isinstance(snapshot, Mapping) or set(snapshot) != {"state", "generators"}:
-        raise ValueError(f"snapshot must be what snapshot() has returned, got {type(snapshot).__name__}")
-    expected, found = _shapes(take(owners, generators)), _shapes(snapshot)
+    try:
+        found = _forms(snapshot["state"], snapshot["generators"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"snapshot must be what snapshot() has returned, got {snapshot!r}") from error
+    expected = _forms(_tensors(owners), [generator.get_state() for generator in generators])
     if expected != found:
         name = min(key for key, _ in expected.items() ^ found.items())
         raise ValueError(
-            f"snapshot must be of a simulation like this one, in which {name} has shape "
+            f"snapshot must be of a simulation like this one, in which {name} is "
             f"{expected.get(name)}, got {found.get(name)}"
         )
 
@@ -51,10 +53,15 @@ def _tensors(owners: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def _shapes(snapshot: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    shapes = {f"generator {i}": tuple(state.shape) for i, state in enumerate(snapshot["generators"])}
-    for owner, values in snapshot["state"].items():
-        shapes |= {f"{owner}.{key}": tuple(value.shape) for key, value in values.items()}
+def _forms(state: Mapping[str, Mapping[str, Tensor]], generators: Sequence[Tensor]) -> dict[str, str]:
+    """Type and shape of everything, by name."""
+    forms = {f"generator {i}": _form(saved, saved.shape) for i, saved in enumerate(generators)}
+    for owner, values in state.items():
+        forms |= {f"{owner}.{key}": _form(value, value.shape) for key, value in values.items()}
     # As wide as the longest share of any episode so far.
-    shapes["batches.shares"] = shapes["batches.shares"][:2]
-    return shapes
+    shares = state["batches"]["shares"]
+    return forms | {"batches.shares": _form(shares, shares.shape[:2])}
+
+
+def _form(tensor: Tensor, shape: torch.Size) -> str:
+    return f"{tensor.dtype} of shape {tuple(shape)} on {tensor.device}"

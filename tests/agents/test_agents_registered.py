@@ -1,5 +1,7 @@
 """Agents and rules registered from outside."""
 
+from functools import partial
+
 import gymnasium as gym
 import pytest
 import torch
@@ -218,6 +220,19 @@ class Scaled(aggregation.Weighting):
         return gradients.new_full(gradients.shape[:-1], 1 / gradients.shape[-2])
 
 
+class Strict(aggregation.Mean):
+    """A rule that is not even made with too large an f."""
+
+    @classmethod
+    def max_byzantine(cls, num_workers):
+        return 2
+
+    def __init__(self, num_byzantine=0):
+        if num_byzantine > 2:
+            raise ValueError("too many")
+        super().__init__(num_byzantine)
+
+
 def with_f(num_byzantine):
     return aggregation.make("krum", num_byzantine=num_byzantine)
 
@@ -229,6 +244,9 @@ def with_f(num_byzantine):
         (lambda num_byzantine=0: aggregation.make("krum", num_byzantine=num_byzantine), 3),
         (with_f, 3),
         (lambda: aggregation.make("krum", num_byzantine=1), 1),
+        (partial(aggregation.Krum, num_byzantine=1), 1),
+        (partial(aggregation.Krum, 1), 1),
+        (Strict, 2),
         (Plain, None),
         (Scaled, 0),
     ],
@@ -246,7 +264,7 @@ def test_rules_are_told_f_where_their_factory_takes_it(factory, told):
     env.step(agent.predict(None)[0])
     assert agent.num_byzantine == told
     note = policies.told("told", 10, 7)
-    assert (note and note.told) == (3 if told == 3 else None)
+    assert (note and note.told) == (told if told in (2, 3) else None)
 
 
 def test_what_a_foreign_agent_can_save_it_can_save(tmp_path):
@@ -261,8 +279,35 @@ def test_what_a_foreign_agent_can_save_it_can_save(tmp_path):
     agent = agents.make("saving")
     agent.save(tmp_path / "agent")
     assert (tmp_path / "agent").read_text() == "saved"
-    with pytest.raises(TypeError, match="ForeignAgent learns nothing"):
+    with pytest.raises(TypeError, match=r"Saving has no method load\(path\)"):
         agent.load(tmp_path / "agent")
+
+
+@pytest.mark.parametrize("kind", ["in place", "class method"])
+def test_a_foreign_agent_is_returned_once_it_has_loaded(tmp_path, kind):
+    class Base:
+        loaded, save = False, True  # not a method
+
+        def credits(self, view):
+            return torch.full_like(view.previous_credits, 1 / view.num_workers)
+
+    class InPlace(Base):
+        def load(self, path):
+            self.loaded = True
+
+    class ByClass(Base):
+        @classmethod
+        def load(cls, path):
+            agent = cls()
+            agent.loaded = True
+            return agent
+
+    agents.register("loading", InPlace if kind == "in place" else ByClass)
+    agent = agents.make("loading")
+    assert agent.load(tmp_path) is agent
+    assert agent.wrapped.loaded
+    with pytest.raises(TypeError, match="has no method save"):
+        agent.save(tmp_path)
 
 
 def test_agents_do_without_a_simulation():
@@ -282,6 +327,10 @@ def test_agents_do_without_a_simulation():
             inner.use_update(update, credits)
 
     for name in ("krum", "median", "gaa", "uniform"):
-        assert agents.make(name, **({"num_byzantine": 1} if name in aggregation.names() else {})).bind(
-            Job()
-        ).predict(None)[0].shape == (TINY["num_workers"],)
+        assert agents.make(name).bind(Job()).predict(None)[0].shape == (TINY["num_workers"],)
+    fresh, bound = agents.make("krum").bind(Job()), agents.make("krum")
+    bound.bind(inner).predict(None)
+    bound.bind(Job())
+    for agent in (fresh, bound):
+        agent.predict(None)
+    assert bound.num_byzantine == fresh.num_byzantine == aggregation.Krum.max_byzantine(TINY["num_workers"])

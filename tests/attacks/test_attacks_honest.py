@@ -77,3 +77,18 @@ def test_a_subclass_that_corrupts_otherwise_does_not_inherit_the_promise():
     assert Peeking.reads_own
     assert not Promising.reads_own
     assert not Renamed.reads_own
+
+
+def test_a_mixin_does_not_inherit_the_promise_of_its_neighbour():
+    class Mixin:
+        def corrupt(self, gradients, byzantine, context):
+            return -gradients
+
+    class Mixed(Mixin, attacks.Zero):
+        pass
+
+    class Promised(attacks.Zero, Mixin):
+        pass
+
+    assert Mixed.reads_own
+    assert not Promised.reads_own

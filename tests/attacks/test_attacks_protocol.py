@@ -275,3 +275,42 @@ def test_partial_draws_leave_the_other_generators_alone():
         assert (out[1] != 0).any()
     after = states_of(context)
     assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [True, False, True]
+
+
+@pytest.mark.parametrize("scope", ["workers", "transmission"])
+def test_what_is_submitted_has_the_shape_and_type_of_the_gradients(scope):
+    class Common(Attack):
+        def corrupt(self, gradients, byzantine, context):
+            return gradients[:, :1].double()
+
+    class Same(Attack):
+        def corrupt(self, gradients, byzantine, context):
+            return gradients
+
+    class Wrong(Attack):
+        def corrupt(self, gradients, byzantine, context):
+            return gradients.new_zeros(3, 2, 5, 7)
+
+    Common.scope = Same.scope = Wrong.scope = scope
+    gradients = gradients_like(4, 6, 33)
+    submitted = Common()(gradients, MASK, context_for(gradients))
+    assert (submitted.shape, submitted.dtype) == (gradients.shape, gradients.dtype)
+    expected = gradients[:, :1].expand_as(gradients)
+    assert torch.equal(submitted[MASK], expected[MASK])
+    Same()(gradients, MASK, context_for(gradients)).zero_()
+    assert gradients.all()
+    with pytest.raises(RuntimeError, match="expand"):
+        Wrong()(gradients, MASK, context_for(gradients))
+
+
+def test_noise_leaves_nothing_in_honest_rows():
+    gradients = torch.full((4, 6, 33), torch.nan)
+    for name in ("gaussian", "uniform", "random"):
+        noise = attacks.make(name).corrupt(gradients, MASK, context_for(gradients))
+        assert (noise[~MASK] == 0).all()
+
+
+def test_uniform_noise_no_wider_than_the_type():
+    with pytest.raises(ValueError, match="high - low must be a finite number of at most"):
+        attacks.make("uniform", low=-3e38, high=3e38)
+    attacks.make("uniform", low=-1e38, high=1e38)

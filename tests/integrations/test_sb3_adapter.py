@@ -145,7 +145,9 @@ def test_rewards_are_cut_at_a_floor():
     ends = {True: 0, False: 0}
     for _ in range(30):
         seen, rewards, dones, _ = plain.step(np.ones((16, 4)))
-        also_seen, floored, ended, _ = cut.step(np.ones((16, 4)))
+        also_seen, floored, ended, infos = cut.step(np.ones((16, 4)))
+        for info, low in zip(infos, rewards < -0.1, strict=True):
+            assert not (low and info["TimeLimit.truncated"])
         np.testing.assert_array_equal(seen, also_seen)
         np.testing.assert_array_equal(floored, np.maximum(rewards, np.float32(-0.1)))
         np.testing.assert_array_equal(ended, dones | (rewards < -0.1))

@@ -203,6 +203,7 @@ def test_what_is_applied_is_copied():
         ([[0.1] * 6] * 2, TypeError, "credits must be a tensor, got list"),
         (torch.ones(2, 3) / 3, ValueError, r"credits must have shape \(2, 6\), got \(2, 3\)"),
         (torch.full((2, 6), torch.nan), ValueError, "credits must not be negative"),
+        (torch.full((2, 6), 0.2), ValueError, "credits must not be negative and must sum to at most 1"),
         (torch.full((2, 6), 7.0), ValueError, "credits must not be negative and must sum to at most 1"),
         (torch.tensor([[1.5, -0.5, 0, 0, 0, 0]] * 2), ValueError, "credits must not be negative"),
     ],
@@ -234,12 +235,21 @@ def test_restore_after_a_reset_with_shares_of_other_lengths():
     assert grown
 
 
-@pytest.mark.parametrize("spoil", ["none", "no generators", "a generator missing", "another attack"])
+@pytest.mark.parametrize(
+    "spoil",
+    ["none", "empty", "nothing in it", "no generators", "a generator missing", "another attack", "double"],
+)
 def test_restore_of_a_bad_snapshot_changes_nothing(spoil):
     simulation, twin = make(attack=["ipm", "alie"]), make(attack=["ipm", "alie"])
     snapshot = simulation.snapshot()
     if spoil == "none":
         snapshot = None
+    elif spoil == "empty":
+        snapshot = {"state": {}, "generators": []}
+    elif spoil == "nothing in it":
+        snapshot = {"state": None, "generators": None}
+    elif spoil == "double":
+        snapshot["state"]["server"]["theta"] = snapshot["state"]["server"]["theta"].double()
     elif spoil == "no generators":
         del snapshot["generators"]
     elif spoil == "a generator missing":
@@ -252,6 +262,18 @@ def test_restore_of_a_bad_snapshot_changes_nothing(spoil):
         simulation.restore(snapshot)
     for each in (simulation, twin):
         each.apply(uniform_update(each))
+    assert torch.equal(simulation.gradients, twin.gradients)
+
+
+def test_a_restore_in_inference_mode_spoils_nothing():
+    settings = {"momentum": 0.5, "worker_momentum": 0.5, "roles": "randomized"}
+    simulation, twin = make(**settings), make(**settings)
+    with torch.inference_mode():
+        simulation.restore(simulation.snapshot())
+    for each in (simulation, twin):
+        for envs in (None, [1]):
+            each.apply(uniform_update(each), envs=envs)
+        each.reset([5], [0])
     assert torch.equal(simulation.gradients, twin.gradients)
 
 

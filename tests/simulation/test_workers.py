@@ -71,15 +71,16 @@ def test_honest_rows_are_put_back_whatever_an_attack_returns_or_overwrites():
     assert torch.equal(attacked.gradients[~mask], honest.gradients[~mask])
 
 
+@pytest.mark.parametrize("model", ["mlp:16", "mlp:2000"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_attack_may_return_a_view_of_what_it_was_given(dtype):
+def test_an_attack_may_return_a_view_of_what_it_was_given(dtype, model):
     class Mirror(attacks.Attack):
         def corrupt(self, gradients, byzantine, context):
             return gradients.transpose(0, 1).to(dtype)
 
     attacks.register("mirror", Mirror)
-    alone = make(4, num_workers=4, num_byzantine=2, attack="none")
-    mirrored = make(4, num_workers=4, num_byzantine=2, attack="mirror")
+    alone = make(4, num_workers=4, num_byzantine=2, model=model, attack="none")
+    mirrored = make(4, num_workers=4, num_byzantine=2, model=model, attack="mirror")
     expected = torch.where(alone.byzantine[..., None], alone.gradients.transpose(0, 1), alone.gradients)
     assert torch.equal(mirrored.gradients, expected)
 

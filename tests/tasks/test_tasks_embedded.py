@@ -134,3 +134,9 @@ def test_tasks_know_nothing_of_the_rest_of_the_package():
     shared = {"byzgym.randomness", "byzgym.registry", "byzgym.validation"}
     assert {name for name in outside if name.startswith("byzgym")} == shared
     assert "gymnasium" not in {name.partition(".")[0] for name in outside}
+
+
+def test_the_first_task_of_a_process_does_not_move_pythons_generator():
+    script = "import random; from byzgym import tasks; s = random.getstate(); tasks.make('digits'); "
+    script += "tasks.make('breast_cancer'); assert random.getstate() == s"
+    subprocess.run([sys.executable, "-c", script], check=True)

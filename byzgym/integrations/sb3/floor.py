@@ -35,4 +35,7 @@ class CutAtFloor(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Play one round; rewards [E] of at least the floor, and dones [E] also where they were below it."""
         observations, rewards, dones, infos = self.venv.step_wait()
-        return observations, np.maximum(rewards, self.floor), dones | (rewards < self.floor), infos
+        low = rewards < self.floor
+        for env in np.flatnonzero(low).tolist():
+            infos[env]["TimeLimit.truncated"] = False  # nothing follows that would count
+        return observations, np.maximum(rewards, self.floor), dones | low, infos
