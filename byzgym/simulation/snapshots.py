@@ -25,7 +25,8 @@ def check(
     try:
         found = _forms(snapshot["state"], snapshot["generators"])
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"snapshot must be what snapshot() has returned, got {snapshot!r}") from error
+        kind = f"{type(snapshot).__name__} that is none"
+        raise ValueError(f"snapshot must be what snapshot() has returned, got a {kind}") from error
     expected = _forms(_tensors(owners), [generator.get_state() for generator in generators])
     if expected != found:
         name = min(key for key, _ in expected.items() ^ found.items())
