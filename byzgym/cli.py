@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 Kind = Literal["tasks", "models", "partitions", "qv-sources", "attacks", "roles", "rules", "agents"]
 Algorithm = Literal["ppo", "a2c", "sac", "td3"]
 
-
 _ALONE = (("pooled",), ("all",))
 
 

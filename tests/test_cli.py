@@ -86,6 +86,10 @@ def test_list(capsys):
     )
     assert main(["list", "attacks"]) == 0
     assert "digits" not in capsys.readouterr().out.split("name", 1)[0]
+    assert main(["list", "models"]) == 0
+    text = capsys.readouterr().out
+    assert "*widths" in text
+    assert "num_classes" not in text  # the environment fills that in
 
 
 def test_evaluate(capsys):

@@ -16,7 +16,6 @@ from byzgym.validation import check_int, check_real
 LOOK_EVERY = 3
 """Steps of Weiszfeld's iteration from one look at how far they still go to the next, which costs as much."""
 
-
 NEAR = 1e-3
 """Part of the median distance from the medoid up to which a submission is at first taken to equal it."""
 

@@ -334,3 +334,18 @@ def test_agents_do_without_a_simulation():
     for agent in (fresh, bound):
         agent.predict(None)
     assert bound.num_byzantine == fresh.num_byzantine == aggregation.Krum.max_byzantine(TINY["num_workers"])
+
+
+def test_a_factory_without_a_signature_is_told_nothing():
+    class Unsigned:
+        """Like some built-in classes, which inspect cannot read."""
+
+        @property
+        def __signature__(self):
+            raise ValueError("no signature found")
+
+        def __call__(self, **parameters):
+            return parameters
+
+    aggregation.register("unsigned", Unsigned())
+    assert aggregation.make_within("unsigned", 10, 3) == {}

@@ -1,6 +1,7 @@
 """Per-worker gradients against a loop of backward calls."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -218,3 +219,18 @@ def test_a_module_that_uses_a_layer_twice_can_be_copied_after_a_round():
     again = copy.deepcopy(module)
     assert again[1] is again[3]
     assert all(type(parameter) is nn.Parameter for parameter in again.parameters())
+
+
+def test_seeding_the_global_generator_waits_for_other_threads():
+    entered = threading.Event()
+
+    def enter():
+        with seeded(torch.Generator()):
+            entered.set()
+
+    with seeded(torch.Generator()):
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert not entered.wait(0.2)
+    assert entered.wait(10)
+    thread.join()
