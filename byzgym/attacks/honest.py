@@ -53,7 +53,7 @@ def honest_mean(rows: Tensor, byzantine: Tensor) -> Tensor:
 def honest_moments(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population standard deviation of the honest rows in each coordinate.
 
-    Deviations are taken before squaring, against cancellation; environments whose squares overflow are
+    Differences are taken before squaring, against cancellation; environments whose squares overflow are
     computed in double precision.
 
     Args:
@@ -74,21 +74,34 @@ def honest_moments(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
     std = squares.div_(count).sqrt_().div_(STRETCH)
     if not math.isfinite(std.sum()):
         overflowed = ~std.isfinite().all(-1)
-        mask, center = byzantine[overflowed][..., None], mean[overflowed].double()[:, None]
-        deviations = (rows[overflowed].double() - center).masked_fill_(mask, 0)
-        std[overflowed] = (deviations.square_().sum(1) / count[overflowed]).sqrt_().to(std.dtype)
+        mask, number = byzantine[overflowed][..., None], count[overflowed]
+        honest = rows[overflowed].double().masked_fill_(mask, 0)
+        center = honest.sum(1) / number
+        squares = (honest - center[:, None]).masked_fill_(mask, 0).square_().sum(1)
+        mean[overflowed], std[overflowed] = center.to(mean.dtype), (squares / number).sqrt_().to(std.dtype)
     return mean, std
 
 
 def _moments_of_long_rows(rows: Tensor, byzantine: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean, and the sum of the squared deviations from it times `STRETCH`, both [E, d]."""
+    """The mean, and the sum of the squared deviations from it times `STRETCH`, both [E, d].
+
+    One pass over the rows, by their differences from the first honest one. It is one of them, so that no more
+    than a factor of the number of rows is lost to cancellation.
+    """
     mean, squares = rows.new_zeros(2, *rows.shape[::2])
     for env, columns, honest in _honest_blocks(rows, byzantine):
         if honest:
-            block = torch.stack(honest)
-            center = torch.sum(block, 0, out=mean[env, columns]).div_(count[env])
-            torch.add(center * -STRETCH, block, alpha=STRETCH, out=block).square_()
-            torch.sum(block, 0, out=squares[env, columns])
+            first, *others = honest
+            total, square = mean[env, columns], squares[env, columns]
+            origin = first * STRETCH
+            difference = torch.empty_like(origin)
+            for row in others:
+                torch.sub(origin, row, alpha=STRETCH, out=difference)
+                total += difference
+                square.addcmul_(difference, difference)
+            total /= count[env]
+            square.addcmul_(total, total, value=-len(honest)).clamp_min_(0)
+            torch.sub(first, total, alpha=1 / STRETCH, out=total)
     return mean, squares
 
 

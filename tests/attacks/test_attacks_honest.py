@@ -28,14 +28,35 @@ def test_against_double_precision(dimension):
         torch.testing.assert_close(std[env].double(), honest.std(0, correction=0), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [1e-25, 1e25])
+@pytest.mark.parametrize("size", [1e-25, 1e25, 1e37])
 @pytest.mark.parametrize("dimension", DIMENSIONS[:2])
 def test_squares_neither_vanish_nor_overflow(dimension, size):
-    rows, mask = gradients_like(3, 6, dimension) * size, mask_of(6, *MASKS)
-    _, std = honest_moments(rows, mask)
+    rows, mask = gradients_like(3, 6, dimension).clamp(-9, 9) * size, mask_of(6, *MASKS)
+    mean, std = honest_moments(rows, mask)
     for env in range(3):
-        expected = rows[env, ~mask[env]].double().std(0, correction=0)
-        torch.testing.assert_close(std[env].double() / size, expected / size, rtol=1e-4, atol=1e-5)
+        honest = rows[env, ~mask[env]].double() / size
+        expected = honest.std(0, correction=0)
+        torch.testing.assert_close(mean[env].double() / size, honest.mean(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(std[env].double() / size, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS[:2])
+def test_a_spread_that_is_small_beside_the_mean_is_seen(dimension):
+    noise = gradients_like(1, 6, dimension)
+    noise[0, 1] *= 100  # the first honest row is far from the others
+    rows, mask = 1000 + noise / 100, mask_of(6, [0, 3])
+    mean, std = honest_moments(rows, mask)
+    honest = rows[0, ~mask[0]].double()
+    torch.testing.assert_close(mean[0].double(), honest.mean(0), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(std[0].double(), honest.std(0, correction=0), rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS[:2])
+def test_equal_rows_have_no_spread(dimension):
+    rows, mask = gradients_like(1, 1, dimension).expand(1, 6, dimension).clone(), mask_of(6, [2])
+    mean, std = honest_moments(rows, mask)
+    torch.testing.assert_close(mean, rows[:, 0], rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(std, torch.zeros_like(std), rtol=0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS[:2])
