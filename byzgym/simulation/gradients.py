@@ -7,7 +7,8 @@ much as one plain forward and backward over all samples; any other module goes t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -211,7 +212,8 @@ class ModuleEngine:
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         """See `GradientEngine.logits`."""
         self._module.train(False)
-        return torch.func.vmap(self._apply)(theta, x)
+        with _differentiable_attention():
+            return torch.func.vmap(self._apply)(theta, x)
 
     def loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See `GradientEngine.loss`."""
@@ -237,17 +239,19 @@ class ModuleEngine:
     ) -> None:
         """See `GradientEngine.gradients`."""
         self._module.train()
-        per_worker = torch.func.vmap(
-            torch.func.grad(self._sample_loss), in_dims=(None, 0, 0), randomness="different"
-        )
-        if not self.draws:
-            _place(torch.func.vmap(per_worker)(theta, x, y), out, 0, rows)
+        gradient = torch.func.grad(self._sample_loss)
+        num_envs, num_workers = y.shape[:2]
+        if num_envs > 1 and not self.draws:
+            # Not a vmap in a vmap, which takes one environment's nn.PReLU for another's.
+            own = theta.repeat_interleave(num_workers, 0)
+            each = torch.func.vmap(gradient)(own, x.flatten(0, 1), y.flatten(0, 1))
+            _place(each.unflatten(0, (num_envs, num_workers)), out, 0, rows)
             return
+        per_worker = torch.func.vmap(gradient, in_dims=(None, 0, 0), randomness="different")
         for e, generator in enumerate(generators):
-            with seeded(generator):
-                part = slice(e, e + 1)
+            with seeded(generator) if self.draws else nullcontext():
                 gradients = per_worker(theta[e], x[e], y[e])
-                _place(gradients[None], out[part], 0, None if rows is None else rows[part])
+            _place(gradients[None], out[e : e + 1], 0, None if rows is None else rows[e : e + 1])
 
     def _apply(self, theta: Tensor, x: Tensor) -> Tensor:
         pieces = theta.split(self._sizes)
@@ -257,6 +261,17 @@ class ModuleEngine:
 
     def _sample_loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(self._apply(theta, x), y)
+
+
+@contextmanager
+def _differentiable_attention() -> Iterator[None]:
+    """Keep torch from its shortcut through attention layers in evaluation mode, which has no derivative."""
+    shortcut = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(shortcut)
 
 
 def _place(values: Tensor, out: Tensor, start: int, rows: Tensor | None) -> None:

@@ -101,6 +101,47 @@ def test_modules_that_only_resemble_a_perceptron_are_computed_as_they_are(build)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.last = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.last(self.attention(x.flatten(1, 2)).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("num_envs", [1, 3, 4])  # 4 is the number of workers, too
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.PReLU(), nn.Linear(8, 10)),
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(72, 10)),
+        Attentive,
+    ],
+    ids=["prelu", "group_norm", "attention"],
+)
+def test_layers_with_parameters_of_every_kind(build, num_envs):
+    models.register("test_layers", lambda shape, classes: build())
+    module, engine, theta, x, y = problem("test_layers", num_envs=num_envs)
+    out = torch.full((num_envs, 4, engine.num_parameters), torch.nan)
+    engine.gradients(theta, x, y, generators(num_envs), out)
+    torch.testing.assert_close(out, by_loop(module, theta, x, y), rtol=1e-3, atol=1e-5)
+    _, gradient = engine.loss_and_gradient(theta, x[:, 0], y[:, 0])
+    torch.testing.assert_close(gradient, out[:, 0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_torchs_shortcut_through_attention_is_left_as_it_was():
+    models.register("test_attentive", lambda shape, classes: Attentive())
+    _, engine, theta, x, y = problem("test_attentive")
+    for shortcut in (False, True):
+        torch.backends.mha.set_fastpath_enabled(shortcut)
+        engine.loss_and_gradient(theta, x[:, 0], y[:, 0])
+        assert torch.backends.mha.get_fastpath_enabled() is shortcut
+
+
 def test_both_engines_agree():
     module, dense, theta, x, y = problem("mlp:6")
     general = ModuleEngine(module)
