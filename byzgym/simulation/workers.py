@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -88,9 +89,8 @@ class Workers:
         self._engine.gradients(theta, x, y, context.generators, out, rows)
         if self.momentum is not None:
             beta = self._settings.worker_momentum
-            momentum = self.momentum[index].mul_(beta).add_(out, alpha=1 - beta)
-            self.momentum[index] = momentum
-            out.copy_(momentum)
+            torch.add(self.momentum[index].mul_(beta), out, alpha=1 - beta, out=out)
+            self.momentum[index] = _without_broken_rows(out)
         byzantine = self.byzantine if envs is None else self.byzantine[index]
         for attack, members in groups:
             self._tamper(attack, members, out, byzantine, context)
@@ -204,6 +204,14 @@ class Workers:
             return
         for target, source, row in zip(members[env].tolist(), env.tolist(), worker.tolist(), strict=True):
             out[target, row] = submitted[source, row]
+
+
+def _without_broken_rows(momentum: Tensor) -> Tensor:
+    """Momentum [k, n, d] to go on with: a worker whose own is no longer finite begins anew."""
+    if math.isfinite(momentum.sum()):
+        return momentum
+    broken = ~momentum.isfinite().all(2, keepdim=True)
+    return momentum.masked_fill(broken, 0)
 
 
 @contextmanager

@@ -147,6 +147,21 @@ def test_worker_momentum_is_an_average_of_honest_gradients():
             simulation.apply(torch.zeros_like(simulation.view.theta))
 
 
+def test_worker_momentum_begins_anew_after_a_gradient_that_is_not_finite():
+    simulation = make(attack="none", worker_momentum=0.75, learning_rate=1.0, model="mlp:16,16")
+    huge = 1e15 * torch.randn(simulation.view.theta.shape, generator=torch.Generator().manual_seed(0))
+    huge[1] = 0
+    simulation.apply(huge)
+    assert simulation.view.rejected.all(1).tolist() == [True, False]
+    simulation.apply(-huge)
+    assert not simulation.view.rejected.any()
+    assert simulation.workers.momentum[1].equal(simulation.gradients[1])
+    plain = make(attack="none", learning_rate=1.0, model="mlp:16,16")
+    plain.apply(torch.zeros_like(huge))
+    plain.apply(plain.view.theta - simulation.view.theta)  # the third round, where the other is
+    torch.testing.assert_close(simulation.gradients[0], 0.25 * plain.gradients[0], rtol=1e-3, atol=1e-6)
+
+
 def test_qv_samples_are_in_no_workers_share_nor_in_the_test_data():
     simulation = make(num_envs=3, task="digits")
     task = simulation.settings.task
