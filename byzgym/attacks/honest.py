@@ -1,6 +1,7 @@
 """Moments of the honest workers' gradients, for attacks that know these.
 
 None of them looks at Byzantine rows: an attack that needs nothing else may set `Attack.reads_own` to False.
+Rows of half precision are summed in single precision, and all results are detached.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ def honest_sum(rows: Tensor, byzantine: Tensor) -> Tensor:
     Returns:
         Shape [E, d]; zero where every worker is Byzantine.
     """
+    rows = rows.detach()
+    if rows.element_size() < 4:
+        return honest_sum(rows.float(), byzantine).to(rows.dtype)
     if rows.shape[2] >= LONG_ROW:
         total = rows.new_zeros(rows.shape[::2])
         for env, columns, honest in _honest_blocks(rows, byzantine):
@@ -47,6 +51,8 @@ def honest_sum(rows: Tensor, byzantine: Tensor) -> Tensor:
 
 def honest_mean(rows: Tensor, byzantine: Tensor) -> Tensor:
     """Mean of the honest rows; see `honest_sum`."""
+    if rows.element_size() < 4:  # the sum may be too large for the type of the mean
+        return honest_mean(rows.float(), byzantine).to(rows.dtype)
     return honest_sum(rows, byzantine).div_(_honest_count(byzantine))
 
 
@@ -63,6 +69,10 @@ def honest_moments(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors of shape [E, d]; zero where every worker is Byzantine.
     """
+    rows = rows.detach()
+    if rows.element_size() < 4:
+        mean, std = honest_moments(rows.float(), byzantine)
+        return mean.to(rows.dtype), std.to(rows.dtype)
     count = _honest_count(byzantine)
     if rows.shape[2] < LONG_ROW:
         mean = honest_mean(rows, byzantine)

@@ -60,6 +60,27 @@ def test_equal_rows_have_no_spread(dimension):
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS[:2])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_as_good_as_its_type(dtype, dimension):
+    rows, mask = (gradients_like(1, 100, dimension) + 1).to(dtype), mask_of(100, [0])
+    honest = rows[0, ~mask[0]].double()
+    expected = honest.mean(0), honest.std(0, correction=0)
+    for moment, value in zip(honest_moments(rows, mask), expected, strict=True):
+        torch.testing.assert_close(moment, value[None].to(dtype), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(honest_mean(rows, mask), expected[0][None].to(dtype), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dimension", DIMENSIONS[:2])
+def test_gradients_that_require_grad(dimension):
+    rows, mask = gradients_like(1, 6, dimension), mask_of(6, [2])
+    for moment, value in zip(
+        honest_moments(rows.clone().requires_grad_(), mask), honest_moments(rows, mask), strict=True
+    ):
+        assert torch.equal(moment, value)
+
+
+@pytest.mark.parametrize("dimension", DIMENSIONS[:2])
 def test_nobody_honest_gives_zero(dimension):
     rows, mask = gradients_like(1, 3, dimension), mask_of(3, [0, 1, 2])
     assert not honest_mean(rows, mask).any()
