@@ -28,6 +28,7 @@ class Agent(ABC):
     linear: bool = True
     reference: ClassVar[bool] = False
     _env: Any = None
+    _last: tuple[ServerView, Tensor] | None = None  # the view that `predict` decided on, and its rounds
 
     def reset(self, envs: Tensor | None = None) -> None:  # noqa: B027
         """Forget the present runs, before new ones begin.
@@ -77,6 +78,7 @@ class Agent(ABC):
         if getattr(inner, "simulation", None) is not None:
             inner.simulation.rule = Mean()  # what attacks with this knowledge are shown
         self._observation_space = getattr(env, "single_observation_space", None) or env.observation_space
+        self._last = None
         self.reset()
         return self
 
@@ -91,13 +93,13 @@ class Agent(ABC):
 
         The observation is only looked at for whether it is a batch: the agent reads the environment's
         `ServerView`. An agent without credits hands its vector to the environment (`use_update`) and
-        returns an action that the environment then ignores.
+        returns an action that the environment then ignores; so does one that credits nobody somewhere.
 
         Args:
             observation: What the environment returned last.
             state: Passed through.
-            episode_start: Environments whose episode begins in this round, bool [E]. GAA also notices that
-                from the numbers of the rounds, but for episodes of one round.
+            episode_start: Environments whose episode begins in this round, bool [E]. GAA need not be told,
+                other agents with a memory must be.
             deterministic: No effect; the agents of byzgym decide deterministically given their seed.
 
         Returns:
@@ -110,14 +112,16 @@ class Agent(ABC):
         if self._env is None:
             raise RuntimeError("predict needs an environment; call agent.bind(env) first")
         view: ServerView = self._env.view
-        if episode_start is not None and np.any(episode_start):
-            self.reset(torch.as_tensor(np.atleast_1d(episode_start), device=view.theta.device).bool())
+        began = self._beginning(view, episode_start)
+        if began.any():
+            self.reset(began)
         try:
             credits = checked_credits(self, self.credits(view), view)
         except NotLinearError:
             self._env.use_update(self.aggregate(view))
-            credits = torch.zeros_like(view.previous_credits)
-        actions = self._as_action(credits)
+            actions = np.zeros((view.num_envs, *_action_space(self._env).shape), np.float32)
+        else:
+            actions = self._as_action(credits, view)
         return (actions if self._is_batch(observation) else actions[0]), state
 
     def save(self, path: str | Path) -> None:
@@ -132,10 +136,24 @@ class Agent(ABC):
         """Read what `save` wrote, and return the agent."""
         raise TypeError(f"{type(self).__name__} learns nothing, so there is nothing to load")
 
-    def _as_action(self, credits: Tensor) -> np.ndarray:
-        actions = credits.detach().cpu().numpy().astype(np.float32)
-        missing = _action_space(self._env).shape[0] - actions.shape[1]
-        return np.pad(actions, ((0, 0), (0, missing))) if missing else actions
+    def _beginning(self, view: ServerView, episode_start: np.ndarray | None) -> Tensor:
+        """Environments [E] that begin an episode, as the caller says or where round 0 comes a second time."""
+        began = torch.zeros_like(view.round, dtype=torch.bool)
+        if episode_start is not None:
+            began |= torch.as_tensor(np.atleast_1d(episode_start), device=began.device).bool()
+        if self._last is not None and self._last[0] is not view:
+            began |= (view.round == 0) & (self._last[1] == 0)
+        self._last = view, view.round.clone()  # a reset writes into the simulation's own
+        return began
+
+    def _as_action(self, credits: Tensor, view: ServerView) -> np.ndarray:
+        if _action_space(self._env).shape[0] > credits.shape[1]:  # the null slot takes what is left
+            credits = torch.cat([credits, 1 - credits.sum(1, keepdim=True).clamp(max=1)], 1)
+        elif ((credits == 0).all(1) & ~view.rejected.all(1)).any():
+            # Credit for nobody would, as an action, be the same for all.
+            self._env.use_update(combine(credits, view.gradients), credits)
+            credits = torch.zeros_like(credits)
+        return credits.cpu().numpy().astype(np.float32)
 
     def _is_batch(self, observation: Any) -> bool:
         if observation is None:
@@ -199,7 +217,7 @@ def _action_space(env: Any) -> Any:
 
 def _with_view(env: Any) -> Any:
     """The innermost environment that has a view."""
-    seen: list[Any] = []
+    given, seen = env, list[Any]()
     while env is not None and not any(env is other for other in seen):
         seen.append(env)
         inner = getattr(env, "unwrapped", env)
@@ -207,4 +225,4 @@ def _with_view(env: Any) -> Any:
             return inner
         # stable-baselines3's wrappers name what they wrap `venv`, its DummyVecEnv `envs`.
         env = getattr(env, "venv", None) or next(iter(getattr(env, "envs", [])), None)
-    raise ValueError(f"env must be a ByzantineAggregation environment, possibly wrapped, got {seen[0]!r}")
+    raise ValueError(f"env must be a ByzantineAggregation environment, possibly wrapped, got {given!r}")

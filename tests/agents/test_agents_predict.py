@@ -198,6 +198,31 @@ def test_null_slot_gets_nothing():
     np.testing.assert_allclose(info["credits"], [1 / 7] * 7)
 
 
+@pytest.mark.parametrize("arguments", [{}, {"action": "null_slot"}], ids=["credits", "null_slot"])
+def test_credit_for_nobody_is_no_credit_for_all(arguments):
+    # Every group of two has a Byzantine worker in it, so that the oracle trusts none.
+    groups = {**ARGUMENTS, "num_workers": 6, "num_byzantine": 5, "secure_group_size": 2}
+    venv = gym.make_vec(ID, num_envs=2, **{**groups, **arguments})
+    observations, _ = venv.reset(seed=0)
+    agent = agents.make("oracle").bind(venv)
+    assert venv.unwrapped.simulation.byzantine_rows.all()
+    info = venv.step(agent.predict(observations)[0])[4]
+    assert not info["credits"].any()
+    assert not info["update_norm"].any()
+
+
+def test_environments_without_and_with_a_credited_worker_side_by_side():
+    class Half(agents.Uniform):
+        def credits(self, view):
+            return super().credits(view) * torch.tensor([[0.0], [1.0]])
+
+    venv = gym.make_vec(ID, num_envs=2, **ARGUMENTS)
+    observations, _ = venv.reset(seed=0)
+    info = venv.step(Half().bind(venv).predict(observations)[0])[4]
+    np.testing.assert_allclose(info["credits"], [[0] * 7, [1 / 7] * 7])
+    assert info["update_norm"][0] == 0 < info["update_norm"][1]
+
+
 def test_secure_groups_are_credited_as_groups():
     env = gym.make(ID, **{**ARGUMENTS, "num_workers": 6, "secure_group_size": 2})
     observation, _ = env.reset(seed=0)
@@ -219,12 +244,16 @@ def test_episodes_that_start_reset_the_agent_there():
     assert resets == [None, [False, True], [True, True]]
 
 
-def test_gaa_begins_anew_in_episodes_of_one_round():
-    env = gym.make(ID, **{**ARGUMENTS, "rounds": 1})
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("rounds", [1, 6])
+def test_gaa_begins_anew_in_every_episode_however_few_rounds_were_played(rounds, told):
+    env = gym.make(ID, **{**ARGUMENTS, "rounds": rounds})
     agent = agents.make("gaa", learning_rate=0.5).bind(env)
+    env.reset(seed=1)
+    agent.predict(None)  # a look, and no step
     for _ in range(3):
         observation, _ = env.reset()
-        action, _ = agent.predict(observation, episode_start=np.ones(1, dtype=bool))
+        action, _ = agent.predict(observation, episode_start=np.ones(1, dtype=bool) if told else None)
         fresh = agents.make("gaa").credits(env.unwrapped.view)[0]
         np.testing.assert_allclose(action, fresh.numpy(), rtol=1e-5)
         env.step(action)
@@ -270,6 +299,11 @@ def test_several_single_environments_side_by_side_are_refused(make):
     """Only one of them could be read; the native vector environment is there for batches."""
     with pytest.raises(ValueError, match="env"):
         agents.make("krum").bind(make())
+
+
+def test_nothing_cannot_be_bound():
+    with pytest.raises(ValueError, match="ByzantineAggregation environment, possibly wrapped, got None"):
+        agents.make("mean").bind(None)
 
 
 def test_agents_without_credits_say_so():
