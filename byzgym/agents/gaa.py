@@ -68,6 +68,7 @@ class GAA(Agent):
         self._last_credits = self._rounds = torch.zeros(0)
         self._rows: list[Tensor] = []
         self._shape = torch.Size()
+        self._dtype = torch.float32
 
     def reset(self, envs: Tensor | None = None) -> None:
         """Start again from a fresh (or the loaded) policy."""
@@ -83,7 +84,7 @@ class GAA(Agent):
     def credits(self, view: ServerView) -> Tensor:
         """See `Agent.credits`. The first call in a round also learns from the rounds before."""
         if view is self._view:
-            return self._last_credits
+            return self._last_credits.to(view.gradients.dtype)
         self._begin(view)
         with torch.enable_grad():
             began, self._began = self._began, None
@@ -96,13 +97,13 @@ class GAA(Agent):
             if self._window is None:
                 self._window = _Window(torch.zeros_like(theta), self._last_credits)
             window = self._window
-            credits = accepted(self._decide(view, theta, loss, window.credits), view)
             rows = self._rows[window.steps].copy_(view.gradients)
+            credits = accepted(self._decide(rows, theta, loss, window.credits), view)
             window.update = window.update - view.learning_rate[:, None] * _mix(credits, rows)
         window.credits = credits
         window.steps += 1
         self._view, self._last_credits = view, credits.detach()
-        return self._last_credits
+        return self._last_credits.to(view.gradients.dtype)
 
     def save(self, path: str | Path) -> None:
         """Write the policies (one per environment).
@@ -146,37 +147,39 @@ class GAA(Agent):
         self._rounds = view.round
         if self._policy and self._shape == view.gradients.shape:
             if self._window is None:
-                self._last_credits = view.previous_credits
+                self._last_credits = view.previous_credits.to(self._dtype)
             return
         self._shape, self._device = view.gradients.shape, view.theta.device
+        self._dtype = torch.promote_types(view.theta.dtype, torch.float32)  # half precision cannot learn
         self._policy = [parameter.requires_grad_() for parameter in self._initial_policy()]
         self._adam = _Adam(self._policy, self.learning_rate)
         self._began = None
         # One tensor a round, not one for all: autograd tracks writes tensor by tensor.
-        self._rows = [torch.empty_like(view.gradients) for _ in range(self.window)]
-        self._window, self._last_credits = None, view.previous_credits
+        self._rows = [torch.empty_like(view.gradients, dtype=self._dtype) for _ in range(self.window)]
+        self._window, self._last_credits = None, view.previous_credits.to(self._dtype)
 
     def _restart(self, envs: Tensor, view: ServerView) -> None:
         with torch.no_grad():
             for parameter, start in zip(self._policy, self._initial_policy(), strict=True):
                 parameter[envs] = start[envs]
         self._adam.reset(envs)
-        self._last_credits = torch.where(envs[:, None], view.previous_credits, self._last_credits)
+        start = view.previous_credits.to(self._dtype)
+        self._last_credits = torch.where(envs[:, None], start, self._last_credits)
 
     def _replay(self, view: ServerView, began: Tensor | None) -> tuple[Tensor, Tensor]:
         """The present parameters [E, d], as a function of the window's credits, and their QV loss [E]."""
         window = self._window
         if window is None:
-            return view.theta, view.qv_value
+            return view.theta.to(self._dtype), view.qv_value.to(self._dtype)
         theta = view.theta + (window.update - window.update.detach())
-        loss = view.qv_loss(theta)
+        loss = view.qv_loss(theta.to(view.theta.dtype)).to(self._dtype)
         counts = loss.isfinite() if began is None else loss.isfinite() & ~began
         window.total = window.total + torch.where(counts, loss, 0).sum()
         return theta, loss
 
-    def _decide(self, view: ServerView, theta: Tensor, loss: Tensor, last: Tensor) -> Tensor:
+    def _decide(self, rows: Tensor, theta: Tensor, loss: Tensor, last: Tensor) -> Tensor:
         """Credits [E, n], from the paper's state: submissions, parameters, QV loss (and the last credits)."""
-        own = [_log_and_sign(view.gradients, pooled=not self.hidden)]  # [E, 2 n, d or 1]
+        own = [_log_and_sign(rows, pooled=not self.hidden)]  # [E, 2 n, d or 1]
         parameters = theta.detach()[:, None].clamp(-1e3, 1e3)
         own.append(parameters if self.hidden else parameters.mean(2, keepdim=True))
         # Losses and credits are the same for all coordinates.
@@ -206,7 +209,8 @@ class GAA(Agent):
                     f"the loaded policy is for {self._loaded[-1].shape[1]} submissions in "
                     f"{len(self._loaded[-1])} environments, got {num_workers} in {num_envs}"
                 )
-            return [p.expand(num_envs, -1, -1).to(self._device, copy=True) for p in self._loaded]
+            loaded = [parameter.to(self._device, self._dtype) for parameter in self._loaded]
+            return [parameter.repeat(num_envs // len(parameter), 1, 1) for parameter in loaded]
         generator = torch.Generator().manual_seed(self._seed)
         policy = []
         for fan_in, fan_out in pairwise(widths):
@@ -214,7 +218,7 @@ class GAA(Agent):
             bound = fan_in**-0.5
             for columns in (fan_in, 1):
                 start = torch.empty(fan_out, columns).uniform_(-bound, bound, generator=generator)
-                policy.append(start.to(self._device).repeat(num_envs, 1, 1))
+                policy.append(start.to(self._device, self._dtype).repeat(num_envs, 1, 1))
         return policy
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from byzgym.aggregation.received import received_rows
+
 
 @dataclass(eq=False, repr=False)
 class ServerView:
@@ -21,7 +23,8 @@ class ServerView:
     not write into them.
 
     Attributes:
-        gradients: The submissions as received; rejected rows are zero.
+        gradients: The submissions as received; rejected rows are zero. Where ``rejected`` is not given, rows
+            with a non-finite entry are found and replaced, in a copy.
         theta: The parameters at which the gradients were computed.
         learning_rate: The step size that the server will apply in this round.
         qv_loss: Maps parameters [E, d] to the mean loss on the quasi-validation (QV) samples [E],
@@ -61,6 +64,10 @@ class ServerView:
             self.round = torch.zeros(num_envs, dtype=torch.int64, device=device)
         if self.rejected is None:
             self.rejected = torch.zeros(num_envs, num_workers, dtype=torch.bool, device=device)
+            received = received_rows(self.gradients)
+            if received is not None:
+                self.rejected = ~received
+                self.gradients = self.gradients.masked_fill(self.rejected[..., None], 0)
         if self.previous_update is None:
             self.previous_update = torch.zeros_like(self.theta)
         if self.previous_credits is None:

@@ -6,6 +6,7 @@ import torch
 from agent_cases import ID, TINY, Job, assert_on_simplex, make, mix, normal_view, play, view_of
 
 from byzgym import agents
+from byzgym.aggregation import ServerView
 
 
 def rejecting_view(num_envs=2, num_workers=5):
@@ -168,6 +169,33 @@ def test_gaa_learns_in_a_job_without_a_simulation():
     # Three of five flip the sign: the mean goes the wrong way, and Krum follows the majority.
     assert errors["gaa"] < 0.1
     assert min(errors["uniform"], errors["krum"]) > 1
+
+
+@pytest.mark.parametrize("name", ["gaa", "uniform", "mean", "krum", "median"])
+def test_a_job_may_hand_over_what_is_not_finite(name):
+    agent = agents.make(name)
+    for round in range(8):
+        gradients = normal_view(num_envs=1, num_workers=5, seed=round).gradients.clone()
+        if round == 2:
+            gradients[0, 0, 0] = torch.nan
+        view = view_of(gradients)
+        assert agent.aggregate(view).isfinite().all()
+        assert view.rejected.tolist() == [[round == 2, False, False, False, False]]
+        assert not view.gradients[view.rejected].any()
+        assert gradients.isnan().any() == (round == 2)  # what was handed over is as it was
+
+
+@pytest.mark.parametrize("name", ["gaa", "uniform", "krum"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_agents_keep_the_type_of_a_job(name, dtype):
+    agent = agents.make(name)
+    for round in range(3):
+        view = normal_view(num_envs=1, num_workers=5, seed=round)
+        values = [value.to(dtype) for value in (view.gradients, view.theta, view.learning_rate)]
+        typed = ServerView(*values, view.qv_loss)
+        credits, update = agent.credits(typed), agent.aggregate(typed)
+        assert credits.dtype == update.dtype == dtype
+        torch.testing.assert_close(credits.sum(1).float(), torch.ones(1), rtol=0.02, atol=0.0)
 
 
 def test_krum_protects_a_job_with_few_byzantine_workers():
