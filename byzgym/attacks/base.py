@@ -134,7 +134,8 @@ class Attack:
         Returns:
             A new tensor of shape [E, n, d]; with the scope "workers", honest rows are as they came.
         """
-        submitted = self.corrupt(gradients, byzantine, context).to(gradients.dtype).expand_as(gradients)
+        submitted = as_submissions(self, self.corrupt(gradients, byzantine, context), gradients.shape)
+        submitted = submitted.to(gradients.dtype)
         if self.scope == "transmission":
             return submitted.clone()
         return torch.where(byzantine[..., None], submitted, gradients)
@@ -147,6 +148,22 @@ class Attack:
             with the scope "workers" only the Byzantine rows count.
         """
         raise NotImplementedError(f"{type(self).__name__} must define corrupt")
+
+
+def as_submissions(author: Any, submitted: Any, shape: torch.Size) -> Tensor:
+    """What an attack has returned, expanded to submissions of ``shape``.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    try:
+        expanded: Tensor = submitted.expand(shape)
+    except (RuntimeError, AttributeError):
+        got = tuple(submitted.shape) if isinstance(submitted, Tensor) else type(submitted).__name__
+        raise ValueError(
+            f"attack {author!r} must return a tensor of shape {tuple(shape)}, got {got}"
+        ) from None
+    return expanded
 
 
 class DataPoisoning(Attack, ABC):

@@ -92,8 +92,10 @@ class Simulation:
         if unknown:
             raise TypeError(f"unknown argument {unknown[0]!r}; known: {', '.join(KNOWN_ARGUMENTS)}")
         overrides = [{}] * num_envs if per_environment is None else list(per_environment)
-        if len(overrides) != num_envs:
-            raise ValueError(f"per_environment must have num_envs={num_envs} entries, got {len(overrides)}")
+        if len(overrides) != num_envs or not all(isinstance(entry, Mapping) for entry in overrides):
+            raise ValueError(
+                f"per_environment must be a list of num_envs={num_envs} mappings, got {per_environment!r}"
+            )
         base = resolve(**arguments)
         settings, bounds, choices = merge(base, overrides, arguments)
         simulation = cls(settings, num_envs, bounds, choices)
@@ -163,18 +165,16 @@ class Simulation:
         """Begin new episodes.
 
         Args:
-            seeds: A seed from 0 to 2**63 - 1 for each of the environments.
+            seeds: For each of the environments the seed of its own generator, from 0 to 2**63 - 1. (`make`,
+                like Gymnasium, draws this number from a NumPy generator with the seed that it is given.)
             envs: Which environments; all where None.
 
         Raises:
-            ValueError: If there is not one seed for each of the environments.
+            ValueError: If there is not one seed for each of the environments, or one does not exist.
         """
-        chosen = list(range(self.num_envs)) if envs is None else list(envs)
-        if len(seeds) != len(chosen) or not set(chosen) <= set(range(self.num_envs)):
-            raise ValueError(
-                f"reset needs a seed for each of the environments {chosen}, which must be from 0 to "
-                f"{self.num_envs - 1}; got {len(seeds)} seeds"
-            )
+        chosen = self._numbers(envs)
+        if len(seeds) != len(chosen):
+            raise ValueError(f"reset needs a seed for each of the environments {chosen}, got {len(seeds)}")
         for env, seed in zip(chosen, seeds, strict=True):
             generator = self.workers.generators[env].manual_seed(seed)
             self.workers.reset(env)
@@ -199,9 +199,11 @@ class Simulation:
 
         Raises:
             TypeError: If ``update`` or ``credits`` is not a tensor.
-            ValueError: If one of them has another shape, or ``credits`` are none.
+            ValueError: If one of them has another shape, ``credits`` are none, or an environment does not
+                exist.
         """
         self._check_sound()
+        chosen = None if envs is None else self._numbers(envs)
         theta = self.server.theta
         _check_tensor("update", update, theta.shape)
         if credits is not None:
@@ -212,15 +214,15 @@ class Simulation:
                     f"credits must not be negative and must sum to at most 1, got {credits.tolist()}"
                 )
         active = None
-        if envs is not None:
+        if chosen is not None:
             active = torch.zeros_like(self.server.diverged)
-            active[list(envs)] = True
+            active[chosen] = True
         self.server.step(_own(update, theta), active)
         if credits is not None:
             new = _own(credits, self.previous_credits)
             kept = self.previous_credits
             self.previous_credits = new if active is None else torch.where(active[:, None], new, kept)
-        self._submit(None if envs is None else list(envs))
+        self._submit(chosen)
 
     @property
     def diverged(self) -> Tensor:
@@ -253,6 +255,16 @@ class Simulation:
         snapshots.put_back(snapshot, self._owners(), self.workers.generators)
         self.workers.forget_groups()
         self._view, self._failed = None, False
+
+    def _numbers(self, envs: Sequence[int] | None) -> list[int]:
+        """The environments meant by an argument ``envs``."""
+        if envs is None:
+            return list(range(self.num_envs))
+        given = envs.tolist() if isinstance(envs, Tensor) else envs
+        numbers = [check_int("envs (each)", env, low=0, high=self.num_envs - 1) for env in given]
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"envs must name each environment once, got {numbers}")
+        return numbers
 
     def _check_sound(self) -> None:
         if self._failed:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from byzgym import attacks
+from byzgym.attacks.base import as_submissions
 from byzgym.simulation.batches import BatchSampler
 from byzgym.simulation.gradients import LONG_ROW, GradientEngine
 from byzgym.simulation.settings import Attack, Settings
@@ -150,9 +151,10 @@ class Workers:
         for attack, members in groups:
             if isinstance(attack, attacks.DataPoisoning):
                 mask = self.byzantine[index][members]
-                poisoned_x, poisoned_y = attack.poison(
-                    x[members], y[members], mask, _select(context, members, attack)
-                )
+                with _blamed(f"attack {attack!r}"):
+                    given = x[members], y[members]
+                    poisoned = attack.poison(*given, mask, _select(context, members, attack))
+                poisoned_x, poisoned_y = _checked_batches(attack, poisoned, given, context.num_classes)
                 env, worker = mask.nonzero(as_tuple=True)
                 x[members[env], worker] = poisoned_x[env, worker]
                 y[members[env], worker] = poisoned_y[env, worker]
@@ -184,13 +186,7 @@ class Workers:
             if isinstance(attack, attacks.Attack) and type(attack).__call__ is attacks.Attack.__call__:
                 act = attack.corrupt  # honest rows are put back below, in any case
             submitted = act(gradients, mask.clone(), _select(context, members, attack))
-        try:
-            submitted = submitted.detach().expand(shape)
-        except (RuntimeError, AttributeError):
-            got = tuple(submitted.shape) if isinstance(submitted, Tensor) else type(submitted).__name__
-            raise ValueError(
-                f"attack {attack!r} must return a tensor of shape {tuple(shape)}, got {got}"
-            ) from None
+        submitted = as_submissions(attack, submitted, shape).detach()
         if getattr(attack, "scope", "workers") == "transmission":
             out[members] = submitted
             return
@@ -204,6 +200,25 @@ class Workers:
             return
         for target, source, row in zip(members[env].tolist(), env.tolist(), worker.tolist(), strict=True):
             out[target, row] = submitted[source, row]
+
+
+def _checked_batches(
+    attack: Attack, poisoned: Any, given: tuple[Tensor, Tensor], num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """The inputs and labels that a data poisoning has returned in place of those given."""
+    if (
+        isinstance(poisoned, tuple | list)
+        and len(poisoned) == len(given)
+        and all(isinstance(new, Tensor) for new in poisoned)
+        and all(new.shape == old.shape for new, old in zip(poisoned, given, strict=True))
+        and poisoned[1].dtype == torch.int64
+        and bool(((poisoned[1] >= 0) & (poisoned[1] < num_classes)).all())
+    ):
+        return poisoned[0].detach().to(given[0].dtype), poisoned[1]
+    raise ValueError(
+        f"attack {attack!r} must return inputs of shape {tuple(given[0].shape)} and labels of shape "
+        f"{tuple(given[1].shape)}, int64 from 0 to {num_classes - 1}, from poison"
+    )
 
 
 def _without_broken_rows(momentum: Tensor) -> Tensor:

@@ -90,9 +90,57 @@ def test_quasi_validation_samples_are_checked(number, value):
 
 
 def test_a_reset_needs_a_seed_for_each_environment():
-    for seeds, envs in (([1], None), ([1, 2], [0]), ([1], [7])):
+    for seeds, envs in (([1], None), ([1, 2], [0])):
         with pytest.raises(ValueError, match="reset needs a seed for each of the environments"):
             make().reset(seeds, envs)
+
+
+@pytest.mark.parametrize("envs", [[7], [-1], [True, False, True], [1.0], [0, 0], torch.tensor([0.0])])
+def test_environments_that_do_not_exist_change_nothing(envs):
+    simulation, other = make(3), make(3)
+    update = torch.ones_like(simulation.view.theta)
+    for call in (
+        lambda: simulation.apply(update, envs=envs),
+        lambda: simulation.reset(range(len(envs)), envs),
+    ):
+        with pytest.raises(ValueError, match="envs"):
+            call()
+    assert torch.equal(simulation.gradients, other.gradients)
+    assert torch.equal(simulation.view.theta, other.view.theta)
+    for one in (simulation, other):
+        one.apply(update, envs=torch.tensor([0, 2]) if one is simulation else [0, 2])
+    assert torch.equal(simulation.gradients, other.gradients)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda x, y: None,
+        lambda x, y: (x, y.float()),
+        lambda x, y: (x, y + 100),
+        lambda x, y: (x[..., :1], y),
+    ],
+    ids=["nothing", "float_labels", "unknown_labels", "shape"],
+)
+def test_a_data_poisoning_must_return_batches(bad):
+    class Bad(attacks.DataPoisoning):
+        def poison(self, x, y, byzantine, context):
+            return bad(x, y)
+
+    attacks.register("test_bad_poison", Bad)
+    with pytest.raises(ValueError, match=r"attack .*Bad.* must return inputs of shape \(2, 6, 4, .* poison"):
+        make(attack="test_bad_poison")
+
+
+def test_errors_of_a_data_poisoning_say_whose_they_are():
+    class Failing(attacks.DataPoisoning):
+        def poison(self, x, y, byzantine, context):
+            raise KeyError("bug")
+
+    attacks.register("test_failing_poison", Failing)
+    with pytest.raises(KeyError) as caught:
+        make(attack="test_failing_poison")
+    assert "Failing" in caught.value.__notes__[0]
 
 
 def test_a_role_function_cannot_change_the_server_or_see_its_data():

@@ -109,8 +109,9 @@ def test_per_environment_overrides():
     assert simulation.byzantine.sum(1).tolist() == [2, 2, 5]
     with pytest.raises(ValueError, match="per_environment may override"):
         make(per_environment=[{"rounds": 3}, {}])
-    with pytest.raises(ValueError, match="per_environment must have num_envs=2"):
-        make(per_environment=[{}])
+    for overrides in ([{}], [1, 2]):
+        with pytest.raises(ValueError, match="per_environment must be a list of num_envs=2 mappings"):
+            make(per_environment=overrides)
 
 
 @pytest.mark.parametrize(
