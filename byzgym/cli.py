@@ -59,7 +59,6 @@ class Compare(Comparison):
         """Play, tabulate, draw and report."""
         from byzgym.experiments import report, tables
         from byzgym.experiments.compare import begin, play
-        from byzgym.experiments.records import discard
 
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Comparison)}
         with mistakes():
@@ -70,11 +69,9 @@ class Compare(Comparison):
             with _progress(console, batches * comparison.rounds) as advance:
                 play(records, self.out, advance)
         except KeyboardInterrupt:
+            finished = f"what was finished is in {self.out}, and `byzgym report {self.out}` shows it"
             if records.results.empty:
-                discard(self.out)
                 finished = "before the first policy was finished"
-            else:
-                finished = f"what was finished is in {self.out}, and `byzgym report {self.out}` shows it"
             print(f"byzgym: interrupted; {finished}", file=sys.stderr)
             raise
         tables.show(records, console)
@@ -145,12 +142,12 @@ class Episodes(Setting):
 class Evaluate(Episodes):
     """Play episodes of the Gymnasium environment with one policy."""
 
-    policy: str = "gaa"
-    """A rule or another agent, such as gaa or krum."""
+    policy: str | None = None
+    """A rule or another agent, such as krum; gaa where neither a policy nor a model is given."""
     model_path: Path | None = None
     """A model saved by `byzgym train` or stable-baselines3, instead of a policy."""
-    algorithm: Algorithm = "ppo"
-    """What made that model."""
+    algorithm: Algorithm | None = None
+    """What made that model; ppo where not given."""
     episodes: int = 5
     """Number of episodes, at least 1."""
     seed: int = 0
@@ -164,10 +161,12 @@ class Evaluate(Episodes):
 
         shown = None if self.render == "none" else self.render
         with mistakes():
+            self._check_policy()
             env = evaluate.make_environment(self.arguments(), shown)
-            env, predict = self._with_policy(env)
+            env, predict = self._with_policy(env, console)
             check_int("episodes", self.episodes, low=1)
-            env.reset(seed=check_int("seed", self.seed, low=0))
+            observation, _ = env.reset(seed=check_int("seed", self.seed, low=0))
+            predict(observation, episode_start=[True], deterministic=True)  # what cannot decide fails here
         show = None if shown is None else partial(_show_frame, console)
         with mistakes(ValueError):
             table = evaluate.evaluate(env, predict, self.episodes, self.seed, show)
@@ -178,14 +177,27 @@ class Evaluate(Episodes):
             spread = f" ± {std:.3f}" if len(table) > 1 else ""
             console.print(f"{column}: {mean:.3f}{spread}", highlight=False)
 
-    def _with_policy(self, env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.Env[Any, Any], Predict]:
+    def _check_policy(self) -> None:
+        if self.model_path is not None and self.policy is not None:
+            raise ValueError(f"either --policy or --model-path, not both: {self.policy}, {self.model_path}")
+        if self.model_path is None and self.algorithm is not None:
+            raise ValueError(
+                f"--algorithm {self.algorithm} is for the model of --model-path, which is missing"
+            )
+
+    def _with_policy(
+        self, env: gymnasium.Env[Any, Any], console: Console
+    ) -> tuple[gymnasium.Env[Any, Any], Predict]:
         from byzgym.experiments import evaluate
 
         if self.model_path is None:
-            return env, evaluate.policy_by_name(self.policy, env)
+            predict, told = evaluate.policy_by_name(self.policy or "gaa", env)
+            if told is not None:
+                console.print(f"{told.policy} is {told}", highlight=False)
+            return env, predict
         from byzgym.experiments.training import load
 
-        model, env = load(self.model_path, self.algorithm, env)
+        model, env = load(self.model_path, self.algorithm or "ppo", env)
         return env, model.predict
 
 

@@ -59,6 +59,11 @@ def test_compare_writes_everything_and_report_makes_it_again(tmp_path, capsys):
         (["evaluate", "--episodes", "0"], "episodes"),
         (["evaluate", "--num-byzantine", "10"], "num_byzantine"),
         (["evaluate", "--model-path", "/nowhere.zip"], "nowhere"),
+        (["evaluate", "--policy", "mean", "--model-path", "model.zip"], "not both: mean, model.zip"),
+        (["evaluate", "--algorithm", "sac"], "--algorithm sac is for the model of --model-path"),
+        (["evaluate", "--policy", "krum:num_byzantine=8"], "needs n >= 2f + 3, got n=10 and num_byzantine=8"),
+        (["compare", "--policies", "oracle:simulation=3"], "oracle takes no parameters"),
+        (["compare", "--task", "mnist:root=/a"], "quotes included"),
         (["train", "--num-envs", "0"], "num_envs"),
         (["train", "--steps", "0"], "steps"),
         (["bench", "--num-envs", "0"], "num_envs"),
@@ -96,9 +101,24 @@ def test_evaluate(capsys):
     arguments = ["evaluate", "--policy", "krum", "--episodes", "2", "--task", "synthetic", "--rounds", "5"]
     assert main(arguments) == 0
     first = capsys.readouterr().out
+    assert "krum is told f = 3, the largest it accepts (needs n >= 2f + 3)" in first
     assert "accuracy: " in first
     assert main(arguments) == 0
     assert capsys.readouterr().out == first
+
+
+def test_an_interruption_before_anything_is_finished_leaves_earlier_results(tmp_path, capsys, monkeypatch):
+    arguments = ["compare", *SMALL, "--policies", "mean", "--attacks", "ipm", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("byzgym.experiments.compare.play_batch", interrupted)
+    assert main([*arguments, "--overwrite"]) == 130
+    assert "interrupted; before the first policy was finished" in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 @pytest.fixture

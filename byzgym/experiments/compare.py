@@ -19,7 +19,7 @@ from byzgym.experiments import specs
 from byzgym.experiments.comparison import Comparison
 from byzgym.experiments.measures import CreditLog
 from byzgym.experiments.policies import Told, decide, install, told
-from byzgym.experiments.records import Records, claim, prepare
+from byzgym.experiments.records import Records, claim, discard, prepare
 from byzgym.simulation import Simulation
 
 _FEW_NUMBERS = 2_000_000
@@ -77,7 +77,7 @@ def compare(
 
 
 def begin(comparison: Comparison, folder: Path, overwrite: bool = False) -> Records:
-    """Check everything, then make the folder ready.
+    """Check everything, and that there is a folder to write to. Earlier results in it stay for now.
 
     Args:
         comparison: What to play.
@@ -85,18 +85,20 @@ def begin(comparison: Comparison, folder: Path, overwrite: bool = False) -> Reco
         overwrite: Whether results in the folder may be replaced.
 
     Raises:
-        FileExistsError: If the folder holds results and ``overwrite`` is False; nothing has changed then.
-        Exception: What `check` raises; nothing has changed then either.
+        FileExistsError: If the folder holds results and ``overwrite`` is False.
+        OSError: If the folder cannot be made or written to.
+        Exception: What `check` raises.
     """
     claim(folder, overwrite)
     records = Records.begin(comparison, check(comparison))
     prepare(folder)
-    records.write(folder)
     return records
 
 
 def play(records: Records, folder: Path, progress: Callable[[str, int], None]) -> None:
     """Play policy after policy; after each of them the files hold what is finished.
+
+    Earlier results in the folder are removed when the first policy has been played.
 
     Args:
         records: From `begin`; the runs are added to it.
@@ -107,6 +109,8 @@ def play(records: Records, folder: Path, progress: Callable[[str, int], None]) -
     for num_byzantine in comparison.num_byzantine:
         for policy in comparison.policies:
             batch = play_batch(comparison, policy, num_byzantine, partial(progress, policy))
+            if records.results.empty:
+                discard(folder)
             records.add(batch.results, batch.curves)
             records.write(folder)
 

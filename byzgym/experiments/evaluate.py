@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 import byzgym  # noqa: F401  registers the environment
-from byzgym import agents
 from byzgym.envs import ENV_ID
-from byzgym.experiments import specs
+from byzgym.experiments.policies import Told, install, told
 from byzgym.validation import check_int
 
 Predict = Callable[..., tuple[np.ndarray, Any]]
@@ -28,15 +27,18 @@ def make_environment(arguments: Mapping[str, Any], render_mode: str | None = Non
     return gymnasium.make(ENV_ID, render_mode=render_mode, disable_env_checker=True, **arguments)
 
 
-def policy_by_name(policy: str, env: gymnasium.Env[Any, Any]) -> Predict:
-    """The `predict` of an agent of byzgym, bound to the environment.
+def policy_by_name(policy: str, env: gymnasium.Env[Any, Any]) -> tuple[Predict, Told | None]:
+    """The `predict` of an agent of byzgym, bound to the environment, and the f that a rule is told.
+
+    A rule is told the environment's f, or the largest that it accepts, unless ``policy`` gives one.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or a rule does not accept the f given for it.
         TypeError: If a parameter does not exist.
     """
-    spec = specs.parse(policy)
-    return agents.make(spec.pop("name"), **spec).bind(env).predict
+    simulation: Any = env.unwrapped.simulation  # type: ignore[attr-defined]
+    f = simulation.settings.num_byzantine[1]
+    return install(policy, simulation, f).bind(env).predict, told(policy, simulation.num_rows, f)
 
 
 def evaluate(

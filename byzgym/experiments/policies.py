@@ -32,6 +32,11 @@ class Told:
     told: int
     condition: str
 
+    def __str__(self) -> str:
+        """Say what the rule was told and why."""
+        condition = f" (needs {self.condition})" if self.condition else ""
+        return f"told f = {self.told}, the largest it accepts{condition}"
+
 
 def is_reference(policy: str) -> bool:
     """Whether the policy sees more than a server would."""
@@ -53,7 +58,9 @@ def install(policy: str, simulation: Simulation, num_byzantine: int) -> Agent:
     parameters: dict[str, Any] = {key: value for key, value in spec.items() if key != "name"}
     if name in registry.names():
         if registry.factory(name) is BenignOnlyOracle:
-            return agents.make(name, simulation=simulation, **parameters)
+            if parameters:
+                raise TypeError(f"{name} takes no parameters, got {specs.label(spec)!r}")
+            return agents.make(name, simulation=simulation)
         return agents.make(name, **parameters)
     rule = aggregation.make_within(spec, simulation.num_rows, num_byzantine)
     if isinstance(rule, Rule):

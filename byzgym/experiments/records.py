@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pandas as pd
@@ -143,13 +144,14 @@ def claim(folder: Path, overwrite: bool) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder, without the files of earlier results.
+    """Make the folder, where there is none.
 
     Raises:
-        OSError: If the folder cannot be made.
+        OSError: If the folder cannot be made or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    discard(folder)
+    with TemporaryFile(dir=folder):
+        pass
 
 
 def discard(folder: Path) -> None:

@@ -40,7 +40,10 @@ def label(spec: Mapping[str, Any]) -> str:
 
 
 def _keywords(text: str, source: str) -> dict[str, Any]:
-    problem = ValueError(f"expected 'name:key=value,...' with literal values, got {text!r}")
+    problem = ValueError(
+        f"expected 'name:key=value,...' with Python literals as values (a path as root=\"/data\", quotes "
+        f"included), got {text!r}"
+    )
     try:
         call = ast.parse(f"f({source})", mode="eval").body
     except (SyntaxError, ValueError):

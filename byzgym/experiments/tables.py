@@ -187,10 +187,10 @@ def _footnotes(records: Records, num_byzantine: int) -> tuple[dict[str, str], li
     for entry in records.told:
         if entry.num_byzantine != num_byzantine:
             continue
-        condition = f" (needs {entry.condition})" if entry.condition else ""
-        line = f"told f = {entry.told}, the largest it accepts{condition}"
         number = len(lines)
-        marks[entry.policy] = lines.setdefault(line, _MARKS[number] if number < 9 else f"({number + 1})")
+        marks[entry.policy] = lines.setdefault(
+            str(entry), _MARKS[number] if number < 9 else f"({number + 1})"
+        )
     return marks, [f"{mark} {line}" for line, mark in lines.items()]
 
 
