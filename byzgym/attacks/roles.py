@@ -122,10 +122,14 @@ class Fluctuating:
     def _high(self, num_workers: int) -> int:
         if self.high is None:
             if self.low > num_workers - 1:
-                raise ValueError(f"low must be at most {num_workers - 1}, all but one worker, got {self.low}")
+                raise ValueError(
+                    f"roles: low must be at most {num_workers - 1}, all but one worker, got {self.low}"
+                )
             return num_workers - 1
         if self.high > num_workers:
-            raise ValueError(f"high must be at most {num_workers}, the number of workers, got {self.high}")
+            raise ValueError(
+                f"roles: high must be at most {num_workers}, the number of workers, got {self.high}"
+            )
         return self.high
 
 

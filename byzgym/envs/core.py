@@ -138,7 +138,7 @@ class Core:
             "qv_loss": simulation.qv_loss().double(),
             "byzantine": simulation.byzantine_rows,
             "rejected": simulation.view.rejected,
-            "update_norm": torch.zeros(simulation.num_envs),
+            "update_norm": torch.zeros(simulation.num_envs, dtype=torch.float64),
             "diverged": simulation.diverged,
         }
         return {name: _fresh(value) for name, value in info.items()}

@@ -120,7 +120,7 @@ class DenseEngine:
         layers = self._layers(theta)
         inputs, logits = self._forward(layers, x.flatten(2))
         log_p = F.log_softmax(logits, dim=1)  # [E, C, m]
-        loss = -log_p.gather(1, y[:, None]).mean((1, 2))
+        loss = 0 - log_p.gather(1, y[:, None]).mean((1, 2))
         delta = _logit_gradient(log_p.exp_(), y, x.shape[1])
         gradient = torch.empty_like(theta)
         self._backward(layers, inputs, delta, gradient[:, None])
@@ -288,8 +288,8 @@ def _place(values: Tensor, out: Tensor, start: int, rows: Tensor | None) -> None
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean over samples [E] from transposed logits [E, C, m]."""
-    return -F.log_softmax(logits, dim=1).gather(1, y[:, None]).mean((1, 2))
+    """Mean over samples [E] from transposed logits [E, C, m]; a loss of zero is not -0."""
+    return 0 - F.log_softmax(logits, dim=1).gather(1, y[:, None]).mean((1, 2))
 
 
 def _logit_gradient(p: Tensor, y: Tensor, batch_size: int) -> Tensor:

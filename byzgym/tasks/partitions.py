@@ -124,10 +124,13 @@ def _check_enough(labels: Tensor, num_workers: int, per_worker: int = 1) -> None
     if labels.ndim != 1:
         raise ValueError(f"labels must have shape [N], got {tuple(labels.shape)}")
     if len(labels) < num_workers * per_worker:
-        shards = f" with {per_worker} shards each" if per_worker > 1 else ""
+        if len(labels) >= num_workers:
+            raise ValueError(
+                f"shards_per_worker must be at most {len(labels) // num_workers} for {len(labels)} training "
+                f"samples and {num_workers} workers, got {per_worker}"
+            )
         raise ValueError(
-            f"num_workers must be at most {len(labels) // per_worker} for {len(labels)} training "
-            f"samples{shards}, got {num_workers}"
+            f"num_workers must be at most {len(labels)} for {len(labels)} training samples, got {num_workers}"
         )
 
 

@@ -242,3 +242,10 @@ def test_bad_arguments_are_named():
     venv.reset(seed=0)
     with pytest.raises(ValueError, match=r"action must have shape \(5,\) per environment, got \(4,\)"):
         venv.step(np.zeros((4, 4), np.float32))
+
+
+def test_info_has_the_same_types_at_a_reset_and_in_a_step():
+    venv = make(2)
+    infos = venv.reset(seed=0)[1], venv.step(venv.action_space.sample())[4]
+    assert infos[0].keys() == infos[1].keys()
+    assert [infos[0][name].dtype for name in infos[0]] == [infos[1][name].dtype for name in infos[0]]

@@ -160,3 +160,8 @@ def test_rewards_are_cut_at_a_floor():
 def test_the_floor_is_checked(tiny, floor):
     with pytest.raises(ValueError, match="floor must be a finite number of at most 0"):
         CutAtFloor(make_vec_env(2, **tiny), floor)
+
+
+def test_the_autoreset_mode_is_no_choice():
+    with pytest.raises(TypeError, match="autoreset_mode is always 'SameStep'"):
+        make_vec_env(2, autoreset_mode="NextStep")

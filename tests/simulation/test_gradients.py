@@ -275,3 +275,16 @@ def test_seeding_the_global_generator_waits_for_other_threads():
         assert not entered.wait(0.2)
     assert entered.wait(10)
     thread.join()
+
+
+@pytest.mark.parametrize("spec", ["mlp:6", "lenet"])
+def test_a_loss_of_zero_has_no_sign(spec):
+    _, engine, theta, x, y = problem(spec, (1, 28, 28), num_envs=1, num_workers=1)
+    theta = torch.zeros_like(theta)
+    theta[:, -10:] = torch.tensor([1000.0] + 9 * [-1000.0])  # the last biases
+    for loss in (
+        engine.loss(theta, x[:, 0], 0 * y[:, 0]),
+        engine.loss_and_gradient(theta, x[:, 0], 0 * y[:, 0])[0],
+    ):
+        assert loss.item() == 0
+        assert not loss.signbit()

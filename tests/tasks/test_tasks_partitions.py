@@ -140,7 +140,7 @@ def test_shards_are_dealt_at_random():
     [
         ("iid", "num_workers must be at most 5 for 5 training samples, got 6"),
         ("dirichlet", "num_workers must be at most 5 for 5 training samples, got 6"),
-        ("shards", "num_workers must be at most 2 for 5 training samples with 2 shards each, got 6"),
+        ("shards", "num_workers must be at most 5 for 5 training samples, got 6"),
     ],
 )
 def test_too_many_workers(spec, message):

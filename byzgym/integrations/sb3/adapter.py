@@ -138,6 +138,8 @@ def make_vec_env(
         ValueError: If a value is not allowed.
         TypeError: If an argument does not exist.
     """
+    if "autoreset_mode" in env_kwargs:
+        raise TypeError("autoreset_mode is always 'SameStep' here, which stable-baselines3 needs")
     seed = None if seed is None else check_int("seed (unless None)", seed, low=0)
     venv: VectorEnv[Any, Any, Any] = gym.make_vec(
         ENV_ID, num_envs=num_envs, autoreset_mode="SameStep", **env_kwargs
