@@ -189,7 +189,8 @@ class ModuleEngine:
     """Any `nn.Module`, through vmap(grad).
 
     Modules with dropout draw their masks from the environments' generators, in training only; they are
-    taken environment by environment, since one vmap would draw for all from one stream.
+    taken environment by environment, since one vmap would draw for all from one stream. So are large ones,
+    for which this is faster and needs no copy of the parameters for every worker.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -241,8 +242,8 @@ class ModuleEngine:
         self._module.train()
         gradient = torch.func.grad(self._sample_loss)
         num_envs, num_workers = y.shape[:2]
-        if num_envs > 1 and not self.draws:
-            # Not a vmap in a vmap, which takes one environment's nn.PReLU for another's.
+        if num_envs > 1 and not self.draws and self.num_parameters < LONG_ROW:
+            # All at once, but not a vmap in a vmap, which takes one environment's nn.PReLU for another's.
             own = theta.repeat_interleave(num_workers, 0)
             each = torch.func.vmap(gradient)(own, x.flatten(0, 1), y.flatten(0, 1))
             _place(each.unflatten(0, (num_envs, num_workers)), out, 0, rows)

@@ -119,8 +119,9 @@ class Attentive(nn.Module):
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.PReLU(), nn.Linear(8, 10)),
         lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(72, 10)),
         Attentive,
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 250), nn.PReLU(), nn.Linear(250, 10)),
     ],
-    ids=["prelu", "group_norm", "attention"],
+    ids=["prelu", "group_norm", "attention", "large"],
 )
 def test_layers_with_parameters_of_every_kind(build, num_envs):
     models.register("test_layers", lambda shape, classes: build())
