@@ -1,24 +1,24 @@
 """Per-worker gradients, batched over environments and workers.
 
-An environment's parameters are one flat vector, laid out like `torch.nn.utils.parameters_to_vector`.
-`engine_for` picks the way to compute: multilayer perceptrons take a hand-written pass that costs about as
-much as one plain forward and backward over all samples; any other module goes through `torch.func`.
+An environment's parameters are one flat vector, laid out like `torch.nn.utils.parameters_to_vector`. Here are
+what computes gradients promises (`GradientEngine`) and the way for multilayer perceptrons, a hand-written
+pass that costs about as much as one plain forward and backward over all samples. Any other module takes that
+of `modules`; `engines` chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from byzgym.randomness import seeded
-
 LONG_ROW = 1 << 14
 """Entries from which rows are copied one by one: indexing takes six times as long for few, long rows."""
+VALUES_AT_ONCE = 1 << 22
+"""Numbers in the inputs that a perceptron evaluates at once."""
 
 
 class GradientEngine(Protocol):
@@ -27,6 +27,10 @@ class GradientEngine(Protocol):
     num_parameters: int
     draws: bool
     """Whether gradients depend on random numbers, drawn for one worker after the other."""
+
+    def samples_at_once(self, num_envs: int, sample_size: int) -> int:
+        """For how many samples of so many numbers to ask `logits` at once, so that memory suffices."""
+        ...
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         """Map theta [E, d] and inputs [E, m, ...] to logits [E, m, C], differentiable in theta."""
@@ -62,33 +66,6 @@ class GradientEngine(Protocol):
         ...
 
 
-def engine_for(module: nn.Module) -> GradientEngine:
-    """The fastest engine that can compute gradients of ``module``."""
-    # Not `children`, which leaves out a layer's second appearance.
-    layers = list(module) if type(module) is nn.Sequential else []
-    if layers and type(layers[0]) is nn.Flatten and (layers[0].start_dim, layers[0].end_dim) == (1, -1):
-        layers = layers[1:]
-    linear, between = layers[::2], layers[1::2]
-    if (
-        len(layers) % 2 == 1
-        and len(list(module.parameters())) == 2 * len(linear)  # none shared by two layers
-        and all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
-        and all(type(layer) is nn.ReLU for layer in between)
-        and not any(_has_hooks(part) for part in module.modules())
-    ):
-        return DenseEngine(linear)  # type: ignore[arg-type]
-    return ModuleEngine(module)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
 Layer = tuple[Tensor, Tensor]  # weight [E, out, in], bias [E, out]
 
 
@@ -106,13 +83,17 @@ class DenseEngine:
         self._sizes = [size for wide, narrow in self._shapes for size in (wide * narrow, wide)]
         self.num_parameters = sum(self._sizes)
 
+    def samples_at_once(self, num_envs: int, sample_size: int) -> int:
+        """See `GradientEngine.samples_at_once`."""
+        return max(1, VALUES_AT_ONCE // (num_envs * sample_size))
+
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         """See `GradientEngine.logits`."""
         return self._forward(self._layers(theta), x.flatten(2))[1].transpose(1, 2)
 
     def loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See `GradientEngine.loss`."""
-        return _cross_entropy(self._forward(self._layers(theta), x.flatten(2))[1], y)
+        return cross_entropy(self._forward(self._layers(theta), x.flatten(2))[1], y)
 
     @torch.no_grad()
     def loss_and_gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,104 +159,14 @@ class DenseEngine:
             inputs = layer_inputs[index].reshape(num_envs * num_workers, -1, narrow)
             # A product straight into the strided rows of `out` takes twice as long as this copy.
             weights = torch.bmm(by_worker.transpose(1, 2), inputs)
-            _place(weights.view(num_envs, num_workers, -1), out, start, rows)
-            _place(by_worker.sum(1).view(num_envs, num_workers, -1), out, start + wide * narrow, rows)
+            place(weights.view(num_envs, num_workers, -1), out, start, rows)
+            place(by_worker.sum(1).view(num_envs, num_workers, -1), out, start + wide * narrow, rows)
             if index:
                 delta = torch.bmm(delta, layers[index][0])
                 torch.ops.aten.threshold_backward.grad_input(delta, layer_inputs[index], 0, grad_input=delta)
 
 
-class ModuleEngine:
-    """Any `nn.Module`, through vmap(grad).
-
-    Modules with dropout draw their masks from the environments' generators, in training only; they are
-    taken environment by environment, since one vmap would draw for all from one stream. So are large ones,
-    for which this is faster and needs no copy of the parameters for every worker.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        numbers = {parameter: number for number, parameter in enumerate(module.parameters())}
-        # Each place of a shared parameter by itself, and a layer used twice once: torch's own tying of
-        # weights would leave its wrappers behind in such a layer, which could then no longer be copied.
-        self._places = [
-            (f"{owner}.{name}" if owner else name, numbers[parameter])
-            for owner, part in module.named_modules()
-            for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False)
-        ]
-        self._shapes = [parameter.shape for parameter in module.parameters()]
-        self._sizes = [parameter.numel() for parameter in module.parameters()]
-        self.num_parameters = sum(self._sizes)
-        self.draws = any(
-            isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 for layer in module.modules()
-        )
-
-    def logits(self, theta: Tensor, x: Tensor) -> Tensor:
-        """See `GradientEngine.logits`."""
-        self._module.train(False)
-        with _differentiable_attention():
-            return torch.func.vmap(self._apply)(theta, x)
-
-    def loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """See `GradientEngine.loss`."""
-        return _cross_entropy(self.logits(theta, x).transpose(1, 2), y)
-
-    def loss_and_gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """See `GradientEngine.loss_and_gradient`."""
-        with torch.enable_grad():
-            theta = theta.detach().requires_grad_()
-            loss = self.loss(theta, x, y)
-            (gradient,) = torch.autograd.grad(loss.sum(), theta)
-        return loss.detach(), gradient
-
-    @torch.no_grad()
-    def gradients(
-        self,
-        theta: Tensor,
-        x: Tensor,
-        y: Tensor,
-        generators: Sequence[torch.Generator],
-        out: Tensor,
-        rows: Tensor | None = None,
-    ) -> None:
-        """See `GradientEngine.gradients`."""
-        self._module.train()
-        gradient = torch.func.grad(self._sample_loss)
-        num_envs, num_workers = y.shape[:2]
-        if num_envs > 1 and not self.draws and self.num_parameters < LONG_ROW:
-            # All at once, but not a vmap in a vmap, which takes one environment's nn.PReLU for another's.
-            own = theta.repeat_interleave(num_workers, 0)
-            each = torch.func.vmap(gradient)(own, x.flatten(0, 1), y.flatten(0, 1))
-            _place(each.unflatten(0, (num_envs, num_workers)), out, 0, rows)
-            return
-        per_worker = torch.func.vmap(gradient, in_dims=(None, 0, 0), randomness="different")
-        for e, generator in enumerate(generators):
-            with seeded(generator) if self.draws else nullcontext():
-                gradients = per_worker(theta[e], x[e], y[e])
-            _place(gradients[None], out[e : e + 1], 0, None if rows is None else rows[e : e + 1])
-
-    def _apply(self, theta: Tensor, x: Tensor) -> Tensor:
-        pieces = theta.split(self._sizes)
-        values = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
-        parameters = {name: values[number] for name, number in self._places}
-        return torch.func.functional_call(self._module, parameters, (x,), tie_weights=False)
-
-    def _sample_loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(self._apply(theta, x), y)
-
-
-@contextmanager
-def _differentiable_attention() -> Iterator[None]:
-    """Keep torch from its shortcut through attention layers in evaluation mode, which has no derivative."""
-    shortcut = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(shortcut)
-
-
-def _place(values: Tensor, out: Tensor, start: int, rows: Tensor | None) -> None:
+def place(values: Tensor, out: Tensor, start: int, rows: Tensor | None) -> None:
     """Copy values [E, h, m] into the columns from ``start`` on of rows [E, h] of out [E, n, d]."""
     columns = out[..., start : start + values.shape[2]]
     if rows is None:
@@ -288,7 +179,7 @@ def _place(values: Tensor, out: Tensor, start: int, rows: Tensor | None) -> None
                 target[worker] = gradient
 
 
-def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean over samples [E] from transposed logits [E, C, m]; a loss of zero is not -0."""
     return 0 - F.log_softmax(logits, dim=1).gather(1, y[:, None]).mean((1, 2))
 

@@ -106,7 +106,7 @@ def evaluate(engine: GradientEngine, theta: Tensor, x: Tensor, y: Tensor) -> dic
     """
     num_envs = len(theta)
     totals = theta.new_zeros(3, num_envs)
-    chunk = max(1, min(len(y), 65_536 // num_envs))
+    chunk = engine.samples_at_once(num_envs, math.prod(x.shape[1:]))
     for start in range(0, len(y), chunk):
         labels = y[start : start + chunk].expand(num_envs, -1)
         inputs = x[start : start + chunk]

@@ -14,7 +14,7 @@ from byzgym.aggregation import Mean, ServerView
 from byzgym.attacks import AttackContext
 from byzgym.memory import keep_freed_memory
 from byzgym.simulation import snapshots
-from byzgym.simulation.gradients import engine_for
+from byzgym.simulation.engines import engine_for
 from byzgym.simulation.quasi_validation import QuasiValidation
 from byzgym.simulation.server import Server, evaluate, receive
 from byzgym.simulation.settings import Settings, merge, resolve
@@ -48,7 +48,8 @@ class Simulation:
         module = settings.make_module(generator=generator)
         self.settings = settings
         self.num_envs = num_envs
-        self.engine = engine_for(module.to(settings.device))
+        x, y = settings.task.train
+        self.engine = engine_for(module.to(settings.device, torch.float32), x[:2], y[:2])
         self.workers = Workers(settings, self.engine, num_byzantine, attack_choices)
         self.server = Server(settings, num_envs, self.engine.num_parameters)
         x, y = self._draw_qv(generator)  # for shapes, and to fail early
@@ -175,6 +176,7 @@ class Simulation:
         chosen = self._numbers(envs)
         if len(seeds) != len(chosen):
             raise ValueError(f"reset needs a seed for each of the environments {chosen}, got {len(seeds)}")
+        seeds = [check_int("seeds (each)", seed, low=0, high=2**63 - 1) for seed in seeds]
         for env, seed in zip(chosen, seeds, strict=True):
             generator = self.workers.generators[env].manual_seed(seed)
             self.workers.reset(env)
@@ -284,7 +286,7 @@ class Simulation:
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
         module = self.settings.make_module(generator=generator)
         parameters = [parameter.detach().flatten() for parameter in module.parameters()]
-        return torch.cat(parameters).to(self.settings.device)
+        return torch.cat(parameters).to(self.settings.device, torch.float32)
 
     def _draw_qv(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         task, size, source = self.settings.task, self.settings.qv_size, self.settings.draw_qv

@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from byzgym.randomness import seeded
-from byzgym.simulation.gradients import DenseEngine, ModuleEngine, engine_for
+from byzgym.simulation.engines import engine_for
+from byzgym.simulation.gradients import DenseEngine
+from byzgym.simulation.modules import ModuleEngine
 from byzgym.tasks import models
 
 
@@ -29,10 +31,11 @@ def problem(spec, shape=(1, 8, 8), num_envs=3, num_workers=4, batch_size=5, seed
     generator = torch.Generator().manual_seed(seed)
     with seeded(generator):
         module = models.build(spec, shape, 10)
-    engine = engine_for(module)
-    theta = 0.3 * torch.randn(num_envs, engine.num_parameters, generator=generator)
+    num_parameters = sum(parameter.numel() for parameter in module.parameters())
+    theta = 0.3 * torch.randn(num_envs, num_parameters, generator=generator)
     x = torch.randn(num_envs, num_workers, batch_size, *shape, generator=generator)
     y = torch.randint(10, (num_envs, num_workers, batch_size), generator=generator)
+    engine = engine_for(module, x[0, 0], y[0, 0])
     return module, engine, theta, x, y
 
 
@@ -111,6 +114,25 @@ class Attentive(nn.Module):
         return self.last(self.attention(x.flatten(1, 2)).mean(1))
 
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.recurrent, self.last = nn.GRU(8, 6, batch_first=True), nn.Linear(6, 10)
+
+    def forward(self, x):
+        return self.last(self.recurrent(x.flatten(1, 2))[0][:, -1])
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(64, 10)
+
+    def forward(self, x):
+        y = self.last(x.flatten(1))
+        return 2 * y if y.sum() > 0 else y
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("num_envs", [1, 3, 4])  # 4 is the number of workers, too
 @pytest.mark.parametrize(
@@ -120,8 +142,10 @@ class Attentive(nn.Module):
         lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(72, 10)),
         Attentive,
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 250), nn.PReLU(), nn.Linear(250, 10)),
+        Recurrent,
+        Branching,
     ],
-    ids=["prelu", "group_norm", "attention", "large"],
+    ids=["prelu", "group_norm", "attention", "large", "recurrent", "branching"],
 )
 def test_layers_with_parameters_of_every_kind(build, num_envs):
     models.register("test_layers", lambda shape, classes: build())
@@ -131,6 +155,38 @@ def test_layers_with_parameters_of_every_kind(build, num_envs):
     torch.testing.assert_close(out, by_loop(module, theta, x, y), rtol=1e-3, atol=1e-5)
     _, gradient = engine.loss_and_gradient(theta, x[:, 0], y[:, 0])
     torch.testing.assert_close(gradient, out[:, 0], rtol=1e-3, atol=1e-5)
+
+
+class Noisy(nn.Module):
+    """Draws where no dropout layer is to be seen."""
+
+    def __init__(self, width=8, evaluated_too=False):
+        super().__init__()
+        self.first, self.last = nn.Linear(64, width), nn.Linear(width, 10)
+        self.evaluated_too = evaluated_too
+
+    def forward(self, x):
+        return self.last(F.dropout(self.first(x.flatten(1)), 0.5, self.training or self.evaluated_too))
+
+
+@pytest.mark.parametrize("width", [8, 300])
+def test_hidden_random_numbers_come_from_the_environments_generators(width):
+    models.register("test_noisy", lambda shape, classes: Noisy(width))
+    _, engine, theta, x, y = problem("test_noisy")
+    state, outs = torch.get_rng_state(), []
+    for part in (slice(None), slice(None), slice(2, 3)):
+        outs.append(torch.empty(len(theta[part]), 4, engine.num_parameters))
+        engine.gradients(theta[part], x[part], y[part], generators(3)[part], outs[-1])
+    assert torch.equal(outs[0], outs[1])
+    torch.testing.assert_close(outs[0][2:], outs[2])
+    assert not torch.equal(*engine.logits(theta[:1].expand(2, -1), x[:2, 0]))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_random_numbers_in_evaluation_are_refused():
+    models.register("test_noisy", lambda shape, classes: Noisy(evaluated_too=True))
+    with pytest.raises((ValueError, RuntimeError), match=r"random|called random operation"):
+        problem("test_noisy")
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
@@ -248,7 +304,7 @@ def test_batch_norm_is_replaced_before_per_worker_gradients():
 @pytest.mark.global_rng
 def test_a_module_that_uses_a_layer_twice_can_be_copied_after_a_round():
     module = one_layer_twice()
-    engine = engine_for(module)
+    engine = engine_for(module, torch.randn(2, 64), torch.zeros(2, dtype=torch.int64))
     theta = torch.randn(1, engine.num_parameters)
     engine.loss_and_gradient(theta, torch.randn(1, 5, 64), torch.zeros(1, 5, dtype=torch.int64))
     engine.gradients(

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from simulation_cases import make, uniform_update
+from torch import nn
 from torch.nn import functional as F
 
-from byzgym import aggregation, attacks
+from byzgym import aggregation, attacks, tasks
+from byzgym.simulation import gradients, modules
 from byzgym.simulation.schedules import LearningRate
 from byzgym.simulation.server import Server, receive
 from byzgym.simulation.settings import resolve
@@ -263,3 +265,23 @@ def test_the_view_gives_no_way_to_what_a_server_does_not_know():
     assert view.gradients.untyped_storage().data_ptr() in pointers  # the walk finds tensors at all
     for secret in secrets:
         assert secret.untyped_storage().data_ptr() not in pointers
+
+
+@pytest.mark.parametrize("model", ["mlp:16", "lenet", "test_small_cnn"])
+def test_evaluation_in_parts_equals_evaluation_at_once(model, monkeypatch):
+    tasks.models.register(
+        "test_small_cnn",
+        lambda shape, classes: nn.Sequential(
+            nn.Conv2d(1, 2, 9), nn.Flatten(), nn.Linear(2 * 20 * 20, classes)
+        ),
+    )
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(90, 1, 28, 28, generator=generator), torch.randint(10, (90,), generator=generator)
+    tasks.register("test_images", lambda: tasks.Task((x, y), (x, y), 10, "softmax"))
+    simulation = make(3, task="test_images", model=model)
+    whole = simulation.evaluate()
+    for module in (gradients, modules):
+        monkeypatch.setattr(module, "VALUES_AT_ONCE", 28 * 28 * 3 * 7)
+    assert simulation.engine.samples_at_once(3, 28 * 28) in (7, 21)
+    for name, values in simulation.evaluate().items():
+        torch.testing.assert_close(values, whole[name], rtol=1e-5, atol=1e-6)
