@@ -182,7 +182,8 @@ class DataPoisoning(Attack, ABC):
             context: What else is known.
 
         Returns:
-            Inputs and labels of the same shapes; honest workers' batches are put back.
+            Inputs and labels of the same shapes, labels int64 from 0 to ``num_classes - 1``; honest workers'
+            batches are put back.
         """
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:

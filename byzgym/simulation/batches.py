@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def checked_shares(author: Any, result: Any, num_workers: int, num_samples: int) -> tuple[Tensor, Tensor]:
+    """What a partition has returned, if it is one.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(result, tuple | list) and len(result) == 2:
+        shares, lengths = result
+        if (
+            all(isinstance(part, Tensor) and part.dtype == torch.int64 for part in result)
+            and (shares.dim(), lengths.shape) == (2, (num_workers,))
+            and len(shares) == num_workers
+            and bool(((lengths > 0) & (lengths <= shares.shape[1])).all())
+            and bool(((shares >= 0) & (shares < num_samples)).all())
+        ):
+            return shares, lengths
+    raise ValueError(
+        f"partition {author!r} must return the numbers of samples, int64 of shape ({num_workers}, m) from 0 "
+        f"to {num_samples - 1}, and how many of them a worker has, int64 of shape ({num_workers},), 1 to m"
+    )
 
 
 class BatchSampler:

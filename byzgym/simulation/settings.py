@@ -167,6 +167,9 @@ def _made(argument: str, registry: Any, spec: Spec) -> Any:
         raise kind(f"{argument}: {error}") from error
     if not callable(made):
         raise TypeError(f"{argument}: the factory of {spec!r} must return something to call, got {made!r}")
+    unknown = sorted(set(getattr(made, "knowledge", ())) - {"qv", "rule"})
+    if unknown:
+        raise ValueError(f"{argument}: {spec!r} asks for the knowledge {unknown[0]!r}; known: qv, rule")
     return made
 
 

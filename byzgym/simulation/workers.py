@@ -13,7 +13,7 @@ from torch import Tensor
 
 from byzgym import attacks
 from byzgym.attacks.base import as_submissions
-from byzgym.simulation.batches import BatchSampler
+from byzgym.simulation.batches import BatchSampler, checked_shares
 from byzgym.simulation.gradients import LONG_ROW, GradientEngine
 from byzgym.simulation.settings import Attack, Settings
 
@@ -62,7 +62,9 @@ class Workers:
         self.attack_of[env] = choices[_randint(len(choices), generator)]
         self._groups_of_all = None
         labels = self._settings.task.train[1]
-        self.batches.assign(env, *self._settings.partition(labels, n, generator))
+        partition = self._settings.partition
+        shares = checked_shares(partition, partition(labels, n, generator), n, len(labels))
+        self.batches.assign(env, *shares)
         if self.momentum is not None:
             self.momentum[env] = 0
 
@@ -154,7 +156,7 @@ class Workers:
                 with _blamed(f"attack {attack!r}"):
                     given = x[members], y[members]
                     poisoned = attack.poison(*given, mask, _select(context, members, attack))
-                poisoned_x, poisoned_y = _checked_batches(attack, poisoned, given, context.num_classes)
+                poisoned_x, poisoned_y = _checked_batches(attack, poisoned, given, mask, context.num_classes)
                 env, worker = mask.nonzero(as_tuple=True)
                 x[members[env], worker] = poisoned_x[env, worker]
                 y[members[env], worker] = poisoned_y[env, worker]
@@ -203,7 +205,7 @@ class Workers:
 
 
 def _checked_batches(
-    attack: Attack, poisoned: Any, given: tuple[Tensor, Tensor], num_classes: int
+    attack: Attack, poisoned: Any, given: tuple[Tensor, Tensor], mask: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
     """The inputs and labels that a data poisoning has returned in place of those given."""
     if (
@@ -212,7 +214,7 @@ def _checked_batches(
         and all(isinstance(new, Tensor) for new in poisoned)
         and all(new.shape == old.shape for new, old in zip(poisoned, given, strict=True))
         and poisoned[1].dtype == torch.int64
-        and bool(((poisoned[1] >= 0) & (poisoned[1] < num_classes)).all())
+        and bool(((poisoned[1] >= 0) & (poisoned[1] < num_classes))[mask].all())
     ):
         return poisoned[0].detach().to(given[0].dtype), poisoned[1]
     raise ValueError(

@@ -132,6 +132,53 @@ def test_a_data_poisoning_must_return_batches(bad):
         make(attack="test_bad_poison")
 
 
+def test_what_a_data_poisoning_returns_for_honest_workers_does_not_count():
+    class Careless(attacks.DataPoisoning):
+        def poison(self, x, y, byzantine, context):
+            return x, torch.where(byzantine[..., None], context.num_classes - 1 - y, -100)
+
+    attacks.register("test_careless", Careless)
+    assert torch.equal(make(attack="test_careless").gradients, make(attack="label_flip").gradients)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        torch.zeros(6, 3, dtype=torch.int64),
+        (torch.full((6, 3), 10**6), torch.full((6,), 3)),
+        (torch.zeros(6, 3, dtype=torch.int64), torch.zeros(6, dtype=torch.int64)),
+        (torch.zeros(6, 3), torch.full((6,), 3)),
+        (torch.zeros(5, 3, dtype=torch.int64), torch.full((6,), 3)),
+    ],
+    ids=["nothing", "one_tensor", "numbers", "empty_share", "type", "shape"],
+)
+def test_a_partition_must_divide_the_data(result):
+    tasks.partitions.register("odd", lambda: lambda labels, num_workers, generator: result)
+    with pytest.raises(
+        ValueError, match=r"partition .* must return the numbers of samples, int64 of shape \(6"
+    ):
+        make(partition="odd")
+
+
+def test_knowledge_that_does_not_exist_is_refused():
+    class Curious(attacks.Zero):
+        knowledge = frozenset({"QV"})
+
+    attacks.register("test_curious", Curious)
+    with pytest.raises(ValueError, match=r"attack: .*test_curious.* the knowledge 'QV'; known: qv, rule"):
+        make(attack="test_curious")
+
+
+@pytest.mark.parametrize("seed", [2**70, -1, 2**63, 1.5, None])
+def test_seeds_that_do_not_exist_change_nothing(seed):
+    simulation, other = make(), make()
+    with pytest.raises(ValueError, match="seeds"):
+        simulation.reset([5, seed])
+    assert torch.equal(simulation.view.theta, other.view.theta)
+    assert torch.equal(simulation.byzantine, other.byzantine)
+
+
 def test_errors_of_a_data_poisoning_say_whose_they_are():
     class Failing(attacks.DataPoisoning):
         def poison(self, x, y, byzantine, context):
