@@ -28,7 +28,7 @@ class Agent(ABC):
     linear: bool = True
     reference: ClassVar[bool] = False
     _env: Any = None
-    _last: tuple[ServerView, Tensor] | None = None  # the view that `predict` decided on, and its rounds
+    __last: tuple[ServerView, Tensor] | None = None  # the view that `predict` decided on, and its rounds
 
     def reset(self, envs: Tensor | None = None) -> None:  # noqa: B027
         """Forget the present runs, before new ones begin.
@@ -78,7 +78,7 @@ class Agent(ABC):
         if getattr(inner, "simulation", None) is not None:
             inner.simulation.rule = Mean()  # what attacks with this knowledge are shown
         self._observation_space = getattr(env, "single_observation_space", None) or env.observation_space
-        self._last = None
+        self.__last = None
         self.reset()
         return self
 
@@ -93,7 +93,7 @@ class Agent(ABC):
 
         The observation is only looked at for whether it is a batch: the agent reads the environment's
         `ServerView`. An agent without credits hands its vector to the environment (`use_update`) and
-        returns an action that the environment then ignores; so does one that credits nobody somewhere.
+        returns an action that the environment then ignores; so does one whose credits sum to less than 1.
 
         Args:
             observation: What the environment returned last.
@@ -141,16 +141,16 @@ class Agent(ABC):
         began = torch.zeros_like(view.round, dtype=torch.bool)
         if episode_start is not None:
             began |= torch.as_tensor(np.atleast_1d(episode_start), device=began.device).bool()
-        if self._last is not None and self._last[0] is not view:
-            began |= (view.round == 0) & (self._last[1] == 0)
-        self._last = view, view.round.clone()  # a reset writes into the simulation's own
+        if self.__last is not None and self.__last[0] is not view and hasattr(self._env, "simulation"):
+            began |= (view.round == 0) & (self.__last[1] == 0)
+        self.__last = view, view.round.clone()  # a reset writes into the simulation's own
         return began
 
     def _as_action(self, credits: Tensor, view: ServerView) -> np.ndarray:
         if _action_space(self._env).shape[0] > credits.shape[1]:  # the null slot takes what is left
             credits = torch.cat([credits, 1 - credits.sum(1, keepdim=True).clamp(max=1)], 1)
-        elif ((credits == 0).all(1) & ~view.rejected.all(1)).any():
-            # Credit for nobody would, as an action, be the same for all.
+        elif ((credits.sum(1) < 1 - 1e-4) & ~view.rejected.all(1)).any():
+            # An action is brought to the simplex: credit for nobody would be the same for all.
             self._env.use_update(combine(credits, view.gradients), credits)
             credits = torch.zeros_like(credits)
         return credits.cpu().numpy().astype(np.float32)

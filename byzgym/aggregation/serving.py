@@ -98,7 +98,7 @@ def _check_result(author: Any, verb: str, result: Any, shape: torch.Size) -> Non
 
 
 def accepted(credits: Tensor, view: ServerView) -> Tensor:
-    """Move the credit of rejected submissions to the accepted ones, in proportion.
+    """Move the credit of rejected submissions to the accepted ones, in proportion; the sum stays.
 
     Args:
         credits: Shape [E, n].
@@ -106,7 +106,9 @@ def accepted(credits: Tensor, view: ServerView) -> Tensor:
     """
     if not view.rejected.any():
         return credits
-    return renormalise(credits.masked_fill(view.rejected, 0), view.rejected)
+    total = credits.sum(1, keepdim=True)
+    total = torch.where((total - 1).abs() <= 1e-6, 1, total)
+    return total * renormalise(credits.masked_fill(view.rejected, 0), view.rejected)
 
 
 def renormalise(credits: Tensor, rejected: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from byzgym import agents, aggregation
+from byzgym import agents, aggregation, attacks
 from byzgym.aggregation import NotLinearError
 from byzgym.simulation import Simulation
 from byzgym.wrappers import RuleSelection, SoftmaxCredits
@@ -211,16 +211,44 @@ def test_credit_for_nobody_is_no_credit_for_all(arguments):
     assert not info["update_norm"].any()
 
 
-def test_environments_without_and_with_a_credited_worker_side_by_side():
-    class Half(agents.Uniform):
-        def credits(self, view):
-            return super().credits(view) * torch.tensor([[0.0], [1.0]])
+class Part(agents.Uniform):
+    """Equal credits that sum to a part of 1 in each environment."""
 
-    venv = gym.make_vec(ID, num_envs=2, **ARGUMENTS)
+    def __init__(self, *sums):
+        self.sums = torch.tensor(sums)[:, None]
+
+    def credits(self, view):
+        return super().credits(view) * self.sums
+
+
+@pytest.mark.parametrize("arguments", [{}, {"action": "null_slot"}], ids=["credits", "null_slot"])
+@pytest.mark.parametrize("sums", [(0.0, 1.0), (0.5, 1.0), (0.5, 0.0), (1.0, 1.0)])
+def test_an_environment_applies_what_the_agent_aggregates(arguments, sums):
+    venv = gym.make_vec(ID, num_envs=2, **ARGUMENTS, **arguments)
     observations, _ = venv.reset(seed=0)
-    info = venv.step(Half().bind(venv).predict(observations)[0])[4]
-    np.testing.assert_allclose(info["credits"], [[0] * 7, [1 / 7] * 7])
-    assert info["update_norm"][0] == 0 < info["update_norm"][1]
+    agent = Part(*sums).bind(venv)
+    expected = agent.aggregate(venv.unwrapped.view)
+    info = venv.step(agent.predict(observations)[0])[4]
+    np.testing.assert_allclose(info["credits"], [[part / 7] * 7 for part in sums], rtol=1e-6)
+    torch.testing.assert_close(venv.unwrapped.view.previous_update, expected)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+def test_credits_of_somebody_elses_agent_keep_their_sum_where_rows_are_rejected(part):
+    class Foreign:
+        def reset(self):
+            pass
+
+        def credits(self, view):
+            return torch.full_like(view.previous_credits, part / view.num_workers)
+
+    agents.register("test_part", Foreign)
+    attacks.register("test_nan", lambda: lambda gradients, byzantine, context: gradients * torch.nan)
+    env = gym.make(ID, **{**ARGUMENTS, "attack": "test_nan"})
+    observation, _ = env.reset(seed=0)
+    info = env.step(agents.make("test_part").bind(env).predict(observation)[0])[4]
+    assert info["rejected"].sum() == 2
+    np.testing.assert_allclose(info["credits"], ~info["rejected"] * part / 5, rtol=1e-6)
 
 
 def test_secure_groups_are_credited_as_groups():
