@@ -66,12 +66,12 @@ class Compare(Comparison):
             records = begin(comparison, self.out, self.overwrite)
         batches = len(comparison.policies) * len(comparison.num_byzantine)
         try:
-            with _progress(console, batches * comparison.rounds) as advance:
+            with _progress(console, batches * comparison.rounds) as advance, mistakes(OSError):
                 play(records, self.out, advance)
         except KeyboardInterrupt:
             finished = f"what was finished is in {self.out}, and `byzgym report {self.out}` shows it"
             if records.results.empty:
-                finished = "before the first policy was finished"
+                finished = f"before the first policy was finished, so that {self.out} is as it was"
             print(f"byzgym: interrupted; {finished}", file=sys.stderr)
             raise
         tables.show(records, console)
@@ -165,10 +165,9 @@ class Evaluate(Episodes):
             env = evaluate.make_environment(self.arguments(), shown)
             env, predict = self._with_policy(env, console)
             check_int("episodes", self.episodes, low=1)
-            observation, _ = env.reset(seed=check_int("seed", self.seed, low=0))
-            predict(observation, episode_start=[True], deterministic=True)  # what cannot decide fails here
+            env.reset(seed=check_int("seed", self.seed, low=0))
         show = None if shown is None else partial(_show_frame, console)
-        with mistakes(ValueError):
+        with mistakes(ValueError, RuntimeError):
             table = evaluate.evaluate(env, predict, self.episodes, self.seed, show)
         env.close()
         console.print(table.to_string(index=False, float_format="{:.3f}".format), highlight=False)

@@ -19,7 +19,7 @@ from byzgym.experiments import specs
 from byzgym.experiments.comparison import Comparison
 from byzgym.experiments.measures import CreditLog
 from byzgym.experiments.policies import Told, decide, install, told
-from byzgym.experiments.records import Records, claim, discard, prepare
+from byzgym.experiments.records import Records, claim, discard_drawings, prepare
 from byzgym.simulation import Simulation
 
 _FEW_NUMBERS = 2_000_000
@@ -58,7 +58,9 @@ def check(comparison: Comparison) -> list[Told]:
             **comparison.environment(),
         )
         for policy in comparison.policies:
-            decide(install(policy, simulation, num_byzantine), simulation)
+            agent = install(policy, simulation, num_byzantine)
+            agent.reset()
+            decide(agent, simulation)
             entry = told(policy, simulation.num_rows, num_byzantine)
             lowered += [] if entry is None else [entry]
     return lowered
@@ -98,7 +100,7 @@ def begin(comparison: Comparison, folder: Path, overwrite: bool = False) -> Reco
 def play(records: Records, folder: Path, progress: Callable[[str, int], None]) -> None:
     """Play policy after policy; after each of them the files hold what is finished.
 
-    Earlier results in the folder are removed when the first policy has been played.
+    Earlier results in the folder are replaced when the first policy has been played.
 
     Args:
         records: From `begin`; the runs are added to it.
@@ -109,10 +111,11 @@ def play(records: Records, folder: Path, progress: Callable[[str, int], None]) -
     for num_byzantine in comparison.num_byzantine:
         for policy in comparison.policies:
             batch = play_batch(comparison, policy, num_byzantine, partial(progress, policy))
-            if records.results.empty:
-                discard(folder)
+            first = records.results.empty
             records.add(batch.results, batch.curves)
             records.write(folder)
+            if first:
+                discard_drawings(folder)
 
 
 def play_batch(

@@ -124,8 +124,9 @@ class Comparison(Setting):
 
     def workers(self, num_byzantine: int) -> str:
         """Whom the server faces, as headings say it."""
-        roles = "" if self.roles == "static" else f", roles {self.roles}"
-        return f"{num_byzantine} of {self.num_workers} workers Byzantine{roles}"
+        if self.roles == "static":
+            return f"{num_byzantine} of {self.num_workers} workers Byzantine"
+        return f"{num_byzantine} of {self.num_workers} workers assigned to be Byzantine, roles {self.roles}"
 
     def to_json(self) -> dict[str, Any]:
         """The arguments, as config.json holds them."""

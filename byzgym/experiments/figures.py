@@ -140,8 +140,9 @@ def byzantine_credits(records: Records, num_byzantine: int) -> Figure | None:
         return None
     figure = Figure(figsize=(7, 1.1 + 0.5 * len(policies)))
     axes = figure.subplots()
-    share = num_byzantine / records.comparison.num_workers
-    axes.axvline(share, color="#888888", linestyle=(0, (2, 2)), linewidth=1.2, label="equal credits")
+    if records.comparison.roles == "static":  # elsewhere it depends on the round
+        share = num_byzantine / records.comparison.num_workers
+        axes.axvline(share, color="#888888", linestyle=(0, (2, 2)), linewidth=1.2, label="equal credits")
     markers = "osD^vPX*<>"
     for number, attack in enumerate(attacks):
         runs = results[results["attack"] == attack].groupby("policy")["byzantine_credit"].mean()

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +41,8 @@ CURVE_COLUMNS = ("policy", "attack", "num_byzantine", "seed", "round", "accuracy
 
 _TEXT = {"task", "model", "policy", "attack", "roles", "partition", "version"}
 _MAY_BE_BLANK = {"byzantine_credit", "detection_auc"}
-_FILES = ("results.csv", "curves.csv", "config.json", "overview.png", "report.html", "report.md")
+_TABLES = ("results.csv", "curves.csv", "config.json")
+_FILES = (*_TABLES, "overview.png", "report.html", "report.md")
 _FIGURES = ("accuracy_f*.png", "final_f*.png", "credits_f*.png")
 
 
@@ -83,16 +84,20 @@ class Records:
         self.curves = _appended(self.curves, curves, CURVE_COLUMNS)
 
     def write(self, folder: Path) -> None:
-        """Write the three files, each of them whole or not at all."""
+        """Write the three files, all of them whole or none."""
         config = {
             "arguments": self.comparison.to_json(),
             "told": [dataclasses.asdict(entry) for entry in self.told],
             "references": self.references,
             "versions": self.versions,
         }
-        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-        write_text(folder / "results.csv", self.results.to_csv(index=False, lineterminator="\n"))
-        write_text(folder / "curves.csv", self.curves.to_csv(index=False, lineterminator="\n"))
+        write_texts(
+            {
+                folder / "config.json": json.dumps(config, indent=2) + "\n",
+                folder / "results.csv": self.results.to_csv(index=False, lineterminator="\n"),
+                folder / "curves.csv": self.curves.to_csv(index=False, lineterminator="\n"),
+            }
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Records:
@@ -154,17 +159,26 @@ def prepare(folder: Path) -> None:
         pass
 
 
-def discard(folder: Path) -> None:
-    """Remove the files of results, and nothing else, from a folder."""
+def discard_drawings(folder: Path) -> None:
+    """Remove figures and reports, which are of earlier results, and nothing else, from a folder."""
     for path in _held(folder):
-        path.unlink()
+        if path.name not in _TABLES:
+            path.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is never seen half written."""
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write files that are never seen half written, nor some of them without the others if writing fails."""
+    beside = {path: path.with_name(path.name + ".partial") for path in texts}
+    try:
+        for path, text in texts.items():
+            beside[path].write_text(text, encoding="utf-8")
+    except OSError:
+        for partial in beside.values():
+            if partial.is_file():
+                partial.unlink()
+        raise
+    for path, partial in beside.items():
+        os.replace(partial, path)
 
 
 def _held(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from byzgym.experiments.figures import draw
-from byzgym.experiments.records import Records, write_text
+from byzgym.experiments.records import Records, write_texts
 from byzgym.experiments.statistics import LEVEL, leader, paired_difference, summarise
 from byzgym.experiments.tables import AccuracyTable, accuracy_table
 
@@ -43,8 +43,12 @@ def write(records: Records, folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     figures = draw(records, folder)
-    write_text(folder / "report.html", html(records, figures))
-    write_text(folder / "report.md", markdown(records, figures))
+    write_texts(
+        {
+            folder / "report.html": html(records, figures),
+            folder / "report.md": markdown(records, figures),
+        }
+    )
     return [*figures, folder / "report.html", folder / "report.md"]
 
 
