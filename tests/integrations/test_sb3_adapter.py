@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
@@ -165,3 +166,17 @@ def test_the_floor_is_checked(tiny, floor):
 def test_the_autoreset_mode_is_no_choice():
     with pytest.raises(TypeError, match="autoreset_mode is always 'SameStep'"):
         make_vec_env(2, autoreset_mode="NextStep")
+
+
+def test_statistics_of_gymnasiums_wrapper_arrive(tiny):
+    venv = gym.make_vec(ID, num_envs=2, autoreset_mode="SameStep", **{**tiny, "rounds": 3})
+    adapter = VecEnvAdapter(RecordEpisodeStatistics(venv))
+    adapter.reset()
+    total = np.zeros(2)
+    for _ in range(3):
+        _, rewards, dones, infos = adapter.step(np.stack([adapter.action_space.sample()] * 2))
+        total += rewards
+    assert dones.all()
+    for info, expected in zip(infos, total, strict=True):
+        assert info["episode"]["l"] == 3
+        assert info["episode"]["r"] == pytest.approx(expected, rel=1e-5)

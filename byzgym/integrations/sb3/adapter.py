@@ -71,7 +71,9 @@ class VecEnvAdapter(VecEnv):
         if dones.any():
             last = _per_environment(infos["final_info"], self.num_envs)
             for env in np.flatnonzero(dones).tolist():
-                self.reset_infos[env], listed[env] = listed[env], last[env]
+                # Wrappers add what they say of the last round, such as "episode", to the new info.
+                added = {name: listed[env].pop(name) for name in listed[env].keys() - last[env].keys()}
+                self.reset_infos[env], listed[env] = listed[env], {**last[env], **added}
                 listed[env]["terminal_observation"] = infos["final_obs"][env]
         for info, late in zip(listed, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = late
@@ -158,8 +160,12 @@ def _per_environment(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any
     for name, values in infos.items():
         if name.startswith("_") or name in _FINAL:
             continue
-        rows: Iterable[Any] = values.tolist() if values.ndim == 1 else values
-        present = infos[f"_{name}"]
+        rows: Iterable[Any]
+        if isinstance(values, dict):  # such as "episode", of RecordEpisodeStatistics
+            rows = _per_environment(values, num_envs)
+        else:
+            rows = values.tolist() if values.ndim == 1 else values
+        present = infos.get(f"_{name}", np.ones(num_envs, dtype=bool))
         everyone = present.all()
         for env, row in enumerate(rows):
             if everyone or present[env]:
