@@ -71,7 +71,7 @@ class Compare(Comparison):
         except KeyboardInterrupt:
             finished = f"what was finished is in {self.out}, and `byzgym report {self.out}` shows it"
             if records.results.empty:
-                finished = f"before the first policy was finished, so that {self.out} is as it was"
+                finished = f"before the first policy was finished; nothing in {self.out} has changed"
             print(f"byzgym: interrupted; {finished}", file=sys.stderr)
             raise
         tables.show(records, console)

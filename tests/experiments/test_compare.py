@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from byzgym import agents, aggregation, attacks
 from byzgym.experiments import report, tables
 from byzgym.experiments.compare import begin, check, compare, play_batch
 from byzgym.experiments.comparison import Comparison
+from byzgym.experiments.figures import byzantine_credits
 from byzgym.experiments.policies import told
 from byzgym.experiments.records import CURVE_COLUMNS, RESULT_COLUMNS, Records
 
@@ -285,6 +287,16 @@ def test_a_run_that_ends_with_an_exploded_loss_has_diverged():
     attacks.register("far", lambda: lambda g, b, c: 1e6 * signs[: g.shape[2]].expand_as(g))
     comparison = Comparison(task="synthetic", policies=("mean",), attacks=("far", "none"), seeds=1, rounds=2)
     assert [run["diverged"] for run in play_batch(comparison, "mean", 7).results] == [True, False]
+
+
+def test_a_line_of_equal_credits_stands_only_where_it_is_known(played):
+    records = Records.read(played)
+    changing = dataclasses.replace(
+        records, comparison=dataclasses.replace(records.comparison, roles="fluctuating")
+    )
+    for each, drawn in ((records, True), (changing, False)):
+        (legend,) = [axes.get_legend_handles_labels()[1] for axes in byzantine_credits(each, 7).axes]
+        assert ("equal credits" in legend) is drawn
 
 
 def test_headings_say_where_roles_change():
