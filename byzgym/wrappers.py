@@ -10,14 +10,23 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorActionWrapper, VectorEnv
+from gymnasium.vector import VectorActionWrapper, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from byzgym.aggregation import Rule, apply_to_view, combine, credits_for_view, make_within
+from byzgym.aggregation import (
+    Rule,
+    RuleOfEach,
+    ServerView,
+    apply_to_view,
+    combine,
+    credits_for_view,
+    make_within,
+)
 from byzgym.validation import check_real
 
 AnyRule = Callable[[Tensor], Tensor]
+AnyRuleSpec = str | Mapping[str, Any] | AnyRule
 
 
 def softmax_credits(logits: np.ndarray, beta: float) -> np.ndarray:
@@ -101,29 +110,13 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         TypeError: If ``rules`` is not a sequence of these, or a parameter does not exist.
     """
 
-    def __init__(
-        self, env: gym.Env[Any, np.ndarray], rules: Sequence[str | Mapping[str, Any] | AnyRule]
-    ) -> None:
-        if isinstance(rules, str) or not isinstance(rules, Sequence):
-            raise TypeError(f"rules must be a list of names or mappings, got {rules!r}")
-        if not rules:
-            raise ValueError("rules must name at least one rule, got an empty list")
-        specs = [dict(rule) if isinstance(rule, Mapping) else rule for rule in rules]
+    def __init__(self, env: gym.Env[Any, np.ndarray], rules: Sequence[AnyRuleSpec]) -> None:
+        specs = _checked_specs(rules)
         RecordConstructorArgs.__init__(self, rules=specs)
         gym.Wrapper.__init__(self, env)
-        simulation = getattr(env.unwrapped, "simulation", None)
-        if simulation is None:
-            raise ValueError(f"env must be a ByzantineAggregation environment, possibly wrapped, got {env!r}")
-        credits = env.unwrapped.action_space
-        if env.action_space != credits:
-            raise ValueError(
-                f"env must take credits as actions, {credits}, got {env.action_space}; leave out the wrapper "
-                "that changes them"
-            )
-        num_byzantine = simulation.settings.num_byzantine[1]
-        self.rules = [_rule(spec, simulation.num_rows, num_byzantine) for spec in specs]
+        self.rules = _rules_for(specs, env, getattr(env.unwrapped, "action_space", None), env.action_space)
         self.action_space = spaces.Discrete(len(self.rules))
-        self._ignored = np.zeros(credits.shape or (), dtype=np.float32)
+        self._ignored = np.zeros(env.action_space.shape or (), dtype=np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -142,17 +135,106 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if not self.action_space.contains(action):
             raise ValueError(f"action must be from 0 to {len(self.rules) - 1}, got {action!r}")
         server: Any = self.env.unwrapped
-        rule: Any = self.rules[int(action)]
+        rule = self.rules[int(action)]
         server.simulation.rule = rule
-        if getattr(rule, "linear", False):
-            credits = credits_for_view(rule, server.view)
-            server.use_update(combine(credits, server.view.gradients), credits)
-        else:
-            server.use_update(apply_to_view(rule, server.view))
+        server.use_update(*_aggregate(rule, server.view))
         return self.env.step(self._ignored)
 
 
-def _rule(spec: str | Mapping[str, Any] | AnyRule, num_rows: int, num_byzantine: int) -> AnyRule:
+class VectorRuleSelection(VectorWrapper):
+    """`RuleSelection` for the native vector environment: the number of a rule for each environment.
+
+    Args:
+        env: A vector environment made by ``gym.make_vec``, without wrappers that change its actions.
+        rules: See `RuleSelection`.
+
+    Raises:
+        ValueError, TypeError: See `RuleSelection`.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], rules: Sequence[AnyRuleSpec]) -> None:
+        super().__init__(env)
+        credits = getattr(env.unwrapped, "single_action_space", None)
+        self.rules = _rules_for(_checked_specs(rules), env, credits, env.single_action_space)
+        self._in_use = RuleOfEach(self.rules, env.num_envs)
+        self._ignored = np.zeros(env.action_space.shape or (), dtype=np.float32)
+        self.single_action_space = spaces.Discrete(len(self.rules))
+        self.action_space = batch_space(self.single_action_space, env.num_envs)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin new episodes; see the environment."""
+        server: Any = self.env.unwrapped
+        server.simulation.rule = self._in_use
+        return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Play one round, in environment e with rule number ``actions[e]``.
+
+        Raises:
+            ValueError: If the actions are not E whole numbers from 0 to the number of rules - 1.
+        """
+        numbers = np.asarray(actions)
+        most = len(self.rules) - 1
+        fits = numbers.shape == (self.num_envs,) and numbers.dtype.kind in "iu"
+        if not fits or numbers.min() < 0 or numbers.max() > most:
+            raise ValueError(
+                f"actions must be {self.num_envs} whole numbers from 0 to {most}, got {actions!r}"
+            )
+        server: Any = self.env.unwrapped
+        view = server.view
+        self._in_use.numbers = torch.as_tensor(numbers.astype(np.int64))
+        update = torch.empty_like(view.theta)
+        credits = torch.full_like(view.previous_credits, torch.nan)
+        for number, runs in self._in_use.groups():
+            runs = runs.to(update.device)
+            whole = len(runs) == self.num_envs
+            vector, given = _aggregate(self.rules[number], view if whole else view.of(runs))
+            update[runs] = vector
+            if given is not None:
+                credits[runs] = given
+        server.simulation.rule = self._in_use
+        server.use_update(update, credits)
+        return self.env.step(self._ignored)
+
+
+def _checked_specs(rules: Any) -> list[AnyRuleSpec]:
+    if isinstance(rules, str) or not isinstance(rules, Sequence):
+        raise TypeError(f"rules must be a list of names or mappings, got {rules!r}")
+    if not rules:
+        raise ValueError("rules must name at least one rule, got an empty list")
+    return [dict(rule) if isinstance(rule, Mapping) else rule for rule in rules]
+
+
+def _rules_for(
+    specs: Sequence[AnyRuleSpec], env: Any, credits: spaces.Space[Any] | None, actions: spaces.Space[Any]
+) -> list[AnyRule]:
+    """The rules, checked; ``credits`` and ``actions`` are the action spaces within and without wrappers."""
+    simulation = getattr(env.unwrapped, "simulation", None)
+    if simulation is None:
+        raise ValueError(f"env must be a ByzantineAggregation environment, possibly wrapped, got {env!r}")
+    if actions != credits:
+        raise ValueError(
+            f"env must take credits as actions, {credits}, got {actions}; leave out the wrapper "
+            "that changes them"
+        )
+    num_byzantine = simulation.settings.num_byzantine[1]
+    return [_rule(spec, simulation.num_rows, num_byzantine) for spec in specs]
+
+
+def _aggregate(rule: Any, view: ServerView) -> tuple[Tensor, Tensor | None]:
+    """The vector [E, d] that the rule makes of a round, and the credits [E, n] of it, if it gives any."""
+    if getattr(rule, "linear", False):
+        credits = credits_for_view(rule, view)
+        return combine(credits, view.gradients), credits
+    return apply_to_view(rule, view), None
+
+
+def _rule(spec: AnyRuleSpec, num_rows: int, num_byzantine: int) -> AnyRule:
     rule = make_within(spec, num_rows, num_byzantine) if isinstance(spec, str | Mapping) else spec
     if not callable(rule):
         raise TypeError(f"rules must be names, mappings or callables, got {spec!r}")

@@ -23,6 +23,7 @@ from byzgym.aggregation.serving import (
     make_within,
     renormalise,
 )
+from byzgym.aggregation.several import RuleOfEach
 from byzgym.aggregation.view import ServerView
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "NormClipping",
     "NotLinearError",
     "Rule",
+    "RuleOfEach",
     "ServerView",
     "TrimmedMean",
     "Weighting",

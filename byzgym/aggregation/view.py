@@ -93,6 +93,27 @@ class ServerView:
         """The gradient of the QV loss at ``theta``, shape [E, d], computed when first asked for."""
         return self._quasi_validation()[1]
 
+    def of(self, runs: Tensor) -> ServerView:
+        """What is known of some of the runs only.
+
+        Args:
+            runs: Their numbers, int64, shape [m].
+        """
+
+        def qv_loss(theta: Tensor) -> Tensor:
+            return self.qv_loss(self.theta.index_put((runs,), theta))[runs]
+
+        return ServerView(
+            gradients=self.gradients[runs],
+            theta=self.theta[runs],
+            learning_rate=self.learning_rate[runs],
+            qv_loss=qv_loss,
+            round=self.round[runs],
+            rejected=self.rejected[runs],
+            previous_update=self.previous_update[runs],
+            previous_credits=self.previous_credits[runs],
+        )
+
     def _quasi_validation(self) -> tuple[Tensor, Tensor]:
         if self._qv is None:
             if self.qv_loss_and_gradient is not None:

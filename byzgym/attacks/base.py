@@ -22,7 +22,7 @@ class AttackContext:
         previous_aggregate: What the server applied in the last round (zero in round 0).
         num_classes: Number of classes, for attacks on labels.
         rule: The server's rule (the mean where it uses none), only for attacks that declare the knowledge
-            "rule".
+            "rule". Where environments may differ in it, it takes submissions [E, ..., n, d] only.
         qv: The server's quasi-validation samples (x [E, q, ...], y [E, q]), only for attacks that declare
             the knowledge "qv".
     """

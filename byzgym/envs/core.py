@@ -78,8 +78,8 @@ class Core:
         """Let the next step apply this vector [E, d], if its action is all zero.
 
         Coordinate-wise rules, which no credit vector can express, act this way. Where there are credits
-        [E, rows] that made it, the step reports and remembers these. A step with another action, or one that
-        fails, forgets the vector.
+        [E, rows] that made it, the step reports and remembers these, with NaN for an environment that
+        has none. A step with another action, or one that fails, forgets the vector.
         """
         self._override = update, credits
 
@@ -97,8 +97,9 @@ class Core:
         if override is None or np.any(actions):
             update = combine(credits, view.gradients)
         else:
-            update, remembered = override
-            credits = torch.full_like(credits, torch.nan) if remembered is None else remembered
+            update, given = override
+            credits = torch.full_like(credits, torch.nan) if given is None else given
+            remembered = self._with_last_credits(given)
         simulation.apply(update, remembered, envs)
         after = simulation.qv_loss()
         diverged = simulation.diverged | (after > EXPLOSION * simulation.initial_loss)
@@ -125,6 +126,13 @@ class Core:
             metrics=self.metrics() if evaluated.any() else {},
             evaluated=evaluated,
         )
+
+    def _with_last_credits(self, credits: Tensor | None) -> Tensor | None:
+        """Credits [E, rows] in which environments without any, NaN, keep those that they had last."""
+        last = self.simulation.previous_credits
+        if not isinstance(credits, Tensor) or credits.shape != last.shape:
+            return credits  # the simulation says what is wrong with it
+        return torch.where(credits.isnan().all(1, keepdim=True), last, credits)
 
     def metrics(self) -> dict[str, np.ndarray]:
         """Test metrics of all environments; for evaluation only."""

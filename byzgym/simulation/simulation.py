@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.aggregation import Mean, ServerView
+from byzgym.aggregation import Mean, RuleOfEach, ServerView
 from byzgym.attacks import AttackContext
 from byzgym.memory import keep_freed_memory
 from byzgym.simulation import snapshots
@@ -55,7 +55,9 @@ class Simulation:
         x, y = self._draw_qv(generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
         self.rule: Callable[[Tensor], Tensor] = Mean()
-        """The server's rule (the mean where it uses none), for attacks that declare this knowledge only."""
+        """The server's rule (the mean where it uses none), for attacks that declare this knowledge only.
+
+        A `RuleOfEach` where environments differ in it; a reset takes it back to its first rule."""
         self._failed = False
         self.initial_loss = torch.zeros(num_envs, device=settings.device)
         """The QV loss with which each episode began, shape [E]."""
@@ -184,6 +186,8 @@ class Simulation:
             x, y = self._draw_qv(generator)
             self.quasi_validation.assign(env, x, y)
             self.previous_credits[env] = 1 / self.num_rows
+        if isinstance(self.rule, RuleOfEach):
+            self.rule.restart(chosen)
         with torch.no_grad():
             self.initial_loss[chosen] = self.quasi_validation.loss_and_gradient(self.server.theta)[0][chosen]
         self._submit(None if set(chosen) == set(range(self.num_envs)) else chosen)
@@ -311,7 +315,7 @@ class Simulation:
             learning_rate=self.server.learning_rate[chosen],
             previous_aggregate=self.server.previous_update[chosen],
             num_classes=self.settings.task.num_classes,
-            rule=self.rule,
+            rule=self.rule.of(envs) if isinstance(self.rule, RuleOfEach) else self.rule,
             qv=(self.quasi_validation.x[chosen], self.quasi_validation.y[chosen]),
         )
         # An attack may be anybody's code, and where it fails the round is half played, until all are reset.

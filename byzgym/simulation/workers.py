@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from byzgym import attacks
+from byzgym.aggregation import RuleOfEach
 from byzgym.attacks.base import as_submissions
 from byzgym.simulation.batches import BatchSampler, checked_shares
 from byzgym.simulation.gradients import LONG_ROW, GradientEngine
@@ -252,6 +253,8 @@ def _select(context: attacks.AttackContext, members: Tensor, reader: Any) -> att
     if len(members) == len(context.generators) and isinstance(reader, attacks.Attack):
         # It has promised to write into nothing, so it may see the tensors themselves.
         return dataclasses.replace(context, rule=rule, qv=qv)
+    if isinstance(rule, RuleOfEach):
+        rule = rule.of(members)
     return attacks.AttackContext(
         round=context.round[members],
         generators=[context.generators[e] for e in members.tolist()],
