@@ -146,7 +146,7 @@ def draw_figure(figure: Any, history: History) -> None:
     bars.set_title(f"Round {history.round}: {history.credit_line()}", fontsize=10)
     rounds = np.arange(len(history.losses))
     losses.plot(rounds, history.losses, color="#2c3e50", marker="o", markersize=2)
-    if history.losses and max(history.losses) > 10 * min(history.losses):
+    if history.losses and max(history.losses) > 10 * min(history.losses) > 0:
         losses.set_yscale("log")  # within a decade, a linear axis has the better ticks
         losses.minorticks_off()
     losses.set_title("quasi-validation loss", fontsize=10)

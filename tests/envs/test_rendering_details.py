@@ -1,4 +1,4 @@
-"""Frames of copies, of the null slot and of rejected workers."""
+"""Frames of copies, of the null slot and of losses."""
 
 import copy
 import pickle
@@ -6,6 +6,9 @@ import pickle
 import gymnasium as gym
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+
+from byzgym.envs.rendering import History, draw_figure
 
 ID = "ByzantineAggregation-v0"
 TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "rounds": 6}
@@ -29,3 +32,17 @@ def test_credit_of_the_null_slot_is_shown():
     assert "zero vector" not in env.render()
     env.step(np.array([0.25, 0, 0, 0, 0, 0, 0.75]))
     assert "zero vector 0.75" in env.render()
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"), [([2.0, 0.1], "log"), ([2.0, 0.3], "linear"), ([2.0, 0.0], "linear"), ([], "linear")]
+)
+def test_axis_of_the_loss(losses, scale):
+    """More than a decade is shown on a logarithmic axis, which has no place for a loss of zero."""
+    history = History()
+    history.losses = losses
+    history.accuracies = [0.5] * len(losses)
+    figure = Figure()
+    draw_figure(figure, history)
+    assert figure.axes[1].get_title() == "quasi-validation loss"
+    assert figure.axes[1].get_yscale() == scale
