@@ -35,8 +35,17 @@ def softmax_credits(logits: np.ndarray, beta: float) -> np.ndarray:
     Args:
         logits: Shape [..., n].
         beta: Inverse temperature.
+
+    Raises:
+        ValueError: If the logits are not numbers, not finite, or none.
     """
-    scaled = beta * np.asarray(logits, dtype=np.float64)
+    try:
+        given = np.asarray(logits)
+        scaled = beta * given.astype(np.float64, casting="same_kind")
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"action must be an array of numbers, got {logits!r}") from None
+    if not scaled.size or not np.isfinite(scaled).all():
+        raise ValueError(f"action must be logits, finite numbers, got {logits!r}")
     weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)
 
@@ -94,7 +103,8 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """An action is the number of the rule that aggregates this round.
 
     Rules that no credit vector can express, such as the coordinate-wise ones, act in the environment this
-    way; ``info["credits"]`` is then NaN. Attacks that know the server's rule are shown the one used last, and
+    way; ``info["credits"]`` is then NaN (for which Gymnasium's `check_env` takes two equal runs for different
+    ones). Attacks that know the server's rule are shown the one used last, and
     in the first round the first of ``rules``.
 
     Args:
@@ -132,7 +142,7 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         Raises:
             ValueError: If the action is not from 0 to the number of rules - 1.
         """
-        if not self.action_space.contains(action):
+        if isinstance(action, bool) or not self.action_space.contains(action):
             raise ValueError(f"action must be from 0 to {len(self.rules) - 1}, got {action!r}")
         server: Any = self.env.unwrapped
         rule = self.rules[int(action)]
@@ -146,7 +156,7 @@ class VectorRuleSelection(VectorWrapper):
 
     Args:
         env: A vector environment made by ``gym.make_vec``, without wrappers that change its actions.
-        rules: See `RuleSelection`.
+        rules: See `RuleSelection`. Where environments differ in f, every rule is told the largest.
 
     Raises:
         ValueError, TypeError: See `RuleSelection`.
@@ -156,7 +166,6 @@ class VectorRuleSelection(VectorWrapper):
         super().__init__(env)
         credits = getattr(env.unwrapped, "single_action_space", None)
         self.rules = _rules_for(_checked_specs(rules), env, credits, env.single_action_space)
-        self._in_use = RuleOfEach(self.rules, env.num_envs)
         self._ignored = np.zeros(env.action_space.shape or (), dtype=np.float32)
         self.single_action_space = spaces.Discrete(len(self.rules))
         self.action_space = batch_space(self.single_action_space, env.num_envs)
@@ -169,7 +178,7 @@ class VectorRuleSelection(VectorWrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """Begin new episodes; see the environment."""
         server: Any = self.env.unwrapped
-        server.simulation.rule = self._in_use
+        server.simulation.use_rules(self.rules)
         return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -178,28 +187,33 @@ class VectorRuleSelection(VectorWrapper):
         Raises:
             ValueError: If the actions are not E whole numbers from 0 to the number of rules - 1.
         """
-        numbers = np.asarray(actions)
+        server: Any = self.env.unwrapped
+        view = server.view
+        in_use = RuleOfEach(self.rules, self._numbers(actions).to(view.theta.device))
+        update = torch.empty_like(view.theta)
+        credits = torch.full_like(view.previous_credits, torch.nan)
+        for number, runs in in_use.groups():
+            whole = len(runs) == self.num_envs
+            vector, given = _aggregate(self.rules[number], view if whole else view.of(runs))
+            update[runs] = vector.to(update)
+            if given is not None:
+                credits[runs] = given
+        server.simulation.use_rules(self.rules, in_use.numbers)
+        server.use_update(update, credits)
+        return self.env.step(self._ignored)
+
+    def _numbers(self, actions: Any) -> Tensor:
         most = len(self.rules) - 1
+        try:
+            numbers = np.asarray(actions)
+        except (ValueError, RuntimeError):  # ragged, or a tensor with a graph
+            numbers = np.zeros(())
         fits = numbers.shape == (self.num_envs,) and numbers.dtype.kind in "iu"
         if not fits or numbers.min() < 0 or numbers.max() > most:
             raise ValueError(
                 f"actions must be {self.num_envs} whole numbers from 0 to {most}, got {actions!r}"
             )
-        server: Any = self.env.unwrapped
-        view = server.view
-        self._in_use.numbers = torch.as_tensor(numbers.astype(np.int64))
-        update = torch.empty_like(view.theta)
-        credits = torch.full_like(view.previous_credits, torch.nan)
-        for number, runs in self._in_use.groups():
-            runs = runs.to(update.device)
-            whole = len(runs) == self.num_envs
-            vector, given = _aggregate(self.rules[number], view if whole else view.of(runs))
-            update[runs] = vector
-            if given is not None:
-                credits[runs] = given
-        server.simulation.rule = self._in_use
-        server.use_update(update, credits)
-        return self.env.step(self._ignored)
+        return torch.from_numpy(numbers.astype(np.int64))
 
 
 def _checked_specs(rules: Any) -> list[AnyRuleSpec]:
@@ -222,7 +236,7 @@ def _rules_for(
             f"env must take credits as actions, {credits}, got {actions}; leave out the wrapper "
             "that changes them"
         )
-    num_byzantine = simulation.settings.num_byzantine[1]
+    num_byzantine = simulation.most_byzantine
     return [_rule(spec, simulation.num_rows, num_byzantine) for spec in specs]
 
 

@@ -1,5 +1,7 @@
 """VectorRuleSelection, beside single environments with RuleSelection, and what it is made of."""
 
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ from gymnasium.vector import SyncVectorEnv
 from stable_baselines3 import PPO
 
 import byzgym
-from byzgym import aggregation
+from byzgym import agents, aggregation
 from byzgym.aggregation import RuleOfEach, ServerView
 from byzgym.integrations.sb3 import VecEnvAdapter
+from byzgym.simulation import Simulation
 from byzgym.wrappers import RuleSelection, SoftmaxCredits, VectorRuleSelection, VectorSoftmaxCredits
 
 ID = "ByzantineAggregation-v0"
@@ -131,7 +134,18 @@ def test_trains_with_stable_baselines3():
 
 
 @pytest.mark.parametrize(
-    "actions", [[0, 1], [0, 1, 2], [0, -1, 1], [0.0, 1.0, 0.0], 1, [[0], [1], [0]], None, ["0", "1", "0"]]
+    "actions",
+    [
+        [0, 1],
+        [0, 1, 2],
+        [0, -1, 1],
+        [0.0, 1.0, 0.0],
+        1,
+        [[0], [1], [0]],
+        None,
+        ["0", "1", "0"],
+        [[0], [1, 0], 1],
+    ],
 )
 def test_actions_are_checked(actions):
     venv = VectorRuleSelection(make_vec(3), ["mean", "median"])
@@ -157,20 +171,58 @@ def test_environments_are_checked():
 
 
 def test_rule_of_each():
-    both = RuleOfEach([lambda rows: rows.sum(-2), lambda rows: rows.amax(-2)], 3)
+    rules = [lambda rows: rows.sum(-2), lambda rows: rows.amax(-2).double()]
+    numbers = torch.tensor([1, 0, 1])
+    each = RuleOfEach(rules, numbers)
+    numbers.zero_()
     rows = torch.arange(24.0).reshape(3, 4, 2)
-    torch.testing.assert_close(both(rows), rows.sum(1))
-    both.numbers = torch.tensor([1, 0, 1])
     expected = torch.stack([rows[0].amax(0), rows[1].sum(0), rows[2].amax(0)])
-    torch.testing.assert_close(both(rows), expected)
-    torch.testing.assert_close(both(rows[:, None].expand(3, 5, 4, 2)), expected[:, None].expand(3, 5, 2))
-    some = both.of([2, 1])
-    torch.testing.assert_close(some(rows[[2, 1]]), expected[[2, 1]])
-    both.restart([0])
-    assert (both.numbers.tolist(), some.numbers.tolist()) == ([0, 0, 1], [1, 0])
+    torch.testing.assert_close(each(rows), expected)
+    torch.testing.assert_close(each(rows[:, None].expand(3, 5, 4, 2)), expected[:, None].expand(3, 5, 2))
+    torch.testing.assert_close(each.of([2, 1])(rows[[2, 1]]), expected[[2, 1]])
     for wrong in (rows[:2], rows[0]):
         with pytest.raises(ValueError, match=r"gradients must be of shape \[3, ..., n, d\], got"):
-            both(wrong)
+            each(wrong)
+
+
+def test_simulation_remembers_the_rules_of_its_environments(rules_seen):
+    simulation = Simulation.make(2, seed=0, **{**TINY, "attack": "curious"})
+    rules = [aggregation.Median(), aggregation.Mean()]
+
+    def shown():
+        return rules_seen[-1].numbers.tolist()
+
+    simulation.use_rules(rules, torch.tensor([1, 1]))
+    snapshot = simulation.snapshot()
+    simulation.apply(simulation.gradients.mean(1))
+    assert shown() == [1, 1]
+    simulation.reset([5], [0])
+    assert shown() == [0]
+    simulation.apply(simulation.gradients.mean(1))
+    assert shown() == [0, 1]
+    simulation.restore(snapshot)
+    simulation.apply(simulation.gradients.mean(1))
+    assert shown() == [1, 1]
+    simulation.rule = rules[0]
+    simulation.apply(simulation.gradients.mean(1))
+    assert rules_seen[-1] is rules[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
+def test_a_rule_may_return_another_type(dtype):
+    rules = [lambda rows: rows.sum(1).to(dtype), "mean"]
+    venv = VectorRuleSelection(make_vec(2), rules)
+    single = RuleSelection(gym.make(ID, **TINY), rules)
+    venv.reset(seed=0)
+    single.reset(seed=0)
+    assert venv.step([0, 1])[1][0] == pytest.approx(single.step(0)[1], abs=1e-4)
+
+
+def test_rules_are_told_the_largest_f():
+    each = [{"num_byzantine": 0}, {"num_byzantine": (1, 3)}, {}]
+    env = make_vec(3, per_environment=each)
+    assert VectorRuleSelection(env, ["trimmed_mean"]).rules[0].num_byzantine == 3
+    assert agents.make("trimmed_mean").bind(env).num_byzantine == 3
 
 
 def test_view_of_some_runs():
@@ -198,3 +250,19 @@ def test_view_of_some_runs():
     ):
         torch.testing.assert_close(getattr(part, name), getattr(view, name)[runs], msg=name)
     assert part.rejected[:, 2].all()
+    with pytest.raises(ValueError, match="runs must name each run once, got"):
+        view.of(torch.tensor([1, 1]))
+
+
+def test_view_of_some_environments_in_inference_mode():
+    """It is as good as the whole view: usable in and after inference mode, and it can be pickled."""
+    view = Simulation.make(3, seed=0, **TINY).view
+    runs = torch.tensor([2, 0])
+    with torch.inference_mode():
+        part = view.of(runs)
+        torch.testing.assert_close(part.qv_gradient, view.qv_gradient[runs])
+    theta = part.theta.clone().requires_grad_()
+    part.qv_loss(theta).sum().backward()
+    torch.testing.assert_close(theta.grad, part.qv_gradient)
+    again = pickle.loads(pickle.dumps(view.of(runs)))
+    torch.testing.assert_close(again.qv_value, part.qv_value)

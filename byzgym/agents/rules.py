@@ -54,7 +54,7 @@ class RuleAgent(Agent):
         self._wanted, self._num_workers = self._given, None
         if simulation is not None:
             if self._given is None:
-                self._wanted = simulation.settings.num_byzantine[1]
+                self._wanted = simulation.most_byzantine
             simulation.rule = self._rule_for(simulation.num_rows)
         return self
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 
 class RuleOfEach:
-    """Which of several rules each of E runs uses; the first one until something else is chosen.
+    """A rule for each of E runs, as one callable.
 
     Args:
         rules: Callables ``gradients -> vector``.
-        num_runs: E.
-
-    Attributes:
-        numbers: The number of the rule of each run, int64, shape [E].
+        numbers: Which of them run e uses, int64, shape [E].
     """
 
-    def __init__(self, rules: Sequence[Callable[[Tensor], Tensor]], num_runs: int) -> None:
+    def __init__(self, rules: Sequence[Callable[[Tensor], Tensor]], numbers: Tensor) -> None:
         self.rules = list(rules)
-        self.numbers = torch.zeros(num_runs, dtype=torch.int64)  # [E]
+        self.numbers = numbers.clone()  # [E]
 
     def __call__(self, gradients: Tensor) -> Tensor:
         """Aggregate each run with its rule: submissions [E, ..., n, d] to vectors [E, ..., d].
@@ -35,7 +31,6 @@ class RuleOfEach:
             )
         out = gradients.new_empty(gradients.shape[:-2] + gradients.shape[-1:])
         for number, runs in self.groups():
-            runs = runs.to(gradients.device)
             out[runs] = self.rules[number](gradients[runs]).to(out)
         return out
 
@@ -44,14 +39,6 @@ class RuleOfEach:
         for number in self.numbers.unique().tolist():
             yield number, (self.numbers == number).nonzero()[:, 0]
 
-    def of(self, runs: Sequence[int] | Tensor | None) -> RuleOfEach:
-        """A copy, of some runs (all where None)."""
-        copy = RuleOfEach(self.rules, 0)
-        copy.numbers = (
-            self.numbers[torch.as_tensor(runs, device="cpu")] if runs is not None else self.numbers.clone()
-        )
-        return copy
-
-    def restart(self, runs: Sequence[int]) -> None:
-        """Go back to the first rule in some runs."""
-        self.numbers[list(runs)] = 0
+    def of(self, runs: Sequence[int] | Tensor) -> RuleOfEach:
+        """The rules of some runs."""
+        return RuleOfEach(self.rules, self.numbers[runs])

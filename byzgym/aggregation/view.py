@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,21 +95,22 @@ class ServerView:
         """The gradient of the QV loss at ``theta``, shape [E, d], computed when first asked for."""
         return self._quasi_validation()[1]
 
+    @torch.inference_mode(False)
     def of(self, runs: Tensor) -> ServerView:
         """What is known of some of the runs only.
 
         Args:
-            runs: Their numbers, int64, shape [m].
+            runs: Their numbers, each once, int64, shape [m].
         """
-
-        def qv_loss(theta: Tensor) -> Tensor:
-            return self.qv_loss(self.theta.index_put((runs,), theta))[runs]
-
+        if len(runs.unique()) < len(runs):
+            raise ValueError(f"runs must name each run once, got {runs.tolist()}")
+        fast = self.qv_loss_and_gradient
         return ServerView(
             gradients=self.gradients[runs],
             theta=self.theta[runs],
             learning_rate=self.learning_rate[runs],
-            qv_loss=qv_loss,
+            qv_loss=partial(_in_part, self.qv_loss, self.theta, runs),
+            qv_loss_and_gradient=None if fast is None else partial(_in_part, fast, self.theta, runs),
             round=self.round[runs],
             rejected=self.rejected[runs],
             previous_update=self.previous_update[runs],
@@ -125,3 +128,9 @@ class ServerView:
                     (gradient,) = torch.autograd.grad(loss.sum(), theta)
                 self._qv = loss.detach(), gradient
         return self._qv
+
+
+def _in_part(function: Callable[[Tensor], Any], theta: Tensor, runs: Tensor, part: Tensor) -> Any:
+    """Call a function of all parameters [E, d] with those of some runs [m, d]; its results for these."""
+    result = function(theta.index_put((runs,), part))
+    return tuple(values[runs] for values in result) if isinstance(result, tuple) else result[runs]

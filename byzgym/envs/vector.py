@@ -71,9 +71,21 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.single_action_space = self._core.actions.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._np_randoms: list[np.random.Generator] = [seeding.np_random()[0] for _ in range(num_envs)]
+        self._np_randoms, self._np_seeds = map(
+            list, zip(*(seeding.np_random() for _ in range(num_envs)), strict=True)
+        )
         self._done = np.zeros(num_envs, dtype=bool)
         self._begun = np.zeros(num_envs, dtype=bool)
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The random generators of the environments."""
+        return tuple(self._np_randoms)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seeds with which these began."""
+        return tuple(self._np_seeds)
 
     @property
     def simulation(self) -> Simulation:
@@ -124,9 +136,9 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             envs = np.flatnonzero(mask).tolist()
         chosen = range(self.num_envs) if envs is None else envs
         # All are made before one takes effect: a seed may be bad.
-        fresh = {env: seeding.np_random(seeds[env])[0] for env in chosen if seeds[env] is not None}
-        for env, generator in fresh.items():
-            self._np_randoms[env] = generator
+        fresh = {env: seeding.np_random(seeds[env]) for env in chosen if seeds[env] is not None}
+        for env, (generator, number) in fresh.items():
+            self._np_randoms[env], self._np_seeds[env] = generator, number
         self._core.reset([self._np_randoms[env] for env in chosen], envs)
         self._done[list(chosen)], self._begun[list(chosen)] = False, True
         return self._core.observe(), self._with_masks(self._core.reset_info(), chosen)
@@ -227,13 +239,14 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [int(seed) + env for env in range(self.num_envs)]
-        if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str):
+        given: Any = seed.tolist() if isinstance(seed, np.ndarray) else seed
+        if isinstance(given, int | np.integer):
+            return [int(given) + env for env in range(self.num_envs)]
+        if not isinstance(given, Sequence) or isinstance(given, str):
             raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {seed!r}")
-        if len(seed) != self.num_envs:
-            raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {len(seed)}")
-        return list(seed)
+        if len(given) != self.num_envs:
+            raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {len(given)}")
+        return [int(entry) if isinstance(entry, np.integer) else entry for entry in given]
 
 
 def _row(observation: Any, env: int) -> Any:

@@ -37,7 +37,7 @@ def policy_by_name(policy: str, env: gymnasium.Env[Any, Any]) -> tuple[Predict, 
         TypeError: If a parameter does not exist.
     """
     simulation: Any = env.unwrapped.simulation  # type: ignore[attr-defined]
-    f = simulation.settings.num_byzantine[1]
+    f = simulation.most_byzantine
     return install(policy, simulation, f).bind(env).predict, told(policy, simulation.num_rows, f)
 
 

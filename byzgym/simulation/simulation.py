@@ -54,10 +54,8 @@ class Simulation:
         self.server = Server(settings, num_envs, self.engine.num_parameters)
         x, y = self._draw_qv(generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
-        self.rule: Callable[[Tensor], Tensor] = Mean()
-        """The server's rule (the mean where it uses none), for attacks that declare this knowledge only.
-
-        A `RuleOfEach` where environments differ in it; a reset takes it back to its first rule."""
+        self._rules: list[Callable[[Tensor], Tensor]] = [Mean()]
+        self._rule_numbers = torch.zeros(num_envs, dtype=torch.int64, device=settings.device)  # [E]
         self._failed = False
         self.initial_loss = torch.zeros(num_envs, device=settings.device)
         """The QV loss with which each episode began, shape [E]."""
@@ -112,6 +110,11 @@ class Simulation:
         return self.settings.num_workers // self.settings.secure_group_size
 
     @property
+    def most_byzantine(self) -> int:
+        """The largest number f of Byzantine workers that an environment may have."""
+        return max(high for _, high in self.workers.num_byzantine)
+
+    @property
     def num_parameters(self) -> int:
         """The model's number of parameters d."""
         return self.engine.num_parameters
@@ -145,6 +148,28 @@ class Simulation:
     def gradients(self) -> Tensor:
         """The submissions as received, shape [E, n, d]; rejected rows are zero."""
         return self.view.gradients
+
+    @property
+    def rule(self) -> Callable[[Tensor], Tensor]:
+        """The server's rule (the mean where it uses none), shown to attacks that declare this knowledge.
+
+        A `RuleOfEach` where `use_rules` has been told several.
+        """
+        return self._rules[0] if len(self._rules) == 1 else RuleOfEach(self._rules, self._rule_numbers)
+
+    @rule.setter
+    def rule(self, rule: Callable[[Tensor], Tensor]) -> None:
+        self.use_rules([rule])
+
+    def use_rules(self, rules: Sequence[Callable[[Tensor], Tensor]], numbers: Tensor | None = None) -> None:
+        """Say that environment e uses ``rules[numbers[e]]``, and the first of them after a reset.
+
+        Args:
+            rules: Callables ``gradients -> vector``.
+            numbers: int64, shape [E]; all zero where None.
+        """
+        fresh = torch.zeros_like(self._rule_numbers)
+        self._rules, self._rule_numbers = list(rules), fresh if numbers is None else numbers.to(fresh)
 
     @property
     def byzantine(self) -> Tensor:
@@ -186,8 +211,7 @@ class Simulation:
             x, y = self._draw_qv(generator)
             self.quasi_validation.assign(env, x, y)
             self.previous_credits[env] = 1 / self.num_rows
-        if isinstance(self.rule, RuleOfEach):
-            self.rule.restart(chosen)
+            self._rule_numbers[env] = 0
         with torch.no_grad():
             self.initial_loss[chosen] = self.quasi_validation.loss_and_gradient(self.server.theta)[0][chosen]
         self._submit(None if set(chosen) == set(range(self.num_envs)) else chosen)
@@ -306,7 +330,7 @@ class Simulation:
         self._view = None
         if envs is not None and not envs:
             return
-        index = None if envs is None else torch.tensor(envs, device=self.settings.device)
+        index, rule = None if envs is None else torch.tensor(envs, device=self.settings.device), self.rule
         chosen = slice(None) if index is None else index
         generators = self.workers.generators
         context = AttackContext(
@@ -315,7 +339,7 @@ class Simulation:
             learning_rate=self.server.learning_rate[chosen],
             previous_aggregate=self.server.previous_update[chosen],
             num_classes=self.settings.task.num_classes,
-            rule=self.rule.of(envs) if isinstance(self.rule, RuleOfEach) else self.rule,
+            rule=rule.of(envs) if envs is not None and isinstance(rule, RuleOfEach) else rule,
             qv=(self.quasi_validation.x[chosen], self.quasi_validation.y[chosen]),
         )
         # An attack may be anybody's code, and where it fails the round is half played, until all are reset.

@@ -39,7 +39,7 @@ class Workers:
         num_envs, n, device = len(num_byzantine), settings.num_workers, settings.device
         self._settings = settings
         self._engine = engine
-        self._num_byzantine = num_byzantine
+        self.num_byzantine = num_byzantine
         self._attack_choices = attack_choices
         self.generators = [torch.Generator(device) for _ in range(num_envs)]
         self.batches = BatchSampler(num_envs, n, settings.batch_size, device)
@@ -53,7 +53,7 @@ class Workers:
     def reset(self, env: int) -> None:
         """Draw anew what belongs to one episode: who is Byzantine, the attack, the shares of the data."""
         generator, n = self.generators[env], self._settings.num_workers
-        low, high = self._num_byzantine[env]
+        low, high = self.num_byzantine[env]
         number = low if low == high else low + _randint(high - low + 1, generator)
         order = torch.randperm(n, generator=generator, device=generator.device)
         self.assigned[env] = False

@@ -249,3 +249,16 @@ def test_info_has_the_same_types_at_a_reset_and_in_a_step():
     infos = venv.reset(seed=0)[1], venv.step(venv.action_space.sample())[4]
     assert infos[0].keys() == infos[1].keys()
     assert [infos[0][name].dtype for name in infos[0]] == [infos[1][name].dtype for name in infos[0]]
+
+
+def test_seeds_in_use_are_told():
+    venv = make(3)
+    venv.reset(seed=np.arange(4, 7))
+    assert venv.np_random_seed == (4, 5, 6)
+    venv.reset(seed=np.array(9))
+    assert venv.np_random_seed == (9, 10, 11)
+    venv.reset(seed=[1, None, np.int64(2)])
+    assert venv.np_random_seed == (1, 10, 2)
+    single = gym.make("ByzantineAggregation-v0", **TINY)
+    single.reset(seed=2)
+    assert venv.np_random[2].integers(1000) == single.unwrapped.np_random.integers(1000)
