@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from byzgym.agents.base import Agent
 from byzgym.agents.registry import registry
 from byzgym.aggregation import ServerView, accepted
+from byzgym.precision import without_autocast
 from byzgym.validation import check_int, check_real
 
 
@@ -80,6 +81,7 @@ class GAA(Agent):
         self._began = envs if self._began is None else self._began | envs
         self._view = None
 
+    @without_autocast
     @torch.inference_mode(False)  # it learns from a simulation's view, whatever mode it is asked in
     def credits(self, view: ServerView) -> Tensor:
         """See `Agent.credits`. The first call in a round also learns from the rounds before."""
@@ -97,7 +99,7 @@ class GAA(Agent):
             if self._window is None:
                 self._window = _Window(torch.zeros_like(theta), self._last_credits)
             window = self._window
-            rows = self._rows[window.steps].copy_(view.gradients)
+            rows = self._rows[window.steps].copy_(view.gradients.detach())
             credits = accepted(self._decide(rows, theta, loss, window.credits), view)
             window.update = window.update - view.learning_rate[:, None] * _mix(credits, rows)
         window.credits = credits
@@ -144,7 +146,7 @@ class GAA(Agent):
                 self.reset(began)
                 if not self._policy:
                     self._began = None
-        self._rounds = view.round
+        self._rounds = view.round.clone()  # a reset writes into the server's own
         if self._policy and self._shape == view.gradients.shape:
             if self._window is None:
                 self._last_credits = view.previous_credits.to(self._dtype)

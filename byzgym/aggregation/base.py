@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.received import is_finite, received_rows
+from byzgym.precision import without_autocast
 from byzgym.validation import check_int
+
+TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Of submissions."""
 
 
 class NotLinearError(TypeError):
@@ -45,6 +49,7 @@ class Rule(ABC):
         """The largest f that this rule accepts for n workers (-1 where it accepts none)."""
         return num_workers - 1
 
+    @without_autocast
     def __call__(self, gradients: Tensor) -> Tensor:
         """Aggregate.
 
@@ -55,6 +60,7 @@ class Rule(ABC):
             The aggregate, shape [..., d]; zero where no submission is finite.
 
         Raises:
+            TypeError: If the submissions are not a tensor.
             ValueError: If the shape, the type or the rule's condition on n and f does not fit.
         """
         self.check(gradients)
@@ -80,10 +86,13 @@ class Rule(ABC):
         )
 
     def check(self, gradients: Tensor) -> None:
-        """Raise a ValueError unless shape, type and the rule's condition on n and f fit."""
-        if gradients.dim() < 2 or 0 in gradients.shape[-2:] or not gradients.is_floating_point():
+        """Raise a ValueError unless shape, type and the rule's condition on n and f fit (or a TypeError)."""
+        if not isinstance(gradients, Tensor):
+            raise TypeError(f"gradients must be a tensor, got {type(gradients).__name__}")
+        if gradients.dim() < 2 or 0 in gradients.shape[-2:] or gradients.dtype not in TYPES:
             raise ValueError(
-                "gradients must be floating point of shape [..., n, d] with n and d of at least 1, got "
+                "gradients must be floating point (64, 32 or 16 bits) of shape [..., n, d] with n and d of "
+                "at least 1, got "
                 f"{gradients.dtype} of shape {tuple(gradients.shape)}"
             )
         num_workers = gradients.shape[-2]
@@ -133,6 +142,7 @@ class Weighting(Rule):
 
     linear: ClassVar[bool] = True
 
+    @without_autocast
     def credits(self, gradients: Tensor) -> Tensor:
         """The credits on the simplex, shape [..., n].
 
@@ -152,7 +162,7 @@ class Weighting(Rule):
         for rule, runs, rows in self._by_received(received):
             assert isinstance(rule, Weighting)
             kept = gradients.reshape(-1, *gradients.shape[-2:])[runs[:, None], rows]
-            credits[runs[:, None], rows] = rule._credits(kept)
+            credits[runs[:, None], rows] = rule._credits(kept).to(credits.dtype)
         credits = credits.reshape(received.shape)
         return torch.where(received.any(-1, keepdim=True), credits, 1 / received.shape[-1])
 
@@ -161,7 +171,7 @@ class Weighting(Rule):
         """Credits for finite submissions that `check` has accepted."""
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
-        return combine(self._credits(gradients), gradients)
+        return combine(self._credits(gradients).to(gradients.dtype), gradients)
 
 
 class _Uniform(Weighting):
@@ -179,6 +189,7 @@ def combine_weights(weights: Tensor, gradients: Tensor) -> Tensor:
     return combine(weights.to(gradients.dtype), gradients)
 
 
+@without_autocast
 def combine(credits: Tensor, gradients: Tensor) -> Tensor:
     """The weighted sum of submissions; a row without credit cannot spoil it, whatever it holds.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from byzgym.aggregation.base import Weighting
 from byzgym.aggregation.received import is_finite
 from byzgym.aggregation.registry import registry
+from byzgym.precision import without_autocast
 
 
 @registry.built_in("mean")
@@ -17,6 +18,7 @@ class Mean(Weighting):
     Byzantine Tolerant Gradient Descent", Lemma 1). It makes no use of ``num_byzantine``.
     """
 
+    @without_autocast
     def __call__(self, gradients: Tensor) -> Tensor:
         """Aggregate, see `Rule.__call__`."""
         self.check(gradients)

@@ -28,7 +28,7 @@ class ServerView:
         gradients: The submissions as received; rejected rows are zero. Where ``rejected`` is not given, rows
             with a non-finite entry are found and replaced, in a copy.
         theta: The parameters at which the gradients were computed.
-        learning_rate: The step size that the server will apply in this round.
+        learning_rate: The step size that the server will apply in this round; a number will do.
         qv_loss: Maps parameters [E, d] to the mean loss on the quasi-validation (QV) samples [E],
             differentiable in them.
         round: Rounds since the start of each run.
@@ -53,7 +53,7 @@ class ServerView:
         """Fill the optional fields with their values at the start of a run.
 
         Raises:
-            ValueError: If the shapes of ``gradients`` and ``theta`` do not fit.
+            ValueError: If the shapes of ``gradients``, ``theta`` and ``learning_rate`` do not fit.
         """
         if self.gradients.dim() != 3 or self.theta.shape != self.gradients.shape[::2]:
             raise ValueError(
@@ -62,6 +62,10 @@ class ServerView:
             )
         num_envs, num_workers, _ = self.gradients.shape
         device = self.gradients.device
+        rate = torch.as_tensor(self.learning_rate, dtype=self.theta.dtype, device=device)
+        if rate.shape not in ((), (num_envs,)):
+            raise ValueError(f"learning_rate must have shape [E] = [{num_envs}], got {tuple(rate.shape)}")
+        self.learning_rate = rate.expand(num_envs)
         if self.round is None:
             self.round = torch.zeros(num_envs, dtype=torch.int64, device=device)
         if self.rejected is None:

@@ -133,7 +133,12 @@ class Attack:
 
         Returns:
             A new tensor of shape [E, n, d]; with the scope "workers", honest rows are as they came.
+
+        Raises:
+            TypeError: If ``gradients`` or ``byzantine`` is not a tensor.
+            ValueError: If one of them has another shape or type.
         """
+        _check_given(gradients, byzantine)
         submitted = as_submissions(self, self.corrupt(gradients, byzantine, context), gradients.shape)
         submitted = submitted.to(gradients.dtype)
         if self.scope == "transmission":
@@ -148,6 +153,22 @@ class Attack:
             with the scope "workers" only the Byzantine rows count.
         """
         raise NotImplementedError(f"{type(self).__name__} must define corrupt")
+
+
+def _check_given(gradients: Any, byzantine: Any) -> None:
+    for name, given in (("gradients", gradients), ("byzantine", byzantine)):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
+    if gradients.dim() != 3 or not gradients.is_floating_point():
+        raise ValueError(
+            f"gradients must be floating point of shape [E, n, d], got {gradients.dtype} of shape "
+            f"{tuple(gradients.shape)}"
+        )
+    if byzantine.dtype != torch.bool or byzantine.shape != gradients.shape[:2]:
+        raise ValueError(
+            f"byzantine must be bool of shape {tuple(gradients.shape[:2])}, [E, n], got {byzantine.dtype} of "
+            f"shape {tuple(byzantine.shape)}"
+        )
 
 
 def as_submissions(author: Any, submitted: Any, shape: torch.Size) -> Tensor:

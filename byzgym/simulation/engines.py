@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from byzgym.simulation.gradients import DenseEngine, GradientEngine
@@ -17,7 +19,8 @@ def engine_for(module: nn.Module, x: Tensor, y: Tensor) -> GradientEngine:
         y: Their labels.
 
     Raises:
-        ValueError: If the module draws random numbers in evaluation mode.
+        ValueError: If the module draws random numbers in evaluation mode, changes its buffers, or has
+            hooks on parameters.
         RuntimeError: What the module raises itself.
     """
     # Not `children`, which leaves out a layer's second appearance.
@@ -30,18 +33,17 @@ def engine_for(module: nn.Module, x: Tensor, y: Tensor) -> GradientEngine:
         and len(list(module.parameters())) == 2 * len(linear)  # none shared by two layers
         and all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
         and all(type(layer) is nn.ReLU for layer in between)
-        and not any(_has_hooks(part) for part in module.modules())
+        and not any(_has_hooks(part) for part in (*module.modules(), *module.parameters()))
     ):
         return DenseEngine(linear)  # type: ignore[arg-type]
+    hooked = [name for name, parameter in module.named_parameters() if parameter._backward_hooks]
+    if hooked:
+        raise ValueError(f"model must not have hooks on parameters, which have no effect here, got {hooked}")
     engine = ModuleEngine(module)
     engine.try_on(x, y)
     return engine
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
+def _has_hooks(part: Any) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(part, kind, None) for kind in kinds)

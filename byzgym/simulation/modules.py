@@ -46,6 +46,7 @@ class ModuleEngine:
 
     def try_on(self, x: Tensor, y: Tensor) -> None:
         """Find the fastest way that works, on inputs x [B, ...] and labels y [B]; see `engine_for`."""
+        buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
         parameters = [parameter.detach().flatten() for parameter in self._module.parameters()]
         theta = torch.cat(parameters).expand(2, -1)
         generators = [torch.Generator(x.device) for _ in theta]
@@ -71,6 +72,12 @@ class ModuleEngine:
         if not torch.equal(torch.get_rng_state(), state):
             torch.set_rng_state(state)
             raise ValueError("model must not draw random numbers in evaluation mode, but it does")
+        for name, buffer in self._module.named_buffers():
+            if not torch.equal(buffer, buffers[name]):
+                raise ValueError(
+                    f"model must not change its buffers, which workers and environments share, but {name!r} "
+                    "changes (a running average? track_running_stats=False does without)"
+                )
 
     def samples_at_once(self, num_envs: int, sample_size: int) -> int:
         """See `GradientEngine.samples_at_once`."""
@@ -129,7 +136,8 @@ class ModuleEngine:
         pieces = theta.split(self._sizes)
         values = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
         parameters = {name: values[number] for name, number in self._places}
-        return torch.func.functional_call(self._module, parameters, (x,), tie_weights=False)
+        # A copy, because the module may write into what it is given, and these are the task's own samples.
+        return torch.func.functional_call(self._module, parameters, (x.clone(),), tie_weights=False)
 
     def _one_by_one(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         rows: list[Tensor] = []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from byzgym.precision import without_autocast
 from byzgym.simulation.gradients import GradientEngine
+from byzgym.simulation.settings import Settings
 
 LARGEST_LOSS = 1e30
 """Losses that overflow are reported as this, so that every loss stays a finite number."""
@@ -37,12 +39,38 @@ class QuasiValidation:
         self.x, self.y = self.x.clone(), self.y.clone()
         self.x[env], self.y[env] = x, y
 
+    @without_autocast
     def loss(self, theta: Tensor) -> Tensor:
         """Mean loss [E] at theta [E, d], differentiable in theta."""
         return self._engine.loss(theta, self.x, self.y)
 
+    @without_autocast
     def loss_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Loss [E] and gradient [E, d] at theta [E, d], both detached and finite."""
         loss, gradient = self._engine.loss_and_gradient(theta, self.x, self.y)
         loss = torch.nan_to_num(loss, nan=LARGEST_LOSS, posinf=LARGEST_LOSS).clamp(max=LARGEST_LOSS)
         return loss, torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def draw_samples(settings: Settings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Samples x [q, ...] and labels y [q] from the QV source, which may be anybody's code.
+
+    Raises:
+        ValueError: If the source has returned something else.
+    """
+    task, size, source = settings.task, settings.qv_size, settings.draw_qv
+    samples = source(task, size, generator)
+    if (
+        isinstance(samples, tuple | list)
+        and all(isinstance(part, Tensor) for part in samples)
+        and [part.shape for part in samples] == [(size, *task.input_shape), (size,)]
+        and bool(samples[0].isfinite().all())
+        and samples[1].dtype == torch.int64
+        and bool(((samples[1] >= 0) & (samples[1] < task.num_classes)).all())
+    ):
+        x, y = samples
+        return x.detach().to(settings.device, torch.float32), y.to(settings.device)
+    raise ValueError(
+        f"qv_source {source!r} must return {size} finite samples of shape {task.input_shape} and their "
+        f"labels, int64 of shape ({size},) from 0 to {task.num_classes - 1}"
+    )

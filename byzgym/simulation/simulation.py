@@ -13,9 +13,17 @@ from torch import Tensor
 from byzgym.aggregation import Mean, RuleOfEach, ServerView
 from byzgym.attacks import AttackContext
 from byzgym.memory import keep_freed_memory
+from byzgym.precision import without_autocast
 from byzgym.simulation import snapshots
 from byzgym.simulation.engines import engine_for
-from byzgym.simulation.quasi_validation import QuasiValidation
+from byzgym.simulation.given import (
+    check_credits,
+    check_tensor,
+    checked_seeds,
+    environment_numbers,
+    own_copy,
+)
+from byzgym.simulation.quasi_validation import QuasiValidation, draw_samples
 from byzgym.simulation.server import Server, evaluate, receive
 from byzgym.simulation.settings import Settings, merge, resolve
 from byzgym.simulation.workers import Workers
@@ -52,7 +60,7 @@ class Simulation:
         self.engine = engine_for(module.to(settings.device, torch.float32), x[:2], y[:2])
         self.workers = Workers(settings, self.engine, num_byzantine, attack_choices)
         self.server = Server(settings, num_envs, self.engine.num_parameters)
-        x, y = self._draw_qv(generator)  # for shapes, and to fail early
+        x, y = draw_samples(self.settings, generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
         self._rules: list[Callable[[Tensor], Tensor]] = [Mean()]
         self._rule_numbers = torch.zeros(num_envs, dtype=torch.int64, device=settings.device)  # [E]
@@ -64,6 +72,7 @@ class Simulation:
         self._view: ServerView | None = None
 
     @classmethod
+    @without_autocast
     @torch.inference_mode(False)  # what is kept must outlive a caller's inference mode
     def make(
         cls,
@@ -92,8 +101,12 @@ class Simulation:
         unknown = sorted(set(arguments) - set(KNOWN_ARGUMENTS))
         if unknown:
             raise TypeError(f"unknown argument {unknown[0]!r}; known: {', '.join(KNOWN_ARGUMENTS)}")
-        overrides = [{}] * num_envs if per_environment is None else list(per_environment)
-        if len(overrides) != num_envs or not all(isinstance(entry, Mapping) for entry in overrides):
+        overrides: Any = [{}] * num_envs if per_environment is None else per_environment
+        if (
+            not isinstance(overrides, Sequence)
+            or len(overrides) != num_envs
+            or not all(isinstance(entry, Mapping) for entry in overrides)
+        ):
             raise ValueError(
                 f"per_environment must be a list of num_envs={num_envs} mappings, got {per_environment!r}"
             )
@@ -127,6 +140,7 @@ class Simulation:
             self._view = self._new_view()
         return self._view
 
+    @without_autocast
     @torch.inference_mode(False)
     def _new_view(self) -> ServerView:
         rows, rejected = receive(self.workers.submissions, self.settings.secure_group_size)
@@ -188,6 +202,7 @@ class Simulation:
         """The attack of each environment's episode. For evaluation only."""
         return [self.settings.attack_names[number] for number in self.workers.attack_of.tolist()]
 
+    @without_autocast
     @torch.inference_mode(False)
     def reset(self, seeds: Sequence[int], envs: Sequence[int] | None = None) -> None:
         """Begin new episodes.
@@ -200,22 +215,25 @@ class Simulation:
         Raises:
             ValueError: If there is not one seed for each of the environments, or one does not exist.
         """
-        chosen = self._numbers(envs)
-        if len(seeds) != len(chosen):
-            raise ValueError(f"reset needs a seed for each of the environments {chosen}, got {len(seeds)}")
-        seeds = [check_int("seeds (each)", seed, low=0, high=2**63 - 1) for seed in seeds]
+        chosen = environment_numbers(envs, self.num_envs)
+        seeds = checked_seeds(seeds, chosen)
+        whole = set(chosen) == set(range(self.num_envs))
+        sound = whole or not self._failed
+        self._failed = True  # a partition or a QV source may be anybody's code, too
         for env, seed in zip(chosen, seeds, strict=True):
             generator = self.workers.generators[env].manual_seed(seed)
             self.workers.reset(env)
             self.server.reset(env, self._initial_theta(generator))
-            x, y = self._draw_qv(generator)
+            x, y = draw_samples(self.settings, generator)
             self.quasi_validation.assign(env, x, y)
             self.previous_credits[env] = 1 / self.num_rows
             self._rule_numbers[env] = 0
         with torch.no_grad():
             self.initial_loss[chosen] = self.quasi_validation.loss_and_gradient(self.server.theta)[0][chosen]
-        self._submit(None if set(chosen) == set(range(self.num_envs)) else chosen)
+        self._failed = not sound
+        self._submit(None if whole else chosen)
 
+    @without_autocast
     @torch.inference_mode(False)
     def apply(self, update: Tensor, credits: Tensor | None = None, envs: Sequence[int] | None = None) -> None:
         """One server step, then the next submissions.
@@ -233,23 +251,19 @@ class Simulation:
                 exist.
         """
         self._check_sound()
-        chosen = None if envs is None else self._numbers(envs)
+        chosen = None if envs is None else environment_numbers(envs, self.num_envs)
         theta = self.server.theta
-        _check_tensor("update", update, theta.shape)
+        check_tensor("update", update, theta.shape)
         if credits is not None:
-            _check_tensor("credits", credits, self.previous_credits.shape)
-            credits = credits.detach()
-            if not (float(credits.min()) >= 0 and float(credits.sum(1).max()) <= 1 + 1e-3):  # NaN is refused
-                raise ValueError(
-                    f"credits must not be negative and must sum to at most 1, got {credits.tolist()}"
-                )
+            check_tensor("credits", credits, self.previous_credits.shape)
+            check_credits(credits)
         active = None
         if chosen is not None:
             active = torch.zeros_like(self.server.diverged)
             active[chosen] = True
-        self.server.step(_own(update, theta), active)
+        self.server.step(own_copy(update, theta), active)
         if credits is not None:
-            new = _own(credits, self.previous_credits)
+            new = own_copy(credits, self.previous_credits)
             kept = self.previous_credits
             self.previous_credits = new if active is None else torch.where(active[:, None], new, kept)
         self._submit(chosen)
@@ -263,6 +277,7 @@ class Simulation:
         """The loss on the quasi-validation set at the current parameters, shape [E], always finite."""
         return self.view.qv_value
 
+    @without_autocast
     def evaluate(self) -> dict[str, Tensor]:
         """Test metrics: "accuracy" and "top3_accuracy" (0 to 1) and "test_loss", each of shape [E]."""
         return evaluate(self.engine, self.server.theta, *self.settings.task.test)
@@ -286,20 +301,11 @@ class Simulation:
         self.workers.forget_groups()
         self._view, self._failed = None, False
 
-    def _numbers(self, envs: Sequence[int] | None) -> list[int]:
-        """The environments meant by an argument ``envs``."""
-        if envs is None:
-            return list(range(self.num_envs))
-        given = envs.tolist() if isinstance(envs, Tensor) else envs
-        numbers = [check_int("envs (each)", env, low=0, high=self.num_envs - 1) for env in given]
-        if len(set(numbers)) < len(numbers):
-            raise ValueError(f"envs must name each environment once, got {numbers}")
-        return numbers
-
     def _check_sound(self) -> None:
         if self._failed:
             raise RuntimeError(
-                "an attack or a role function failed in the middle of a round; reset all first"
+                "the last round or reset failed half way, in an attack, a role function, a partition or a QV "
+                "source; reset all environments first"
             )
 
     def _owners(self) -> dict[str, Any]:
@@ -315,16 +321,6 @@ class Simulation:
         module = self.settings.make_module(generator=generator)
         parameters = [parameter.detach().flatten() for parameter in module.parameters()]
         return torch.cat(parameters).to(self.settings.device, torch.float32)
-
-    def _draw_qv(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        task, size, source = self.settings.task, self.settings.qv_size, self.settings.draw_qv
-        x, y = source(task, size, generator)
-        if x.shape != (size, *task.input_shape) or y.shape != (size,) or not bool(x.isfinite().all()):
-            raise ValueError(
-                f"qv_source {source!r} must return {size} finite samples of shape {task.input_shape} and "
-                f"their labels, got shapes {tuple(x.shape)} and {tuple(y.shape)}"
-            )
-        return x, y
 
     def _submit(self, envs: list[int] | None) -> None:
         self._view = None
@@ -349,15 +345,3 @@ class Simulation:
         self._failed = not sound
         self.rejected = self.rejected.clone()  # views keep the old one
         self.rejected[chosen] = False
-
-
-def _own(values: Tensor, like: Tensor) -> Tensor:
-    """A copy in the form of ``like``: the caller may write into what it gave, and computed it in any mode."""
-    return values.detach().to(like, copy=True)
-
-
-def _check_tensor(name: str, value: Any, shape: torch.Size) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.shape != shape:
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")

@@ -24,7 +24,7 @@ def test_a_round_that_an_attack_broke_off_cannot_be_gone_on_with():
     broken.clear()
     update = torch.zeros(2, simulation.num_parameters)
     for go_on in (lambda: simulation.view, lambda: simulation.apply(update)):
-        with pytest.raises(RuntimeError, match="failed in the middle of a round; reset all first"):
+        with pytest.raises(RuntimeError, match=r"failed half way, in an attack, .*; reset all"):
             go_on()
     for one in (simulation, sound):
         one.reset([3, 4])
@@ -91,7 +91,7 @@ def test_quasi_validation_samples_are_checked(number, value):
 
 def test_a_reset_needs_a_seed_for_each_environment():
     for seeds, envs in (([1], None), ([1, 2], [0])):
-        with pytest.raises(ValueError, match="reset needs a seed for each of the environments"):
+        with pytest.raises(ValueError, match="seeds must be one for each of the environments"):
             make().reset(seeds, envs)
 
 
