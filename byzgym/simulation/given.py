@@ -27,7 +27,7 @@ def environment_numbers(envs: Any, num_envs: int) -> list[int]:
 
 def checked_seeds(seeds: Any, envs: Sequence[int]) -> list[int]:
     """A seed for each of the environments ``envs``."""
-    if not isinstance(seeds, Sequence | np.ndarray) or len(seeds) != len(envs):
+    if not isinstance(seeds, Sequence | np.ndarray) or isinstance(seeds, str) or len(seeds) != len(envs):
         raise ValueError(f"seeds must be one for each of the environments {list(envs)}, got {seeds!r}")
     return [check_int("seeds (each)", seed, low=0, high=2**63 - 1) for seed in seeds]
 

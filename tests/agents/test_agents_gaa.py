@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from agent_cases import assert_on_simplex, make, mix, normal_view, play, view_of
@@ -298,3 +300,23 @@ def test_files_that_hold_no_policy_are_refused(tmp_path, content):
         agents.make("gaa").load(path)
     with pytest.raises(FileNotFoundError):
         agents.make("gaa").load(tmp_path / "nowhere.pt")
+
+
+def test_a_reset_after_a_look_is_a_reset():
+    """Asked once more in the round before a reset, it still begins the next episode with a fresh policy."""
+
+    def play(env, agent, seed):
+        observation, _ = env.reset(seed=seed)
+        actions = []
+        for _ in range(4):
+            actions.append(agent.predict(observation)[0])
+            observation = env.step(actions[-1])[0]
+        return observation, np.array(actions)
+
+    arguments = {"task": "synthetic", "num_workers": 6, "num_byzantine": 3, "attack": "sign_flip"}
+    env = gym.make("ByzantineAggregation-v0", **arguments)
+    agent = agents.make("gaa").bind(env)
+    fresh = play(env, agent, seed=1)[1]
+    observation, _ = play(env, agent, seed=0)
+    agent.predict(observation)
+    np.testing.assert_array_equal(play(env, agent, seed=1)[1], fresh)

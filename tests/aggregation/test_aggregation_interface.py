@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -169,3 +170,26 @@ def test_no_import_from_above():
         [sys.executable, "-c", code, next(iter(byzgym.__path__))], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("rows", [np.ones((3, 2)), [[1.0, 2.0]] * 3])
+def test_submissions_must_be_a_tensor(rows):
+    for call in (aggregation.make("mean"), aggregation.make("median"), aggregation.make("krum").credits):
+        with pytest.raises(TypeError, match="gradients must be a tensor, got"):
+            call(rows)
+
+
+def test_submissions_of_eight_bits_are_refused():
+    with pytest.raises(ValueError, match=r"\(64, 32 or 16 bits\) .* got torch.float8_e5m2 of shape \(3, 2\)"):
+        aggregation.make("median")(torch.ones(3, 2).to(torch.float8_e5m2))
+
+
+def test_credits_of_another_type_than_the_submissions():
+    class Double(aggregation.Weighting):
+        def _credits(self, gradients):
+            return gradients.new_full(gradients.shape[:-1], 1 / gradients.shape[-2], dtype=torch.float64)
+
+    rows = torch.tensor([[1.0, 2], [3, 4], [torch.nan, 0]])
+    assert Double()(rows).tolist() == [2, 3]
+    assert Double().credits(rows).tolist() == [0.5, 0.5, 0]
+    assert Double()(rows[:2]).tolist() == [2, 3]

@@ -314,3 +314,40 @@ def test_uniform_noise_no_wider_than_the_type():
     with pytest.raises(ValueError, match="high - low must be a finite number of at most"):
         attacks.make("uniform", low=-3e38, high=3e38)
     attacks.make("uniform", low=-1e38, high=1e38)
+
+
+@pytest.mark.parametrize("name", ["ipm", "alie", "gaussian", "bit_flip"])
+@pytest.mark.parametrize(
+    ("gradients", "byzantine", "error", "message"),
+    [
+        (
+            torch.ones(2, 5, 3),
+            torch.zeros(2, 5, dtype=torch.uint8),
+            ValueError,
+            "byzantine must be bool of shape",
+        ),
+        (
+            torch.ones(2, 5, 3),
+            torch.zeros(5, dtype=torch.bool),
+            ValueError,
+            "byzantine must be bool of shape",
+        ),
+        (torch.ones(2, 5, 3), [[True] * 5] * 2, TypeError, "byzantine must be a tensor, got list"),
+        (
+            torch.ones(5, 3),
+            torch.zeros(5, dtype=torch.bool),
+            ValueError,
+            "gradients must be floating point of",
+        ),
+        (
+            torch.ones(2, 5, 3).long(),
+            torch.zeros(2, 5, dtype=torch.bool),
+            ValueError,
+            "got torch.int64 of shape",
+        ),
+    ],
+)
+def test_what_an_attack_is_given_is_checked(name, gradients, byzantine, error, message):
+    context = AttackContext.standalone(torch.ones(2, 5, 3))
+    with pytest.raises(error, match=message):
+        attacks.make(name)(gradients, byzantine, context)

@@ -89,6 +89,85 @@ def test_quasi_validation_samples_are_checked(number, value):
         make(qv_source="odd")
 
 
+@pytest.mark.parametrize(
+    "samples",
+    [
+        None,
+        torch.zeros(10, 8),
+        (torch.zeros(10, 8), None),
+        (torch.zeros(10, 8).numpy(), torch.zeros(10, dtype=torch.int64)),
+        (torch.zeros(10, 8), torch.zeros(10)),
+        (torch.zeros(10, 8), torch.full((10,), -1)),
+        (torch.zeros(10, 8), torch.full((10,), 3)),
+    ],
+    ids=["none", "no labels", "None for labels", "numpy", "float labels", "label -1", "label 3"],
+)
+def test_what_a_quasi_validation_source_returns_is_checked(samples):
+    tasks.quasi_validation.register("odd", lambda: lambda task, qv_size, generator: samples)
+    with pytest.raises(ValueError, match=r"qv_source .* their labels, int64 of shape \(10,\) from 0 to 2"):
+        make(qv_source="odd")
+
+
+def test_quasi_validation_samples_in_double_precision():
+    def source(task, qv_size, generator):
+        return task.train[0][:qv_size].double(), task.train[1][:qv_size]
+
+    tasks.quasi_validation.register("double", lambda: source)
+    assert make(qv_source="double").qv_loss().dtype == torch.float32
+
+
+def test_a_reset_that_failed_half_way_cannot_be_gone_on_with():
+    calls = []
+
+    def source(task, qv_size, generator):
+        calls.append(None)
+        if len(calls) == 5:  # after one for the shapes and two for the first episodes, the second of the next
+            raise KeyError("bug")
+        return task.train[0][:qv_size], task.train[1][:qv_size]
+
+    tasks.quasi_validation.register("flaky", lambda: source)
+    simulation = make(qv_source="flaky")
+    update = uniform_update(simulation)
+    with pytest.raises(KeyError):
+        simulation.reset([7, 8])
+    for go_on in (lambda: simulation.view, lambda: simulation.apply(update)):
+        with pytest.raises(RuntimeError, match=r"failed half way, in .* a QV source; reset all"):
+            go_on()
+    simulation.reset([7], [0])
+    with pytest.raises(RuntimeError, match="failed half way"):
+        simulation.apply(update)
+    simulation.reset([7, 8])
+    sound = make(qv_source="flaky")
+    sound.reset([7, 8])
+    assert torch.equal(simulation.gradients, sound.gradients)
+
+
+@pytest.mark.parametrize("given", [0, None, "12", torch.tensor(1)])
+def test_seeds_and_environments_must_be_lists(given):
+    simulation = make()
+    with pytest.raises(ValueError, match="seeds must be one for each of the environments"):
+        simulation.reset(given)
+    if given is not None:
+        with pytest.raises(ValueError, match="envs must be a list of numbers of environments"):
+            simulation.apply(uniform_update(simulation), envs=given)
+
+
+@pytest.mark.parametrize("given", [3, "ab", {"attack": "none"}])
+def test_per_environment_must_be_a_list(given):
+    with pytest.raises(ValueError, match="per_environment must be a list of num_envs=2 mappings, got"):
+        make(per_environment=given)
+
+
+def test_updates_and_credits_are_real_numbers():
+    simulation = make()
+    update = uniform_update(simulation)
+    with pytest.raises(ValueError, match=r"update must be floating point, got torch.complex64"):
+        simulation.apply(update.to(torch.complex64))
+    with pytest.raises(ValueError, match=r"credits must be floating point, got torch.int64"):
+        simulation.apply(update, torch.zeros(2, 6, dtype=torch.int64))
+    assert simulation.view.round.tolist() == [0, 0]
+
+
 def test_a_reset_needs_a_seed_for_each_environment():
     for seeds, envs in (([1], None), ([1, 2], [0])):
         with pytest.raises(ValueError, match="seeds must be one for each of the environments"):
