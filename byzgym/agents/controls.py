@@ -29,8 +29,11 @@ class Uniform(Agent):
 class Random(Agent):
     """Credits drawn in every round uniformly from the simplex.
 
+    All environments of a batch draw from one generator, so that what one of them gets depends on how many
+    there are before it.
+
     Args:
-        seed: Of the agent's own generator.
+        seed: Of the agent's own generator, at least 0.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -39,7 +42,7 @@ class Random(Agent):
         self._drawn: tuple[ServerView, Tensor] | None = None
 
     def reset(self, envs: Tensor | None = None) -> None:
-        """Begin the sequence of draws again, where all environments begin anew."""
+        """Begin the sequence of draws again; it goes on where environments are named, be it all of them."""
         if envs is None:
             self._generator.manual_seed(self._seed)
             self._drawn = None

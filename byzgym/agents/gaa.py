@@ -38,14 +38,17 @@ class GAA(Agent):
     The server's momentum is not part of the replay: with momentum the gradient is that of the step without.
 
     Args:
-        window: T, rounds between two updates of the policy. The public reconstruction has 5; 1 is the
-            default because it recovers more often from the first rounds, when credits are still uniform and
-            a Byzantine majority drives the parameters away (see docs/gaa.md for the figures). Where one of
+        window: T, rounds between two updates of the policy, at least 1. The public reconstruction has 5; the
+            default 1 recovers more often from the first rounds, when credits are still uniform and a
+            Byzantine majority drives the parameters away (see docs/gaa.md for the figures). Where one of
             several environments begins anew, the windows of the others end early.
-        learning_rate: Of Adam, for the policy. The public reconstruction has 0.01.
-        hidden: Widths of ReLU layers in the per-coordinate network; none by default. With hidden layers
-            every round takes memory d * (3 n + 2).
-        seed: Of the policy's initial weights.
+        learning_rate: Of Adam, for the policy, above 0. The public reconstruction has 0.01.
+        hidden: Widths, at least 1, of ReLU layers in the per-coordinate network; none by default. With
+            hidden layers every round takes memory d * (3 n + 2).
+        seed: Of the policy's initial weights, at least 0.
+
+    Raises:
+        ValueError: If a value is out of its range.
     """
 
     def __init__(
@@ -196,10 +199,7 @@ class GAA(Agent):
         """One step of Adam on the window's QV losses, whose gradients are clamped to [-1, 1]."""
         if self._window is None or not self._window.total.requires_grad:
             return
-        self._descend(self._window.total)
-
-    def _descend(self, loss: Tensor) -> None:
-        gradients = torch.autograd.grad(loss, self._policy)
+        gradients = torch.autograd.grad(self._window.total, self._policy)
         self._adam.step([gradient.nan_to_num(0.0).clamp_(-1, 1) for gradient in gradients])
 
     def _initial_policy(self) -> list[Tensor]:

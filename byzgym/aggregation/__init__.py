@@ -1,8 +1,8 @@
 """Rules that aggregate submissions: gradients [..., n, d] -> credits [..., n] or a vector [..., d].
 
 A new rule is one small file: subclass `Weighting` (it gives credits) or `Rule` (only a vector), decorate it
-with ``@registry.built_in("name")`` and import it here. From outside the package call `register`, which also
-takes any callable ``gradients -> vector``.
+with ``@registry.built_in("name")`` and import it here. From outside the package call `register` with a
+factory, which may also make any callable ``gradients -> vector``.
 """
 
 from byzgym.aggregation.base import NotLinearError, Rule, Weighting, combine

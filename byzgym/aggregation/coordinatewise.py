@@ -76,7 +76,8 @@ class TrimmedMean(CoordinateWise):
 class MeanAroundMedian(CoordinateWise):
     """In each coordinate the mean of the n - f values nearest the median, n >= 2f + 1.
 
-    Of two values equally far from the median on opposite sides, the smaller one counts as the nearer.
+    Of two values equally far from the median on opposite sides, the smaller one counts as the nearer. The
+    median is a number of the submissions' type: for even n the midpoint is rounded, and with it distances.
     Source: Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", Definition 8.
     """
 

@@ -59,9 +59,9 @@ class GeometricMedian(_Geometric):
     Args:
         num_byzantine: The number f of Byzantine workers to expect.
         tolerance: Stop when the mean of the unit vectors to the submissions, which is zero at the optimum, is
-            shorter than this. Distances are taken to be at least this part of the median distance from the
-            medoid.
-        max_iterations: Stop after so many steps in any case.
+            shorter than this, above 0 and at most 1. Distances are taken to be at least this part of the
+            median distance from the medoid.
+        max_iterations: Stop after so many steps in any case, at least 1.
     """
 
     def __init__(self, num_byzantine: int = 0, tolerance: float = 1e-6, max_iterations: int = 1000) -> None:

@@ -140,8 +140,7 @@ def _first(mask: Tensor) -> Tensor:
 
 def _whole(uniform: Tensor, count: int) -> Tensor:
     """Numbers uniform in [0, 1) as whole numbers uniform in 0 .. count - 1."""
-    # The product can round up to count.
-    return (uniform * count).long().clamp(max=count - 1)
+    return (uniform * count).long()
 
 
 def _one_hot(index: Tensor, width: int) -> Tensor:

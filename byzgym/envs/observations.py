@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from byzgym.aggregation import ServerView
 from byzgym.validation import check_choice, check_int
 
 BOUND = 100.0
-"""Bound of everything that is compressed by the signed logarithm; float32 reaches 89."""
+"""Bound of what is compressed by the signed logarithm, where quotients may leave the range of float32."""
 
+LARGEST_LOG = 89.0
+"""Bound of the logarithms of 1 + a number in float32."""
 
 POOL_SIZE = 32
 """Blocks of the pooled observation, where there are as many coordinates."""
@@ -58,26 +61,17 @@ class ObservationBuilder:
         self._single = isinstance(spec, str) and spec != "all"
         names = list(PARTS) if spec == "all" else [spec] if isinstance(spec, str) else list(spec)
         self.names = [check_choice("observation", name, PARTS) for name in names]
-        boxes = {
-            "pooled": ((num_rows + 1, pool_size), -BOUND, BOUND),
-            "gradients": ((num_rows, num_parameters), -BOUND, BOUND),
-            "norms": ((num_rows,), 0.0, BOUND),
-            "similarity": ((num_rows, num_rows), -1.0, 1.0),
-            "trust": ((num_rows,), -1.0, 1.0),
-            "credits": ((num_rows,), 0.0, 1.0),
-            "loss": ((1,), 0.0, BOUND),
-            "progress": ((1,), 0.0, 1.0),
-        }
+        sizes = {"n": num_rows, "n + 1": num_rows + 1, "d": num_parameters, "pool_size": pool_size, "1": 1}
         made: dict[str, spaces.Space[Any]] = {
-            name: spaces.Box(low, high, shape, np.float32)
-            for name, (shape, low, high) in boxes.items()
+            name: spaces.Box(part.low, part.high, tuple(sizes[size] for size in part.shape), np.float32)
+            for name, part in PARTS.items()
             if name in self.names
         }
         self.space: spaces.Space[Any] = made[self.names[0]] if self._single else spaces.Dict(made)
 
     def __call__(self, view: ServerView) -> np.ndarray | dict[str, np.ndarray]:
         """Observations of all environments, each part a fresh float32 array of shape [E, ...]."""
-        built = {name: _to_numpy(PARTS[name](view, self)) for name in self.names}
+        built = {name: _to_numpy(PARTS[name].build(view, self)) for name in self.names}
         return built[self.names[0]] if self._single else {name: built[name] for name in self.space}  # type: ignore[attr-defined]
 
 
@@ -137,18 +131,42 @@ def _unit(rows: Tensor) -> Tensor:
     return torch.nn.functional.normalize(rows / largest, dim=2)
 
 
+def _progress(view: ServerView, builder: ObservationBuilder) -> Tensor:
+    return (view.round.float() / builder.rounds).clamp(max=1)[:, None]
+
+
 def _to_numpy(values: Tensor) -> np.ndarray:
     """A copy of its own: callers keep observations."""
     return np.array(values.detach().cpu().numpy(), dtype=np.float32)
 
 
-PARTS: dict[str, Callable[[ServerView, ObservationBuilder], Tensor]] = {
-    "pooled": _pooled,
-    "gradients": lambda view, builder: symmetric_log(view.gradients),
-    "norms": lambda view, builder: row_norms(view.gradients).log1p(),
-    "similarity": _similarity,
-    "trust": _trust,
-    "credits": lambda view, builder: view.previous_credits.clamp(0, 1),
-    "loss": lambda view, builder: view.qv_value[:, None].log1p(),
-    "progress": lambda view, builder: (view.round.float() / builder.rounds).clamp(max=1)[:, None],
+@dataclass(frozen=True)
+class Part:
+    """A part of the observation.
+
+    Args:
+        shape: Of one environment, from the sizes "n" (rows received), "n + 1", "d", "pool_size" and "1".
+        low: Least value.
+        high: Largest value.
+        build: From a view (and the builder, with the settings) to the part of all environments, [E, ...].
+    """
+
+    shape: tuple[str, ...]
+    low: float
+    high: float
+    build: Callable[[ServerView, ObservationBuilder], Tensor]
+
+
+PARTS = {
+    "pooled": Part(("n + 1", "pool_size"), -BOUND, BOUND, _pooled),
+    "gradients": Part(
+        ("n", "d"), -LARGEST_LOG, LARGEST_LOG, lambda view, builder: symmetric_log(view.gradients)
+    ),
+    "norms": Part(("n",), 0.0, BOUND, lambda view, builder: row_norms(view.gradients).log1p()),
+    "similarity": Part(("n", "n"), -1.0, 1.0, _similarity),
+    "trust": Part(("n",), -1.0, 1.0, _trust),
+    "credits": Part(("n",), 0.0, 1.0, lambda view, builder: view.previous_credits.clamp(0, 1)),
+    "loss": Part(("1",), 0.0, BOUND, lambda view, builder: view.qv_value[:, None].log1p()),
+    "progress": Part(("1",), 0.0, 1.0, _progress),
 }
+"""What an observation can be made of, by name."""

@@ -33,13 +33,13 @@ def checked_seeds(seeds: Any, envs: Sequence[int]) -> list[int]:
 
 
 def check_tensor(name: str, value: Any, shape: torch.Size) -> None:
-    """Raise an error unless ``value`` is a floating point tensor of ``shape``."""
+    """Raise an error unless ``value`` is a tensor of ``shape`` and of real numbers."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if value.shape != shape:
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
-    if not value.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {value.dtype}")
+    if value.is_complex():
+        raise ValueError(f"{name} must be real, got {value.dtype}")
 
 
 def check_credits(credits: Tensor) -> None:

@@ -26,7 +26,8 @@ class GradientEngine(Protocol):
 
     num_parameters: int
     draws: bool
-    """Whether gradients depend on random numbers, drawn for one worker after the other."""
+    """Whether gradients may depend on random numbers, drawn for one worker after the other: with dropout, and
+    wherever only worker by worker or with random numbers allowed a module can be computed."""
 
     def samples_at_once(self, num_envs: int, sample_size: int) -> int:
         """For how many samples of so many numbers to ask `logits` at once, so that memory suffices."""

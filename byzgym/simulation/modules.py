@@ -22,7 +22,7 @@ class ModuleEngine:
     Modules with dropout draw their masks from the environments' generators, in training only; they are
     taken environment by environment, since one vmap would draw for all from one stream. So are large ones,
     for which this is faster and needs no copy of the parameters for every worker. What vmap cannot do, such
-    as recurrent layers, is computed worker by worker. `try_on` finds out which way to go.
+    as nn.GRU, is computed worker by worker. `try_on` finds out which way to go.
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -21,9 +21,10 @@ class LearningRate:
 
     Args:
         spec: A positive number, or a mapping with the keys ``initial`` (positive) and ``schedule``:
-            "constant"; "cosine" and "linear" fall to ``final`` (default 0) after the last round; "step"
-            multiplies by ``factor`` (default 0.1) every ``every`` rounds; "inverse_time" divides by
-            1 + ``decay`` * round.
+            "constant"; "cosine" and "linear" fall to ``final`` (default 0, at most ``initial``) after the
+            last round; "step" multiplies by ``factor`` (default 0.1, above 0 and at most 1) every ``every``
+            rounds (at least 1); "inverse_time" divides by 1 + ``decay`` * round (``decay`` above 0). At most
+            1e30.
         rounds: The number of rounds of an episode.
 
     Raises:

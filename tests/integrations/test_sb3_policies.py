@@ -262,3 +262,13 @@ def _byzantine_credit(model, arguments, beta):
         observation, _, _, infos = env.step(model.predict(observation, deterministic=True)[0])
         share += [info["credits"][info["byzantine"]].sum() for info in infos]
     return np.mean(share)
+
+
+@pytest.mark.parametrize("part", ["gradients", "similarity", "trust", "loss"])
+@pytest.mark.parametrize("action", ["credits", "null_slot"])
+def test_a_single_part_is_not_taken_for_the_pooled_observation(tiny, part, action):
+    env = make_vec_env(1, observation=part, action=action, **tiny)
+    with pytest.raises(ValueError, match="observation must be the pooled Box"):
+        PPO(EquivariantPolicy, env)
+    listed = make_vec_env(1, observation=[part, "norms"], action=action, **tiny)
+    assert EquivariantExtractor(listed.observation_space).rows == tiny["num_workers"]

@@ -161,10 +161,10 @@ def test_per_environment_must_be_a_list(given):
 def test_updates_and_credits_are_real_numbers():
     simulation = make()
     update = uniform_update(simulation)
-    with pytest.raises(ValueError, match=r"update must be floating point, got torch.complex64"):
+    with pytest.raises(ValueError, match=r"update must be real, got torch.complex64"):
         simulation.apply(update.to(torch.complex64))
-    with pytest.raises(ValueError, match=r"credits must be floating point, got torch.int64"):
-        simulation.apply(update, torch.zeros(2, 6, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"credits must be real, got torch.complex128"):
+        simulation.apply(update, torch.zeros(2, 6, dtype=torch.complex128))
     assert simulation.view.round.tolist() == [0, 0]
 
 

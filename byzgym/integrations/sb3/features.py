@@ -8,6 +8,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 from torch.nn import functional
 
+from byzgym.envs.observations import PARTS
+
 LARGEST_EXPONENT = 30.0
 """Compressed entries beyond this are equal in the features; exp(30) is 1e13 times the median submission."""
 
@@ -67,15 +69,22 @@ class EquivariantExtractor(BaseFeaturesExtractor):
 
 
 def _parts(space: spaces.Space[object]) -> dict[str, spaces.Box]:
-    if isinstance(space, spaces.Box) and len(space.shape) == 2:
+    if isinstance(space, spaces.Box) and len(space.shape) == 2 and not _is_other_part(space):
         return {"pooled": space}
     if isinstance(space, spaces.Dict):
         boxes = {name: box for name, box in space.items() if isinstance(box, spaces.Box) and name in _KNOWN}
         if len(boxes) == len(space.spaces):
             return boxes
     raise ValueError(
-        f"observation must be the pooled Box (n + 1, pool_size) or a Dict of {', '.join(_KNOWN)}, got {space}"
+        f"observation must be the pooled Box (n + 1, pool_size) or a Dict of {', '.join(_KNOWN)} (or of one "
+        f"of them, in a list), got {space}"
     )
+
+
+def _is_other_part(space: spaces.Box) -> bool:
+    """Whether the bounds are those of "gradients" or "similarity", which have as many dimensions."""
+    others = (part for name, part in PARTS.items() if len(part.shape) == 2 and name != "pooled")
+    return (float(space.low.min()), float(space.high.max())) in [(part.low, part.high) for part in others]
 
 
 def _features(parts: dict[str, Tensor], raw: bool) -> tuple[Tensor, Tensor]:
