@@ -147,8 +147,6 @@ class GAA(Agent):
             began = (view.round == 0) & (self._rounds > 0)
             if bool(began.any()):
                 self.reset(began)
-                if not self._policy:
-                    self._began = None
         self._rounds = view.round.clone()  # a reset writes into the server's own
         if self._policy and self._shape == view.gradients.shape:
             if self._window is None:

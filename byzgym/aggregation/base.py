@@ -137,6 +137,17 @@ class Rule(ABC):
         return f"{type(self).__name__}(num_byzantine={self.num_byzantine})"
 
 
+class HonestMajority(Rule):
+    """A rule that needs more honest workers than Byzantine ones."""
+
+    condition: ClassVar[str] = "n >= 2f + 1"
+
+    @classmethod
+    def max_byzantine(cls, num_workers: int) -> int:
+        """The largest f that this rule accepts for n workers (-1 where it accepts none)."""
+        return (num_workers - 1) // 2
+
+
 class Weighting(Rule):
     """A rule that is a convex combination of the submissions (a linear rule, GAA paper, Definition 2)."""
 

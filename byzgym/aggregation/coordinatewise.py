@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
 
 from torch import Tensor
 
-from byzgym.aggregation.base import Rule
+from byzgym.aggregation.base import HonestMajority
 from byzgym.aggregation.columns import run_program
 from byzgym.aggregation.networks import (
     Program,
@@ -19,7 +18,7 @@ from byzgym.aggregation.registry import registry
 from byzgym.validation import check_bool
 
 
-class CoordinateWise(Rule):
+class CoordinateWise(HonestMajority):
     """A rule that acts on every coordinate alone.
 
     Args:
@@ -29,16 +28,9 @@ class CoordinateWise(Rule):
             then on.
     """
 
-    condition: ClassVar[str] = "n >= 2f + 1"
-
     def __init__(self, num_byzantine: int = 0, compiled: bool = False) -> None:
         super().__init__(num_byzantine)
         self.compiled = check_bool("compiled", compiled)
-
-    @classmethod
-    def max_byzantine(cls, num_workers: int) -> int:
-        """The largest f that this rule accepts for n workers (-1 where it accepts none)."""
-        return (num_workers - 1) // 2
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
         return run_program(self._program(gradients.shape[-2]), gradients, self.compiled)

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import Weighting
+from byzgym.aggregation.base import HonestMajority, Weighting
 from byzgym.aggregation.distances import squared_distances
 from byzgym.aggregation.registry import registry
 
 
 @registry.built_in("faba")
-class FABA(Weighting):
+class FABA(HonestMajority, Weighting):
     """Drop f times the submission farthest from the mean of those left; the mean of the rest, n >= 2f + 1.
 
     Of several equally far the first is dropped. Source: Xia et al., "FABA: An Algorithm for Fast
     Aggregation against Byzantine Attacks in Distributed Neural Networks", Algorithm 1, with the alpha n
     drops that its proof counts.
     """
-
-    condition: ClassVar[str] = "n >= 2f + 1"
-
-    @classmethod
-    def max_byzantine(cls, num_workers: int) -> int:
-        """The largest f that this rule accepts for n workers (-1 where it accepts none)."""
-        return (num_workers - 1) // 2
 
     def _credits(self, gradients: Tensor) -> Tensor:
         left = torch.ones(gradients.shape[:-1], dtype=torch.float64, device=gradients.device)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import Weighting, combine_weights
+from byzgym.aggregation.base import HonestMajority, Weighting, combine_weights
 from byzgym.aggregation.distances import Geometry, shift_gram
 from byzgym.aggregation.registry import registry
 from byzgym.aggregation.selection import take_row
@@ -20,17 +18,8 @@ NEAR = 1e-3
 """Part of the median distance from the medoid up to which a submission is at first taken to equal it."""
 
 
-class _Geometric(Weighting):
-    condition: ClassVar[str] = "n >= 2f + 1"
-
-    @classmethod
-    def max_byzantine(cls, num_workers: int) -> int:
-        """The largest f that this rule accepts for n workers (-1 where it accepts none)."""
-        return (num_workers - 1) // 2
-
-
 @registry.built_in("medoid")
-class Medoid(_Geometric):
+class Medoid(HonestMajority, Weighting):
     """The submission with the smallest sum of distances to all the others, n >= 2f + 1.
 
     Source: Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", Definition 9. It makes no use of
@@ -46,7 +35,7 @@ class Medoid(_Geometric):
 
 
 @registry.built_in("geometric_median")
-class GeometricMedian(_Geometric):
+class GeometricMedian(HonestMajority, Weighting):
     """The point with the smallest sum of distances to the submissions, n >= 2f + 1.
 
     Source: Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", Definition 6; the robust aggregation

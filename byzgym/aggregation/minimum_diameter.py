@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from functools import lru_cache
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import Weighting
+from byzgym.aggregation.base import HonestMajority, Weighting
 from byzgym.aggregation.distances import squared_distances
 from byzgym.aggregation.registry import registry
 
@@ -21,7 +20,7 @@ SCRATCH = 1 << 22
 
 
 @registry.built_in("brute_force")
-class BruteForce(Weighting):
+class BruteForce(HonestMajority, Weighting):
     """The mean of the n - f submissions whose largest distance from each other is smallest, n >= 2f + 1.
 
     Also called minimum-diameter averaging. Of several such subsets the lexicographically first is taken.
@@ -30,13 +29,6 @@ class BruteForce(Weighting):
     Source: El Mhamdi, Guerraoui and Rouault, "The Hidden Vulnerability of Distributed Learning in
     Byzantium", section 2 (Brute).
     """
-
-    condition: ClassVar[str] = "n >= 2f + 1"
-
-    @classmethod
-    def max_byzantine(cls, num_workers: int) -> int:
-        """The largest f that this rule accepts for n workers (-1 where it accepts none)."""
-        return (num_workers - 1) // 2
 
     def _credits(self, gradients: Tensor) -> Tensor:
         num_workers = gradients.shape[-2]
