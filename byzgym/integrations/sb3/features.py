@@ -104,8 +104,7 @@ def _features(parts: dict[str, Tensor], raw: bool) -> tuple[Tensor, Tensor]:
         if "trust" in parts:
             columns.append(_endorsed(parts["similarity"], parts["trust"][..., None]))
     if "norms" in parts:
-        norms = parts["norms"]
-        columns.append((norms - norms.amin(1, keepdim=True))[..., None])
+        columns.append((parts["norms"] - _shortest(parts["norms"], 0.0))[..., None])
     columns += [parts[name][..., None] for name in _COLUMNS if name in parts]
     whole += [parts[name] for name in _GLOBAL if name in parts]
     per_row = torch.cat(columns, 2)
@@ -118,10 +117,8 @@ def _described(rows: Tensor, server: Tensor | None) -> Tensor:
     received = (log_norm > _LOG_ZERO)[..., None]
     others = functional.normalize(unit.sum(1, keepdim=True) - unit, dim=2)
     similarity = unit @ unit.transpose(1, 2)
-    # Rejected submissions are rows of zeros: they are not the shortest.
-    least = log_norm.masked_fill(~received[..., 0], torch.inf).amin(1, keepdim=True)
-    shortest = torch.where(least.isfinite(), least, _LOG_ZERO)
-    columns = [_summary(similarity), (unit * others).sum(2, keepdim=True), (log_norm - shortest)[..., None]]
+    relative = log_norm - _shortest(log_norm, _LOG_ZERO)
+    columns = [_summary(similarity), (unit * others).sum(2, keepdim=True), relative[..., None]]
     if server is not None:
         own, own_norm = _direction(server)
         trust = unit @ own.transpose(1, 2)
@@ -131,6 +128,12 @@ def _described(rows: Tensor, server: Tensor | None) -> Tensor:
 
 
 _LOG_ZERO = -60.0
+
+
+def _shortest(sizes: Tensor, zero: float) -> Tensor:
+    """The least size [B, 1] of rows [B, n], without the rejected ones: rows of zeros, of size ``zero``."""
+    least = sizes.masked_fill(sizes <= zero, torch.inf).amin(1, keepdim=True)
+    return torch.where(least.isfinite(), least, zero)
 
 
 def _direction(rows: Tensor) -> tuple[Tensor, Tensor]:
