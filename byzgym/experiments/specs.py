@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping
+from keyword import iskeyword
 from typing import Any
 
 
@@ -18,6 +20,8 @@ def parse(text: str) -> dict[str, Any]:
     Raises:
         ValueError: If the text has another form.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"expected 'name' or 'name:key=value,...', got {text!r}")
     name, colon, rest = text.partition(":")
     if not name.strip() or (colon and not rest.strip()):
         raise ValueError(f"expected 'name' or 'name:key=value,...', got {text!r}")
@@ -66,6 +70,8 @@ def _value(node: ast.expr) -> Any:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, str) and value.isidentifier():
-        return value
+    if isinstance(value, str) and value.isidentifier() and value.isascii() and not iskeyword(value):
+        return value  # others are literals or no expressions, or come back in another Unicode form
+    if isinstance(value, float) and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"  # inf would be a word
     return repr(value)

@@ -38,6 +38,30 @@ def test_one_spelling():
     assert specs.canonical("gaussian: mean=-1, std=1e3") == "gaussian:mean=-1,std=1000.0"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a:b='None'",
+        "a:b='True'",
+        "a:b='if'",
+        "a:b='ﬁ'",
+        "a:b=None",
+        "a:b=True",
+        "a:b=word",
+        "a:b=1e999",
+        "a:b=-1e999",
+    ],
+)
+def test_a_spelling_is_read_as_what_it_spells(text):
+    assert specs.parse(specs.canonical(text)) == specs.parse(text)
+
+
+@pytest.mark.parametrize("value", [1, None, ["ipm"]])
+def test_names_are_strings(value):
+    with pytest.raises(ValueError, match=r"expected 'name'.*got"):
+        specs.parse(value)
+
+
 def test_byzantine_credit_by_hand():
     credits = np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
     byzantine = np.array([[True, False, False], [False, True, True]])
@@ -59,6 +83,15 @@ def test_the_log_looks_at_the_end_of_the_run():
         log.add(round, torch.tensor([[byzantine, 1 - byzantine]]), mask)
     assert log.byzantine_credit(0) == pytest.approx(0.3)
     assert log.detection_auc(0) == 1.0
+
+
+@pytest.mark.parametrize(("rounds", "counted"), [(1, 1), (9, 1), (10, 1), (11, 2), (20, 2), (30, 3)])
+def test_the_last_tenth_of_the_rounds(rounds, counted):
+    log, mask = CreditLog(rounds), torch.tensor([[True, False]])
+    for round in range(rounds):
+        byzantine = {rounds - counted: 0.75}.get(round, 0.25 if round > rounds - counted else 1.0)
+        log.add(round, torch.tensor([[byzantine, 1 - byzantine]]), mask)
+    assert log.byzantine_credit(0) == pytest.approx((0.75 + 0.25 * (counted - 1)) / counted)
 
 
 def test_detection_pools_the_last_half_of_the_rounds():
