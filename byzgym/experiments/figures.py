@@ -22,7 +22,8 @@ _REFERENCE_COLOR = "#222222"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 _GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.8}
 _DPI = 160
-_GAP = 0.06  # between two names at the ends of lines, as a part of the height of the axes
+_GAP = 0.06  # between two names at the ends of lines, as a part of the height of the axes, at most
+_MARGIN = 0.01  # between the names and the ends of the axes
 
 
 def draw(records: Records, folder: Path) -> list[Path]:
@@ -192,15 +193,19 @@ def _curves(axes: Any, records: Records, attack: str, num_byzantine: int) -> lis
 
 
 def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]], rounds: int) -> None:
-    """Write each line's name at its end; names that would overlap are moved apart, about their middle."""
+    """Write each line's name at its end; names that would overlap are moved apart, about their middle.
+
+    Where there are too many for the height of the axes, they stand closer and are smaller.
+    """
     ordered = sorted(ends)
+    gap = min(_GAP, (1 - 2 * _MARGIN) / max(1, len(ordered) - 1))
     groups: list[list[float]] = []  # heights of the lines whose names stand in one pile
     for end, _, _ in ordered:
         groups.append([end])
-        while len(groups) > 1 and _pile(groups[-2])[-1] + _GAP > _pile(groups[-1])[0]:
+        while len(groups) > 1 and _pile(groups[-2], gap)[-1] + gap > _pile(groups[-1], gap)[0]:
             last = groups.pop()
             groups[-1] += last
-    heights = [height for group in groups for height in _pile(group)]
+    heights = [height for group in groups for height in _pile(group, gap)]
     for height, (end, name, color) in zip(heights, ordered, strict=True):
         axes.annotate(
             name,
@@ -208,17 +213,18 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]], rounds: int) 
             xytext=(rounds * 1.04, height),
             color=color,
             va="center",
-            fontsize=10,
+            fontsize=10 * gap / _GAP,
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": color, "lw": 0.8, "alpha": 0.7, "relpos": (0, 0.5)},
         )
 
 
-def _pile(ends: Sequence[float]) -> list[float]:
-    """Heights of names about the middle of their lines' ends, inside the axes."""
-    half = (len(ends) - 1) / 2 * _GAP
-    middle = min(max(float(np.mean(ends)), half + 0.01), max(0.99 - half, half + 0.01))
-    return [middle - half + number * _GAP for number in range(len(ends))]
+def _pile(ends: Sequence[float], gap: float) -> list[float]:
+    """Heights of names about the middle of their lines' ends, inside the axes where the gap admits that."""
+    half = (len(ends) - 1) / 2 * gap
+    lowest = half + _MARGIN
+    middle = min(max(float(np.mean(ends)), lowest), max(1 - lowest, lowest))
+    return [middle - half + number * gap for number in range(len(ends))]
 
 
 def _style(records: Records, policy: str) -> dict[str, Any]:
