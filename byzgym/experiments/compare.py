@@ -17,9 +17,10 @@ import byzgym
 from byzgym.envs.rewards import EXPLOSION
 from byzgym.experiments import specs
 from byzgym.experiments.comparison import Comparison
+from byzgym.experiments.files import prepare
 from byzgym.experiments.measures import CreditLog
 from byzgym.experiments.policies import Told, decide, install, told
-from byzgym.experiments.records import Records, claim, discard_drawings, prepare
+from byzgym.experiments.records import Records, claim, discard_drawings
 from byzgym.simulation import Simulation
 
 _FEW_NUMBERS = 2_000_000
@@ -87,11 +88,11 @@ def begin(comparison: Comparison, folder: Path, overwrite: bool = False) -> Reco
         overwrite: Whether results in the folder may be replaced.
 
     Raises:
-        FileExistsError: If the folder holds results and ``overwrite`` is False.
+        FileExistsError: If the folder holds what would be replaced and ``overwrite`` is False.
         OSError: If the folder cannot be made or written to.
         Exception: What `check` raises.
     """
-    claim(folder, overwrite)
+    claim(folder, comparison, overwrite)
     records = Records.begin(comparison, check(comparison))
     prepare(folder)
     return records

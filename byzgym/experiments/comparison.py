@@ -7,7 +7,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -143,6 +143,8 @@ class Comparison(Setting):
         known = {field.name for field in dataclasses.fields(cls)}
         if set(arguments) != known:
             raise ValueError(f"the arguments must be {sorted(known)}, got {sorted(arguments)}")
+        for name, hint in get_type_hints(cls).items():
+            check_kind(name, arguments[name], hint)
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
         return cls(**given)
 
@@ -157,6 +159,32 @@ def flags(arguments: Any, fields: Sequence[dataclasses.Field[Any]]) -> list[str]
         words.append("--" + field.name.replace("_", "-"))
         words += [str(entry) for entry in value] if isinstance(value, tuple) else [str(value)]
     return words
+
+
+def check_kind(name: str, value: Any, hint: Any) -> None:
+    """Check a value from a JSON file against a type: str, int, float, one of them or None, or a tuple of one.
+
+    Raises:
+        ValueError: If it is of another type.
+    """
+    if get_origin(hint) is tuple:
+        kind = get_args(hint)[0]
+        if not isinstance(value, list) or not all(_is(entry, kind) for entry in value):
+            raise ValueError(f"{name} must be a list of {_KINDS[kind]}s, got {value!r}")
+    elif not any(_is(value, kind) for kind in get_args(hint) or (hint,)):
+        kinds = " or ".join(
+            f"a {_KINDS[kind]}" if kind in _KINDS else "null" for kind in get_args(hint) or (hint,)
+        )
+        raise ValueError(f"{name} must be {kinds}, got {value!r}")
+
+
+_KINDS: dict[Any, str] = {str: "string", int: "whole number", float: "number"}
+
+
+def _is(value: Any, kind: type[Any]) -> bool:
+    if isinstance(value, bool):  # which is an int to Python
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _distinct(name: str, values: Sequence[Any]) -> Sequence[Any]:

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 import byzgym  # noqa: F401  registers the environment
+from byzgym import agents
 from byzgym.envs import ENV_ID
+from byzgym.experiments import specs
 from byzgym.experiments.policies import Told, install, told
 from byzgym.validation import check_int
 
@@ -36,6 +38,9 @@ def policy_by_name(policy: str, env: gymnasium.Env[Any, Any]) -> tuple[Predict, 
         ValueError: If the name is unknown, or a rule does not accept the f given for it.
         TypeError: If a parameter does not exist.
     """
+    name = specs.parse(policy)["name"]
+    if name not in agents.names():  # which the rules alone, asked below, would not list
+        raise ValueError(f"unknown name {name!r} in policy; known: {', '.join(agents.names())}")
     simulation: Any = env.unwrapped.simulation  # type: ignore[attr-defined]
     f = simulation.most_byzantine
     return install(policy, simulation, f).bind(env).predict, told(policy, simulation.num_rows, f)
@@ -61,8 +66,12 @@ def evaluate(
 
     Returns:
         One row an episode: seed, attack, return, accuracy, rounds, diverged.
+
+    Raises:
+        ValueError: If a number is not allowed.
     """
     check_int("episodes", episodes, low=1)
+    check_int("frames", frames, low=1)
     check_int("seed", seed, low=0)
     rows = [_episode(env, predict, seed + number, on_frame, frames) for number in range(episodes)]
     return pd.DataFrame(rows)

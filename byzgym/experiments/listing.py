@@ -38,7 +38,7 @@ def _plain(kind: str) -> Table:
     table.add_column("what it is", ratio=1)
     names, factory = _source(kind)
     for name in names:
-        table.add_row(name, _described(factory(name), skip=2 if kind == "models" else 0))
+        table.add_row(Text(name), _described(factory(name), skip=2 if kind == "models" else 0))
     return table
 
 
@@ -50,7 +50,8 @@ def _rules() -> Table:
     for name in aggregation.names():
         factory = aggregation.registry.registry.factory(name)
         credits = "yes" if getattr(factory, "linear", False) else "no"
-        table.add_row(name, str(getattr(factory, "condition", "")), credits, _described(factory))
+        condition = Text(str(getattr(factory, "condition", "")))
+        table.add_row(Text(name), condition, credits, _described(factory))
     return table
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import pandas as pd
 
 from byzgym.experiments.comparison import Comparison
+from byzgym.experiments.files import check_files, check_folder, write_texts
 from byzgym.experiments.policies import Told, is_reference
+from byzgym.experiments.reading import read_config, read_table
 
 RESULT_COLUMNS = (
     "task",
@@ -39,11 +40,10 @@ RESULT_COLUMNS = (
 )
 CURVE_COLUMNS = ("policy", "attack", "num_byzantine", "seed", "round", "accuracy", "qv_loss")
 
-_TEXT = {"task", "model", "policy", "attack", "roles", "partition", "version"}
-_MAY_BE_BLANK = {"byzantine_credit", "detection_auc"}
 _TABLES = ("results.csv", "curves.csv", "config.json")
 _FILES = (*_TABLES, "overview.png", "report.html", "report.md")
-_FIGURES = ("accuracy_f*.png", "final_f*.png", "credits_f*.png")
+_KINDS = ("accuracy", "final", "credits")  # of figures, each of them drawn for every f
+_FIGURE = re.compile(rf"({'|'.join(_KINDS)})_f\d+\.png", re.ASCII)
 
 
 @dataclass
@@ -107,23 +107,11 @@ class Records:
             FileNotFoundError: If a file is missing.
             ValueError: If a file does not hold what it should.
         """
-        config = _read_config(folder / "config.json")
-        results = _read_table(folder / "results.csv", RESULT_COLUMNS)
-        curves = _read_table(folder / "curves.csv", CURVE_COLUMNS)
-        results["diverged"] = results["diverged"].astype(str) == "True"
-        try:
-            return cls(
-                comparison=Comparison.from_json(config["arguments"]),
-                told=[Told(**entry) for entry in config["told"]],
-                references=[str(policy) for policy in config["references"]],
-                versions=dict(config["versions"]),
-                results=results,
-                curves=curves,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{folder / 'config.json'} is not the configuration of results: {error}"
-            ) from None
+        comparison, told, references, versions = read_config(folder / "config.json")
+        run = ("policy", "attack", "num_byzantine", "seed")
+        results = read_table(folder / "results.csv", RESULT_COLUMNS, comparison, run)
+        curves = read_table(folder / "curves.csv", CURVE_COLUMNS, comparison, (*run, "round"))
+        return cls(comparison, told, references, versions, results, curves)
 
 
 def versions() -> dict[str, str]:
@@ -134,29 +122,25 @@ def versions() -> dict[str, str]:
     return {"byzgym": byzgym.__version__, **others, "python": platform.python_version()}
 
 
-def claim(folder: Path, overwrite: bool) -> None:
+def claim(folder: Path, comparison: Comparison, overwrite: bool) -> None:
     """Check that results may be written into ``folder``; nothing is changed.
 
     Raises:
-        FileExistsError: If it is a file, or holds results and ``overwrite`` is False.
+        FileExistsError: If it is a file, or holds what would be replaced and ``overwrite`` is False.
+        IsADirectoryError: If there is a folder where a file is to be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"out must be a folder, but {folder} is a file")
-    if _held(folder) and not overwrite:
-        raise FileExistsError(
-            f"{folder} already holds results; choose another folder (--out) or replace them (--overwrite)"
-        )
-
-
-def prepare(folder: Path) -> None:
-    """Make the folder, where there is none.
-
-    Raises:
-        OSError: If the folder cannot be made or written to.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=folder):
-        pass
+    check_folder(folder)
+    figures = [f"{kind}_f{f}.png" for kind in _KINDS for f in comparison.num_byzantine]
+    check_files(folder / name for name in (*_FILES, *figures))
+    if overwrite:
+        return
+    held = _held(folder)
+    choices = "choose another folder (--out) or replace them (--overwrite)"
+    if any(path.name in _TABLES for path in held):
+        raise FileExistsError(f"{folder} already holds results; {choices}")
+    if held:
+        names = ", ".join(path.name for path in held)
+        raise FileExistsError(f"{folder} holds no results, but files named as theirs, {names}; {choices}")
 
 
 def discard_drawings(folder: Path) -> None:
@@ -166,67 +150,13 @@ def discard_drawings(folder: Path) -> None:
             path.unlink()
 
 
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write files that are never seen half written, nor some of them without the others if writing fails."""
-    beside = {path: path.with_name(path.name + ".partial") for path in texts}
-    try:
-        for path, text in texts.items():
-            beside[path].write_text(text, encoding="utf-8")
-    except OSError:
-        for partial in beside.values():
-            if partial.is_file():
-                partial.unlink()
-        raise
-    for path, partial in beside.items():
-        os.replace(partial, path)
-
-
 def _held(folder: Path) -> list[Path]:
+    """The files with names that byzgym gives: the fixed ones and the figures of each f."""
     fixed = [folder / name for name in _FILES if (folder / name).is_file()]
-    return fixed + [path for pattern in _FIGURES for path in sorted(folder.glob(pattern))]
+    figures = [path for path in folder.glob("*.png") if _FIGURE.fullmatch(path.name) and path.is_file()]
+    return fixed + sorted(figures)
 
 
 def _appended(table: pd.DataFrame, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     new = pd.DataFrame(list(rows), columns=list(columns))
     return new if table.empty else pd.concat([table, new], ignore_index=True)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    _check_there(path)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not the configuration of results")
-    return config
-
-
-def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    _check_there(path)
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False, na_values=[""])
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a CSV file of results: {error}") from None
-    if tuple(table.columns) != tuple(columns):
-        raise ValueError(f"{path} must have the columns {','.join(columns)}, got {','.join(table.columns)}")
-    if table.empty:
-        raise ValueError(f"{path} holds no rows")
-    for column in columns:
-        if column not in _TEXT and column != "diverged":
-            table[column] = _numbers(path, table[column])
-        if table[column].isna().any() and column not in _MAY_BE_BLANK:
-            raise ValueError(f"{path} has blank entries in the column {column}")
-    return table
-
-
-def _numbers(path: Path, column: pd.Series[Any]) -> pd.Series[Any]:
-    try:
-        return pd.to_numeric(column)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} must hold numbers in the column {column.name}: {error}") from None
-
-
-def _check_there(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} holds no results: {path.name} is missing")

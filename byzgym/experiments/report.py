@@ -9,7 +9,8 @@ from html import escape
 from pathlib import Path
 
 from byzgym.experiments.figures import draw
-from byzgym.experiments.records import Records, write_texts
+from byzgym.experiments.files import write_texts
+from byzgym.experiments.records import Records
 from byzgym.experiments.statistics import LEVEL, leader, paired_difference, summarise
 from byzgym.experiments.tables import AccuracyTable, accuracy_table
 
@@ -40,6 +41,9 @@ def write(records: Records, folder: str | Path) -> list[Path]:
 
     Returns:
         The files written.
+
+    Raises:
+        OSError: If one of them cannot be written.
     """
     folder = Path(folder)
     figures = draw(records, folder)

@@ -78,7 +78,7 @@ def accuracy_table(records: Records, num_byzantine: int) -> AccuracyTable:
         for attack in comparison.attacks
     }
     best = {attack: _best(records, policies, attack, summaries) for attack in comparison.attacks}
-    marks, footnotes = _footnotes(records, num_byzantine)
+    marks, footnotes = _footnotes(records, played, num_byzantine)
     table = AccuracyTable(
         title=f"{comparison.task}, {comparison.workers(num_byzantine)}",
         attacks=list(comparison.attacks),
@@ -134,7 +134,7 @@ def _rich(table: AccuracyTable, names: list[str], chosen: list[int]) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     shown.add_column("policy", no_wrap=True)
     for column in chosen:
-        shown.add_column(_aligned(table, column, table.attacks[column], " "), no_wrap=True)
+        shown.add_column(Text(_aligned(table, column, table.attacks[column], " ")), no_wrap=True)
     for number, (name, row) in enumerate(zip(names, table.rows, strict=True)):
         if row.reference and number and not table.rows[number - 1].reference:
             shown.add_section()
@@ -146,7 +146,8 @@ def _rich(table: AccuracyTable, names: list[str], chosen: list[int]) -> Table:
             )
             for column, cell in zip(chosen, cells, strict=True)
         ]
-        shown.add_row(name, *texts, style="italic" if row.reference else "")
+        # Texts, as strings would be markup: names may hold brackets.
+        shown.add_row(Text(name), *texts, style="italic" if row.reference else "")
     return shown
 
 
@@ -180,12 +181,12 @@ def _best(
     return {policy for policy, mean in means.items() if mean == max(means.values())}
 
 
-def _footnotes(records: Records, num_byzantine: int) -> tuple[dict[str, str], list[str]]:
-    """Marks of policies, and the lines that explain them: one for each f that rules were told."""
+def _footnotes(records: Records, played: set[str], num_byzantine: int) -> tuple[dict[str, str], list[str]]:
+    """Marks of the policies played, and the lines that explain them: one for each f that rules were told."""
     marks: dict[str, str] = {}
     lines: dict[str, str] = {}
     for entry in records.told:
-        if entry.num_byzantine != num_byzantine:
+        if entry.num_byzantine != num_byzantine or entry.policy not in played:
             continue
         number = len(lines)
         marks[entry.policy] = lines.setdefault(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import gymnasium
 import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from byzgym.experiments.files import check_files, check_folder
 from byzgym.integrations.sb3 import CutAtFloor, EquivariantExtractor, EquivariantPolicy, make_vec_env
-from byzgym.validation import check_choice, check_int
+from byzgym.validation import check_choice, check_int, check_real
 from byzgym.wrappers import SoftmaxCredits
 
 BETA = 10.0
@@ -22,14 +25,19 @@ GAMMA = 0.9
 
 _ON_POLICY = ("ppo", "a2c")
 _ALGORITHMS = (*_ON_POLICY, "sac", "td3")
+_OWN = {"ppo": "clip_range", "sac": "target_entropy", "td3": "policy_delay", "a2c": "gae_lambda"}
+"""What the models of an algorithm hold and those of the ones behind it do not."""
 
 
 def claim(path: Path, overwrite: bool) -> None:
     """Check that a model may be written to ``path``; nothing is changed.
 
     Raises:
-        FileExistsError: If it is there and ``overwrite`` is False.
+        FileExistsError: If it is there and ``overwrite`` is False, or its folder is a file.
+        IsADirectoryError: If it is a folder.
     """
+    check_folder(path.parent)
+    check_files([path])
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another folder (--out) or replace it (--overwrite)")
 
@@ -38,12 +46,13 @@ def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any])
     """A learner: on-policy ones with the permutation-equivariant policy, the others with its features.
 
     PPO has the settings of the recipe agents/ppo.py, whose results agents/README.md tells; all learn from
-    rewards cut at a floor. The others have the defaults of stable-baselines3 otherwise.
+    rewards cut at a floor and discounted by 0.9. The others have the defaults of stable-baselines3 otherwise,
+    but for the narrower first policy of a2c and the smaller buffers of sac and td3.
 
     Args:
         algorithm: "ppo", "a2c", "sac" or "td3".
         num_envs: Environments side by side, at least 1.
-        seed: Of the learner and its environments, at least 0.
+        seed: Of the learner and its environments, from 0 to 2**32 - 1.
         arguments: The keyword arguments of the environment.
 
     Raises:
@@ -51,7 +60,8 @@ def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any])
         TypeError: If an argument of the environment does not exist.
     """
     check_int("num_envs", num_envs, low=1)
-    env = make_vec_env(num_envs, seed=check_int("seed", seed, low=0), softmax_beta=BETA, **arguments)
+    check_int("seed", seed, low=0, high=2**32 - 1)  # all that NumPy's global generator takes
+    env = make_vec_env(num_envs, seed=seed, softmax_beta=BETA, **arguments)
     common: dict[str, Any] = {"env": CutAtFloor(env), "gamma": GAMMA, "seed": seed, "device": "cpu"}
     if algorithm == "ppo":
         # Rollouts of about 1280 steps in two minibatches, whatever the number of environments.
@@ -74,22 +84,41 @@ def learn(model: BaseAlgorithm, steps: int, progress: Callable[[int], None]) -> 
 
 
 def load(
-    path: Path, algorithm: str, env: gymnasium.Env[Any, Any]
+    path: Path, algorithm: str, env: gymnasium.Env[Any, Any], softmax_beta: float | None = None
 ) -> tuple[BaseAlgorithm, gymnasium.Env[Any, Any]]:
     """Read a model, and put what turns its actions into credits around the environment where it needs that.
 
+    Args:
+        path: What stable-baselines3 has saved. A model does not hold the beta that it was trained with.
+        algorithm: "ppo", "a2c", "sac" or "td3".
+        env: Its actions are credits.
+        softmax_beta: Of the softmax that turns the model's logits into credits, greater than 0; `BETA` where
+            None. Models whose actions are credits have none.
+
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no model of this algorithm, or its spaces are not those of the environment.
+        ValueError: If it is no model of this algorithm, its spaces are not those of the environment, or beta
+            is not allowed.
     """
+    beta = BETA if softmax_beta is None else check_real("softmax_beta", softmax_beta, above=0)
     if not path.is_file():
         raise FileNotFoundError(f"there is no model {path}")
     try:
-        model = _class_of(algorithm).load(path, device="cpu")
+        model = _read(path, algorithm)
     except Exception as error:  # whatever unpickling a foreign file raises
         raise ValueError(f"{path} is not a model that {algorithm} has saved: {error}") from None
     space: Any = model.action_space
-    wrapped = SoftmaxCredits(env, BETA) if (space.low < 0).any() else env
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise ValueError(
+            f"{path} was trained with the action_space {space}, but the environment has {env.action_space}"
+        )
+    logits = bool((space.low < 0).any())
+    if softmax_beta is not None and not logits:
+        raise ValueError(
+            f"softmax_beta is for a model whose actions are logits, got {softmax_beta} for {path}, whose "
+            "actions are credits"
+        )
+    wrapped = SoftmaxCredits(env, beta) if logits else env
     for name in ("observation_space", "action_space"):
         expected, offered = getattr(model, name), getattr(wrapped, name)
         if expected != offered:
@@ -97,6 +126,18 @@ def load(
                 f"{path} was trained with the {name} {expected}, but the environment has {offered}"
             )
     return model, wrapped
+
+
+def _read(path: Path, algorithm: str) -> BaseAlgorithm:
+    """The model, unless another algorithm has saved it: a2c would read, and play, that of ppo."""
+    learner = _class_of(algorithm)
+    with ZipFile(path) as archive:
+        held = json.loads(archive.read("data"))
+    saved_by = next((name for name, entry in _OWN.items() if entry in held), algorithm)
+    if saved_by != algorithm:
+        raise ValueError(f"it is one of {saved_by}")
+    model: BaseAlgorithm = learner.load(path, device="cpu")
+    return model
 
 
 def _falling(remaining: float) -> float:

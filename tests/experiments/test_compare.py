@@ -308,3 +308,4 @@ def test_only_a_rule_that_byzgym_tells_less_is_noted():
     assert told("krum", 10, 7).told == 3
     assert told("krum", 10, 3) is None
     assert told("krum:num_byzantine=1", 10, 3) is None
+    assert told("krum:num_byzantine=3", 10, 7) is None  # its user has said so
