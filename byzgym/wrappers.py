@@ -104,8 +104,8 @@ class RuleSelection(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Rules that no credit vector can express, such as the coordinate-wise ones, act in the environment this
     way; ``info["credits"]`` is then NaN (for which Gymnasium's `check_env` takes two equal runs for different
-    ones). Attacks that know the server's rule are shown the one used last, and
-    in the first round the first of ``rules``.
+    ones). Attacks that know the server's rule are shown the one used last, and in the first round the first
+    of ``rules``.
 
     Args:
         env: A ``ByzantineAggregation-v0``, single, without wrappers that change its actions.

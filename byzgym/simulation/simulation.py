@@ -326,8 +326,9 @@ class Simulation:
         self._view = None
         if envs is not None and not envs:
             return
-        index, rule = None if envs is None else torch.tensor(envs, device=self.settings.device), self.rule
+        index = None if envs is None else torch.tensor(envs, device=self.settings.device)
         chosen = slice(None) if index is None else index
+        rule = self.rule
         generators = self.workers.generators
         context = AttackContext(
             round=self.server.round[chosen],
