@@ -1,8 +1,12 @@
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
 
 from byzgym import tasks
+from byzgym.tasks import images
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +34,21 @@ def untouched_randomness():
     now = np.random.get_state()  # noqa: NPY002
     assert (numpy_state[1] == now[1]).all()
     assert numpy_state[2:] == now[2:]
+
+
+@pytest.fixture
+def fake_torchvision(monkeypatch):
+    """Puts a fake torchvision with these data sets in place, and forgets what has been loaded."""
+
+    def install(grey, color):
+        fake = types.ModuleType("torchvision")
+        fake.datasets = types.ModuleType("torchvision.datasets")
+        fake.datasets.MNIST = fake.datasets.FashionMNIST = grey
+        fake.datasets.CIFAR10 = color
+        monkeypatch.setitem(sys.modules, "torchvision", fake)
+        monkeypatch.setitem(sys.modules, "torchvision.datasets", fake.datasets)
+        monkeypatch.setattr(images, "_loaded", {})
+        monkeypatch.delenv(images.ROOT_VARIABLE, raising=False)
+        return fake.datasets
+
+    return install

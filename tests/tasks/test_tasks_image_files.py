@@ -1,14 +1,11 @@
 """Image tasks on small files: the constants of their standardisation, and whose files they read."""
 
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from byzgym import tasks
-from byzgym.tasks import images
 
 
 class FakeGrey:
@@ -27,15 +24,8 @@ class FakeColor(FakeGrey):
 
 
 @pytest.fixture(autouse=True)
-def torchvision(monkeypatch):
-    """Put a fake torchvision in place and forget what has been loaded."""
-    fake = types.ModuleType("torchvision")
-    fake.datasets = types.ModuleType("torchvision.datasets")
-    fake.datasets.MNIST = fake.datasets.FashionMNIST = FakeGrey
-    fake.datasets.CIFAR10 = FakeColor
-    monkeypatch.setitem(sys.modules, "torchvision", fake)
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", fake.datasets)
-    monkeypatch.setattr(images, "_loaded", {})
+def torchvision(fake_torchvision):
+    return fake_torchvision(FakeGrey, FakeColor)
 
 
 def folder_of(path, pixel):

@@ -1,6 +1,5 @@
 import os
 import sys
-import types
 from typing import ClassVar
 
 import numpy as np
@@ -34,18 +33,9 @@ class FakeColor(FakeData):
 
 
 @pytest.fixture
-def torchvision(monkeypatch):
-    """Put a fake torchvision in place and forget what has been loaded."""
-    fake = types.ModuleType("torchvision")
-    fake.datasets = types.ModuleType("torchvision.datasets")
-    fake.datasets.MNIST = fake.datasets.FashionMNIST = FakeData
-    fake.datasets.CIFAR10 = FakeColor
-    monkeypatch.setitem(sys.modules, "torchvision", fake)
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", fake.datasets)
-    monkeypatch.setattr(images, "_loaded", {})
+def torchvision(fake_torchvision, monkeypatch):
     monkeypatch.setattr(FakeData, "opened", [])
-    monkeypatch.delenv(images.ROOT_VARIABLE, raising=False)
-    return fake.datasets
+    return fake_torchvision(FakeData, FakeColor)
 
 
 def test_mnist_is_standardised(torchvision, tmp_path):
