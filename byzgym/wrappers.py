@@ -178,7 +178,8 @@ class VectorRuleSelection(VectorWrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """Begin new episodes; see the environment."""
         server: Any = self.env.unwrapped
-        server.simulation.use_rules(self.rules)
+        if server.simulation.rules != self.rules:  # environments that go on keep theirs
+            server.simulation.use_rules(self.rules)
         return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

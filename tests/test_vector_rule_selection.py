@@ -208,6 +208,35 @@ def test_simulation_remembers_the_rules_of_its_environments(rules_seen):
     assert rules_seen[-1] is rules[0]
 
 
+def test_numbers_of_rules_are_checked_and_copied():
+    simulation = Simulation.make(2, seed=0, **TINY)
+    rules = [aggregation.Median(), aggregation.Krum(), aggregation.Mean()]
+    numbers = torch.tensor([2, 1])
+    simulation.use_rules(rules, numbers)
+    snapshot = simulation.snapshot()
+    simulation.reset([5, 6])
+    assert numbers.tolist() == [2, 1]
+    for wrong, several in (([2, 1], rules[:2]), ([0], rules), ([-1, 0], rules), ([0, 0], [])):
+        with pytest.raises(ValueError, match=r"numbers must be 2 of the numbers of . rules"):
+            simulation.use_rules(several, torch.tensor(wrong))
+    assert simulation.rule.numbers.tolist() == [0, 0]
+    simulation.use_rules(rules[:2])
+    with pytest.raises(ValueError, match=r"snapshot must be .* got one with more rules"):
+        simulation.restore(snapshot)
+
+
+def test_a_reset_of_some_environments_leaves_the_others_their_rules():
+    env = make_vec(3, "Disabled")
+    venv = VectorRuleSelection(env, ["median", "krum", "mean"])
+    venv.reset(seed=0)
+    venv.step([1, 2, 1])
+    venv.reset(options={"reset_mask": np.array([True, False, False])})
+    assert env.unwrapped.simulation.rule.numbers.tolist() == [0, 2, 1]
+    agents.make("mean").bind(env)
+    venv.reset(seed=0)
+    assert env.unwrapped.simulation.rule.numbers.tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
 def test_a_rule_may_return_another_type(dtype):
     rules = [lambda rows: rows.sum(1).to(dtype), "mean"]

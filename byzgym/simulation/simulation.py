@@ -62,7 +62,8 @@ class Simulation:
         self.server = Server(settings, num_envs, self.engine.num_parameters)
         x, y = draw_samples(self.settings, generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
-        self._rules: list[Callable[[Tensor], Tensor]] = [Mean()]
+        self.rules: list[Callable[[Tensor], Tensor]] = [Mean()]
+        """Those that the environments use; see `use_rules`."""
         self._rule_numbers = torch.zeros(num_envs, dtype=torch.int64, device=settings.device)  # [E]
         self._failed = False
         self.initial_loss = torch.zeros(num_envs, device=settings.device)
@@ -169,7 +170,7 @@ class Simulation:
 
         A `RuleOfEach` where `use_rules` has been told several.
         """
-        return self._rules[0] if len(self._rules) == 1 else RuleOfEach(self._rules, self._rule_numbers)
+        return self.rules[0] if len(self.rules) == 1 else RuleOfEach(self.rules, self._rule_numbers)
 
     @rule.setter
     def rule(self, rule: Callable[[Tensor], Tensor]) -> None:
@@ -181,9 +182,16 @@ class Simulation:
         Args:
             rules: Callables ``gradients -> vector``.
             numbers: int64, shape [E]; all zero where None.
+
+        Raises:
+            ValueError: If there are no rules, or the numbers are not one of a rule for each environment.
         """
-        fresh = torch.zeros_like(self._rule_numbers)
-        self._rules, self._rule_numbers = list(rules), fresh if numbers is None else numbers.to(fresh)
+        given = [0] * self.num_envs if numbers is None else numbers.tolist()
+        if len(given) != self.num_envs or not set(given) <= set(range(len(rules))):
+            raise ValueError(
+                f"numbers must be {self.num_envs} of the numbers of {len(rules)} rules, got {given}"
+            )
+        self.rules, self._rule_numbers = list(rules), torch.tensor(given, device=self.settings.device)
 
     @property
     def byzantine(self) -> Tensor:
@@ -297,6 +305,8 @@ class Simulation:
         snapshots.check(snapshot, self._owners(), self.workers.generators)
         if int(snapshot["state"]["workers"]["attack_of"].max()) >= len(self.settings.attacks):
             raise ValueError("snapshot must be of a simulation like this one, got one with more attacks")
+        if int(snapshot["state"]["simulation"]["_rule_numbers"].max()) >= len(self.rules) > 1:
+            raise ValueError("snapshot must be of a simulation like this one, got one with more rules")
         snapshots.put_back(snapshot, self._owners(), self.workers.generators)
         self.workers.forget_groups()
         self._view, self._failed = None, False
