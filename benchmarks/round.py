@@ -4,7 +4,7 @@
     python benchmarks/round.py
     python benchmarks/round.py --attacks sign_flip
     python benchmarks/round.py --attacks alie --batches drawn
-    python benchmarks/round.py --attacks alie --compiled --rules median trimmed_mean mean_around_median
+    python benchmarks/round.py --attacks alie --compiled
     python benchmarks/round.py --rules mean krum --repeats 15
 
 A round is all that happens between two updates of the model: the workers' batches and gradients, the attack,
@@ -85,7 +85,7 @@ def main(
         rules: Which rules.
         repeats: Turns of every contestant; the medians are shown.
         threads: For torch.
-        compiled: Run the coordinate-wise rules through torch.compile.
+        compiled: Run alie's moments and the coordinate-wise rules through torch.compile.
         batches: Where ByzFL's batches come from: they lie ready, or its clients draw them as in its own runs.
     """
     torch.set_num_threads(threads)
@@ -111,7 +111,8 @@ def compare(
     name: str, attack: str, byzfl: Any, repeats: int, compiled: bool, drawn: bool
 ) -> dict[str, float]:
     """Median seconds of "ours", "plain" and, where it is installed, "ByzFL"."""
-    simulation = mnist_shaped_simulation(ATTACKS[attack][0])
+    ours = ATTACKS[attack][0]
+    simulation = mnist_shaped_simulation(ours | ({"compiled": True} if compiled and attack == "alie" else {}))
     x, y = simulation.settings.task.train
     samples = NUM_WORKERS * BATCH_SIZE
     calls = {

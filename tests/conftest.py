@@ -1,3 +1,7 @@
+import shutil
+import sysconfig
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -54,3 +58,11 @@ def rules_seen():
 
     attacks.register("curious", Curious)
     return seen
+
+
+@pytest.fixture
+def compiler():
+    """Skips the test where `torch.compile` lacks a C++ compiler or Python's headers."""
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    if not headers or not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        pytest.skip("no C++ compiler, or no Python headers")

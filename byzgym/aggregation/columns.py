@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor
 
 from byzgym.aggregation.networks import Program
+from byzgym.compilation import compile_graph
 from byzgym.memory import keep_freed_memory
 
 # Values in a block of all rows. On the CPU: long enough for PyTorch to share each operation among its threads
@@ -117,7 +117,6 @@ class _Scratch:
 @lru_cache(maxsize=64)
 def _compiled(program: Program) -> Callable[[Tensor], Tensor]:
     """One fused kernel for the whole program; the first call compiles it."""
-    # A graph module has code of its own, so that programs do not use up each other's recompilations.
     graph = torch.fx.Graph()
     registers = {row: graph.placeholder(f"row_{row}") for row in range(program.num_rows)}
     for operation in program.operations:
@@ -125,20 +124,12 @@ def _compiled(program: Program) -> Callable[[Tensor], Tensor]:
         arguments = (operation.kind, sources, operation.constant)
         registers[operation.target] = graph.call_function(_apply, arguments)
     graph.output(registers[program.result])
-    # By default a kernel is cut after some sixty operations, and all that is alive there goes through memory.
-    options: dict[str, Any] = {"max_fusion_size": 8 * len(program.operations)}
-    kernel = torch.compile(torch.fx.GraphModule(torch.nn.Module(), graph), dynamic=True, options=options)
+    kernel = compile_graph(graph, len(program.operations))
 
     def evaluate(rows: Tensor) -> Tensor:
-        try:
-            if len(rows) == 1:  # rows without a dimension for the runs make the faster kernel
-                return kernel(*rows[0].unbind(0)).reshape(1, -1).clone()
-            return kernel(*rows.unbind(1)).clone()
-        except RuntimeError as error:  # importing torch's own class of it takes seconds
-            raise RuntimeError(
-                "compiled=True did not work, since torch.compile failed; on the CPU it needs a C++ compiler "
-                "and Python's headers (on Debian: g++ and python3-dev)"
-            ) from error
+        if len(rows) == 1:  # rows without a dimension for the runs make the faster kernel
+            return kernel(*rows[0].unbind(0)).reshape(1, -1).clone()
+        return kernel(*rows.unbind(1)).clone()
 
     return evaluate
 

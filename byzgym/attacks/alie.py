@@ -12,7 +12,7 @@ from torch import Tensor
 from byzgym.attacks.base import Attack, AttackContext
 from byzgym.attacks.honest import honest_moments
 from byzgym.attacks.registry import registry
-from byzgym.validation import check_real
+from byzgym.validation import check_bool, check_real
 
 UNDEFINED_Z = 1.5
 """The z used where the formula gives none: that of the authors' code and of ByzFL."""
@@ -31,16 +31,20 @@ class ALittleIsEnough(Attack):
             ``s = floor(n / 2 + 1) - m``, for each environment from its own n and m. It is undefined, and 1.5
             takes its place, if that argument is not between 0 and 1: with ``m >= floor(n / 2 + 1)``, that is
             with a Byzantine majority, and with ``n <= 2``. With few Byzantine workers it is negative.
+        compiled: Whether models of at least 16,384 parameters have their moments computed through
+            `torch.compile`, which takes seconds for each number of honest workers, needs a C++ compiler and
+            Python's headers on the CPU, and is several times faster from then on.
     """
 
     reads_own: ClassVar[bool] = False
 
-    def __init__(self, z: float | None = None) -> None:
+    def __init__(self, z: float | None = None, compiled: bool = False) -> None:
         self.z = None if z is None else check_real("z (unless None)", z)
+        self.compiled = check_bool("compiled", compiled)
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """See `Attack.corrupt`."""
-        mean, std = honest_moments(gradients, byzantine)
+        mean, std = honest_moments(gradients, byzantine, self.compiled)
         if self.z is not None:
             return (mean - self.z * std)[:, None]
         table = torch.tensor(_z_table(byzantine.shape[1]), dtype=gradients.dtype, device=gradients.device)

@@ -7,10 +7,14 @@ Rows of half precision are summed in single precision, and all results are detac
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
+import torch.fx
 from torch import Tensor
+
+from byzgym.compilation import compile_graph
 
 LONG_ROW = 1 << 14
 """Entries from which going through the honest rows one by one beats masking those of all environments."""
@@ -56,7 +60,7 @@ def honest_mean(rows: Tensor, byzantine: Tensor) -> Tensor:
     return honest_sum(rows, byzantine).div_(_honest_count(byzantine))
 
 
-def honest_moments(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
+def honest_moments(rows: Tensor, byzantine: Tensor, compiled: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and population standard deviation of the honest rows in each coordinate.
 
     Differences are taken before squaring, against cancellation; environments whose squares overflow are
@@ -65,13 +69,17 @@ def honest_moments(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         rows: Shape [E, n, d]; the honest ones finite.
         byzantine: Bool, shape [E, n].
+        compiled: Whether long rows go through `torch.compile`, once for each number of honest workers.
 
     Returns:
         Two tensors of shape [E, d]; zero where every worker is Byzantine.
+
+    Raises:
+        RuntimeError: If `torch.compile` fails.
     """
     rows = rows.detach()
     if rows.element_size() < 4:
-        mean, std = honest_moments(rows.float(), byzantine)
+        mean, std = honest_moments(rows.float(), byzantine, compiled)
         return mean.to(rows.dtype), std.to(rows.dtype)
     count = _honest_count(byzantine)
     if rows.shape[2] < LONG_ROW:
@@ -79,6 +87,8 @@ def honest_moments(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
         weights = (~byzantine).to(rows.dtype) * STRETCH
         # In place: memory for a second such temporary would come anew from the system at each call.
         squares = (rows - mean[:, None]).mul_(weights[..., None]).square_().sum(1)
+    elif compiled:
+        mean, squares = _moments_in_one_kernel(rows, byzantine)
     else:
         mean, squares = _moments_of_long_rows(rows, byzantine, count)
     std = squares.div_(count).sqrt_().div_(STRETCH)
@@ -113,6 +123,39 @@ def _moments_of_long_rows(rows: Tensor, byzantine: Tensor, count: Tensor) -> tup
             square.addcmul_(total, total, value=-len(honest)).clamp_min_(0)
             torch.sub(first, total, alpha=1 / STRETCH, out=total)
     return mean, squares
+
+
+def _moments_in_one_kernel(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
+    """What `_moments_of_long_rows` gives, up to rounding."""
+    # Not the halves of one tensor: kernels for inputs that share memory are slow.
+    mean, squares = rows.new_zeros(rows.shape[::2]), rows.new_zeros(rows.shape[::2])
+    for env, mask in enumerate(byzantine.tolist()):
+        honest = [row for row, is_byzantine in zip(rows[env], mask, strict=True) if not is_byzantine]
+        if honest:
+            _kernel(len(honest))(mean[env], squares[env], *honest)
+    return mean, squares
+
+
+@lru_cache(maxsize=64)
+def _kernel(num_honest: int) -> Callable[..., None]:
+    """`_write_moments` of so many rows, compiled by its first call."""
+    graph = torch.fx.Graph()
+    arguments = [graph.placeholder(f"argument_{i}") for i in range(2 + num_honest)]
+    graph.output(graph.call_function(_write_moments, tuple(arguments)))
+    return compile_graph(graph, operations=5 * num_honest)
+
+
+def _write_moments(mean: Tensor, squares: Tensor, *rows: Tensor) -> None:
+    # As one kernel it reads every row once, so that it can afford the difference from the mean itself.
+    center = rows[0]
+    for row in rows[1:]:
+        center = center + row
+    center = center / len(rows)
+    total = torch.zeros_like(center)
+    for row in rows:
+        total = total + ((row - center) * STRETCH).square()
+    mean.copy_(center)
+    squares.copy_(total)
 
 
 def _honest_blocks(rows: Tensor, byzantine: Tensor) -> Iterator[tuple[int, slice, list[Tensor]]]:

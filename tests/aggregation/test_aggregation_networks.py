@@ -1,9 +1,6 @@
 """Comparator programs: correct by the 0-1 principle, and as small as pruning should make them."""
 
 import itertools
-import shutil
-import sysconfig
-from pathlib import Path
 
 import aggregation_reference as reference
 import numpy as np
@@ -11,11 +8,6 @@ import pytest
 import torch
 
 from byzgym.aggregation import columns, networks
-
-
-def can_compile():
-    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
-    return headers and any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 @pytest.mark.parametrize("n", range(1, 13))
@@ -85,7 +77,7 @@ def test_sums_that_overflow():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_compile(), reason="no C++ compiler, or no Python headers")
+@pytest.mark.usefixtures("compiler")
 def test_compiled_gives_the_same():
     rows = torch.stack([reference.draw("gaussian", 5, 40, seed=seed) for seed in range(3)])
     for program in (networks.median_program(5), networks.mean_around_median_program(5, 3)):

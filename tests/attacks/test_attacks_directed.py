@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from byzgym import attacks
 from byzgym.attacks.alie import z_value
+from byzgym.attacks.honest import LONG_ROW
 
 SMALL = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [5.0, 0.0], [100.0, 100.0]]])
 SMALL_MASK = mask_of(4, [3])
@@ -103,6 +104,19 @@ def test_alie_at_any_size(size):
     for env, scale in enumerate((size, 1.0)):
         rows = honest_rows(gradients, mask, env)
         np.testing.assert_allclose(submitted[env] / scale, (rows.mean(0) - rows.std(0)) / scale, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_alie_compiled(monkeypatch):
+    gradients, mask = gradients_like(2, 6, LONG_ROW), mask_of(6, [0, 3, 4], [1, 2, 5])
+    torch.testing.assert_close(
+        submit("alie", gradients, mask, compiled=True), submit("alie", gradients, mask)
+    )
+    monkeypatch.setattr("byzgym.attacks.honest._kernel", lambda num_honest: pytest.fail("it was compiled"))
+    submit("alie", gradients, mask, compiled=False)
+    with pytest.raises(pytest.fail.Exception, match="it was compiled"):
+        submit("alie", gradients, mask, compiled=True)
 
 
 def test_alie_with_one_honest_worker_repeats_it():

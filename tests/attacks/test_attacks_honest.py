@@ -70,6 +70,29 @@ def test_half_precision_is_as_good_as_its_type(dtype, dimension):
     torch.testing.assert_close(honest_mean(rows, mask), expected[0][None].to(dtype), rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_gives_the_same(dtype):
+    mask = mask_of(6, [0, 3, 4], [1, 2, 5], range(6))
+    for dimension in (LONG_ROW - 1, LONG_ROW, LONG_ROW + 3):
+        rows = gradients_like(3, 6, dimension).to(dtype)
+        given = rows.clone()
+        compiled = honest_moments(rows, mask, compiled=True)
+        torch.testing.assert_close(compiled, honest_moments(rows, mask))
+        assert torch.equal(rows, given)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("size", [1e-25, 1e25, 1e37])
+def test_compiled_squares_neither_vanish_nor_overflow(size):
+    rows, mask = gradients_like(2, 6, LONG_ROW).clamp(-9, 9) * size, mask_of(6, [0, 3, 4], [1, 2, 5])
+    compiled, expected = honest_moments(rows, mask, compiled=True), honest_moments(rows, mask)
+    for moment, value in zip(compiled, expected, strict=True):
+        torch.testing.assert_close(moment / size, value / size)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dimension", DIMENSIONS[:2])
 def test_gradients_that_require_grad(dimension):

@@ -228,6 +228,7 @@ def test_unknown_names_and_parameters_are_explained():
         ({"name": "omniscient", "factor": -1}, "factor must be .* greater than 0, got -1"),
         ({"name": "ipm", "epsilon": -0.1}, "epsilon must be .* at least 0, got -0.1"),
         ({"name": "alie", "z": "paper"}, "z .*must be a finite number, got 'paper'"),
+        ({"name": "alie", "compiled": 1}, "compiled must be True or False, got 1"),
         ({"name": "bit_flip", "dimensions": 0}, "dimensions must be an integer of at least 1, got 0"),
         ({"name": "bit_flip", "bits": (0,)}, "bits .* from 1 to 32, got 0"),
         ({"name": "bit_flip", "bits": (33,)}, "bits .* from 1 to 32, got 33"),
@@ -248,7 +249,7 @@ def test_bad_parameters_are_named(spec, message):
 
 
 def test_the_package_uses_no_other_part_of_byzgym():
-    allowed = ("byzgym.attacks", "byzgym.registry", "byzgym.validation")
+    allowed = ("byzgym.attacks", "byzgym.compilation", "byzgym.registry", "byzgym.validation")
     imported = set()
     for path in Path(attacks.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
