@@ -1,21 +1,34 @@
-"""Checks of arguments whose errors name the argument, the value and what is allowed."""
+"""Checks of arguments whose errors name the argument, the value and what is allowed, and the author."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+
+@contextmanager
+def blamed(author: str) -> Iterator[None]:
+    """Say in the traceback of an error whose code it comes from."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"raised by {author}")
+        raise
 
 
 def check_int(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
     """Return ``value`` as an int in ``[low, high]``.
 
     Raises:
-        ValueError: If it is not a whole number (booleans are not) or lies outside.
+        ValueError: If it is not a whole number of 64 bits (booleans are not) or lies outside.
     """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     number = int(value) if whole else 0
+    if whole and not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} must be an integer of 64 bits{_range(low, high)}, got {value!r}")
     if not whole or (low is not None and number < low) or (high is not None and number > high):
         raise ValueError(f"{name} must be an integer{_range(low, high)}, got {value!r}")
     return number
@@ -54,7 +67,8 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> Any:
         ValueError: If it is not; the message lists what is.
     """
     allowed = list(allowed)
-    if value not in allowed:
+    # Not `value in allowed`, which an array answers with an array.
+    if not any(isinstance(value, type(one)) and value == one for one in allowed):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
     return value
 

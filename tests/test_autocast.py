@@ -1,5 +1,7 @@
 """Inside a training job's `torch.autocast`, rules, agents and simulations compute as they do outside."""
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +44,21 @@ def test_simulation_and_gaa(model):
         got = run()
     for one, other in zip(got, expected, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_environment(dtype):
+    def run():
+        env = gym.make("ByzantineAggregation-v0", **TINY, observation="all").unwrapped
+        observation, _ = env.reset(seed=0)
+        seen = [observation, *(env.step(np.full(7, one))[0] for one in (0.1, 0.2))]
+        return {name: np.stack([each[name] for each in seen]) for name in observation}
+
+    expected = run()
+    with torch.autocast("cpu", dtype=dtype):
+        got = run()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(got[name], values, err_msg=name)
 
 
 def test_views_of_a_training_job():

@@ -217,8 +217,11 @@ def test_numbers_of_rules_are_checked_and_copied():
     simulation.reset([5, 6])
     assert numbers.tolist() == [2, 1]
     for wrong, several in (([2, 1], rules[:2]), ([0], rules), ([-1, 0], rules), ([0, 0], [])):
-        with pytest.raises(ValueError, match=r"numbers must be 2 of the numbers of . rules"):
+        with pytest.raises(ValueError, match=r"must be an int64 tensor of 2 of the numbers of . r"):
             simulation.use_rules(several, torch.tensor(wrong))
+    for form in ([0, 0], torch.zeros(2), torch.zeros(2, 1, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"must be an int64 tensor of 2"):
+            simulation.use_rules(rules, form)
     assert simulation.rule.numbers.tolist() == [0, 0]
     simulation.use_rules(rules[:2])
     with pytest.raises(ValueError, match=r"snapshot must be .* got one with more rules"):

@@ -138,7 +138,7 @@ def test_attacks_that_know_the_rule_see_the_one_used_last(rules_seen):
 @pytest.mark.parametrize(
     ("rule", "error", "message"),
     [
-        (lambda rows: None, TypeError, "must return aggregates as a tensor, got NoneType"),
+        (lambda rows: None, TypeError, "must return aggregates as a tensor of real numbers, got NoneType"),
         (
             lambda rows: rows[:, 0, :3],
             ValueError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -10,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.aggregation import Mean, NotLinearError, ServerView, accepted, checked_credits, combine
+from byzgym.aggregation import (
+    Mean,
+    NotLinearError,
+    ServerView,
+    accepted,
+    checked_credits,
+    checked_update,
+    combine,
+)
 
 
 class Agent(ABC):
@@ -28,7 +37,7 @@ class Agent(ABC):
     linear: bool = True
     reference: ClassVar[bool] = False
     _env: Any = None
-    __last: tuple[ServerView, Tensor] | None = None  # the view that `predict` decided on, and its rounds
+    __last: ServerView | None = None  # what `predict` decided on last
 
     def reset(self, envs: Tensor | None = None) -> None:  # noqa: B027
         """Forget the present runs, before new ones begin.
@@ -98,8 +107,8 @@ class Agent(ABC):
         Args:
             observation: What the environment returned last.
             state: Passed through.
-            episode_start: Environments whose episode begins in this round, bool [E]. GAA need not be told,
-                other agents with a memory must be.
+            episode_start: Environments whose episode begins in this round, bool [E]. Round 0 says so, too:
+                an agent is reset once for every episode, told or not.
             deterministic: No effect; the agents of byzgym decide deterministically given their seed.
 
         Returns:
@@ -107,7 +116,8 @@ class Agent(ABC):
 
         Raises:
             RuntimeError: If the agent has not been given an environment.
-            TypeError, ValueError: If what the agent gives are no credits, see `checked_credits`.
+            TypeError, ValueError: If what the agent gives are no credits and no aggregate, see
+                `checked_credits` and `checked_update`.
         """
         if self._env is None:
             raise RuntimeError("predict needs an environment; call agent.bind(env) first")
@@ -115,10 +125,9 @@ class Agent(ABC):
         began = self._beginning(view, episode_start)
         if began.any():
             self.reset(began)
-        try:
-            credits = checked_credits(self, self.credits(view), view)
-        except NotLinearError:
-            self._env.use_update(self.aggregate(view))
+        credits = credits_if_any(self, view)
+        if credits is None:
+            self._env.use_update(checked_update(self, self.aggregate(view), view))
             actions = np.zeros((view.num_envs, *_action_space(self._env).shape), np.float32)
         else:
             actions = self._as_action(credits, view)
@@ -137,13 +146,13 @@ class Agent(ABC):
         raise TypeError(f"{type(self).__name__} learns nothing, so there is nothing to load")
 
     def _beginning(self, view: ServerView, episode_start: np.ndarray | None) -> Tensor:
-        """Environments [E] that begin an episode, as the caller says or where round 0 comes a second time."""
+        """Environments [E] that begin an episode, as the caller or round 0 says."""
         began = torch.zeros_like(view.round, dtype=torch.bool)
         if episode_start is not None:
             began |= torch.as_tensor(np.atleast_1d(episode_start), device=began.device).bool()
-        if self.__last is not None and self.__last[0] is not view and hasattr(self._env, "simulation"):
-            began |= (view.round == 0) & (self.__last[1] == 0)
-        self.__last = view, view.round.clone()  # a reset writes into the simulation's own
+        if self.__last is not view:
+            began |= view.round == 0
+        self.__last = view
         return began
 
     def _as_action(self, credits: Tensor, view: ServerView) -> np.ndarray:
@@ -165,6 +174,20 @@ class Agent(ABC):
         return np.ndim(observation) > len(space.shape)
 
 
+def credits_if_any(agent: Agent, view: ServerView) -> Tensor | None:
+    """The agent's credits [E, n], checked; None where no credit vector expresses what it does.
+
+    Raises:
+        TypeError, ValueError: If what it gives are no credits, see `checked_credits`.
+    """
+    if agent.linear:
+        try:
+            return checked_credits(agent, agent.credits(view), view)
+        except NotLinearError:
+            pass
+    return None
+
+
 class ForeignAgent(Agent):
     """Gives an object with `reset` and `credits(view)` or `aggregate(view)` the rest of an agent's methods.
 
@@ -173,15 +196,16 @@ class ForeignAgent(Agent):
     """
 
     def __init__(self, agent: Any) -> None:
-        if not (hasattr(agent, "credits") or hasattr(agent, "aggregate")):
+        self.linear = callable(getattr(agent, "credits", None))
+        if not (self.linear or callable(getattr(agent, "aggregate", None))):
             raise TypeError(f"an agent needs credits(view) or aggregate(view), got {agent!r}")
         self.wrapped = agent
-        self.linear = hasattr(agent, "credits")
 
     def reset(self, envs: Tensor | None = None) -> None:
-        """Reset the wrapped agent, which knows no single environments."""
-        if hasattr(self.wrapped, "reset"):
-            self.wrapped.reset()
+        """Reset the wrapped agent: in ``envs`` if its method takes them, else as a whole."""
+        reset = getattr(self.wrapped, "reset", None)
+        if reset is not None:
+            reset(*((envs,) if inspect.signature(reset).parameters else ()))
 
     def credits(self, view: ServerView) -> Tensor:
         """See `Agent.credits`."""

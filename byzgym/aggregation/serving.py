@@ -51,12 +51,10 @@ def apply_to_view(rule: Callable[[Tensor], Tensor], view: ServerView) -> Tensor:
     A callable that is no `Rule` gets zero rows in place of the rejected ones.
 
     Raises:
-        TypeError: If the rule does not return a tensor.
+        TypeError: If the rule does not return a tensor of real numbers.
         ValueError: If what it returns is not of shape [E, d].
     """
-    update = rule(_received(rule, view))
-    _check_result(rule, "return aggregates", update, view.theta.shape)
-    return update
+    return checked_update(rule, rule(_received(rule, view)), view)
 
 
 def credits_for_view(rule: Any, view: ServerView) -> Tensor:
@@ -68,6 +66,17 @@ def credits_for_view(rule: Any, view: ServerView) -> Tensor:
     """
     credits = rule.credits(_received(rule, view))
     return accepted(checked_credits(rule, credits, view), view)
+
+
+def checked_update(author: Any, update: Any, view: ServerView) -> Tensor:
+    """The aggregate [E, d] that somebody's rule or agent has returned, if it is one.
+
+    Raises:
+        TypeError: If it is not a tensor of real numbers.
+        ValueError: If it has another shape.
+    """
+    _check_result(author, "return aggregates", update, view.theta.shape)
+    return update.detach()
 
 
 def checked_credits(author: Any, credits: Any, view: ServerView) -> Tensor:
@@ -91,8 +100,9 @@ def checked_credits(author: Any, credits: Any, view: ServerView) -> Tensor:
 
 
 def _check_result(author: Any, verb: str, result: Any, shape: torch.Size) -> None:
-    if not isinstance(result, Tensor):
-        raise TypeError(f"{author!r} must {verb} as a tensor, got {type(result).__name__}")
+    if not isinstance(result, Tensor) or result.is_complex():
+        got = result.dtype if isinstance(result, Tensor) else type(result).__name__
+        raise TypeError(f"{author!r} must {verb} as a tensor of real numbers, got {got}")
     if result.shape != shape:
         raise ValueError(f"{author!r} must {verb} of shape {tuple(shape)}, got {tuple(result.shape)}")
 

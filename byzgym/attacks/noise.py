@@ -79,14 +79,15 @@ class Uniform(_Noise):
     FABA (Xia et al. 2019) is tested with U(-0.25, 0.25).
 
     Args:
-        low: Any finite number.
-        high: At least ``low``, by no more than float32 can hold (3.4e38).
+        low: Any number that float32 can hold (3.4e38).
+        high: At least ``low``, by no more than that.
     """
 
     def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
-        self.low = check_real("low", low)
-        self.high = check_real("high", high, low=self.low)
-        check_real("high - low", self.high - self.low, high=torch.finfo(torch.float32).max)
+        largest = torch.finfo(torch.float32).max
+        self.low = check_real("low", low, low=-largest, high=largest)
+        self.high = check_real("high", high, low=self.low, high=largest)
+        check_real("high - low", self.high - self.low, high=largest)
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> None:
         """Fill the rows [m, d] of one environment."""

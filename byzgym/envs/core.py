@@ -83,6 +83,18 @@ class Core:
         """
         self._override = update, credits
 
+    def array(self, actions: Any) -> np.ndarray:
+        """The actions as an array; if they are none, the vector of `use_update` is forgotten.
+
+        Raises:
+            ValueError: If no array can be made of them.
+        """
+        try:
+            return np.asarray(actions)
+        except (TypeError, ValueError, RuntimeError) as error:
+            self._override = None
+            raise ValueError(f"action must be an array of numbers, got {actions!r}: {error}") from None
+
     @torch.inference_mode(False)
     def step(self, actions: np.ndarray, envs: Sequence[int] | None = None) -> Outcome:
         """Play a round in ``envs`` (all where None) and measure it."""

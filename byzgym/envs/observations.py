@@ -13,6 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from byzgym.aggregation import ServerView
+from byzgym.precision import without_autocast
 from byzgym.validation import check_choice, check_int
 
 BOUND = 100.0
@@ -20,6 +21,9 @@ BOUND = 100.0
 
 LARGEST_LOG = 89.0
 """Bound of the logarithms of 1 + a number in float32."""
+
+SMALL = 1e-15
+"""Norms above this are right in float32: what has vanished of the squares does not count beside them."""
 
 POOL_SIZE = 32
 """Blocks of the pooled observation, where there are as many coordinates."""
@@ -69,6 +73,7 @@ class ObservationBuilder:
         }
         self.space: spaces.Space[Any] = made[self.names[0]] if self._single else spaces.Dict(made)
 
+    @without_autocast
     def __call__(self, view: ServerView) -> np.ndarray | dict[str, np.ndarray]:
         """Observations of all environments, each part a fresh float32 array of shape [E, ...]."""
         built = {name: _to_numpy(PARTS[name].build(view, self)) for name in self.names}
@@ -76,12 +81,13 @@ class ObservationBuilder:
 
 
 def row_norms(rows: Tensor) -> Tensor:
-    """Euclidean norms [E, n] of rows [E, n, d], finite for all finite rows."""
+    """Euclidean norms [E, n] of rows [E, n, d], right for all finite rows."""
     norms = torch.linalg.vector_norm(rows, dim=2)
-    if not math.isfinite(norms.sum()):
-        large = ~norms.isfinite()
-        exact = torch.linalg.vector_norm(rows[large].double(), dim=1)
-        norms[large] = exact.clamp(max=torch.finfo(rows.dtype).max).to(rows.dtype)
+    least, largest = norms.aminmax()
+    if not (least > SMALL and largest < math.inf):
+        odd = ~((norms > SMALL) & (norms < math.inf))  # squares have overflowed, or may have vanished
+        exact = torch.linalg.vector_norm(rows[odd].double(), dim=1)
+        norms[odd] = exact.clamp(max=torch.finfo(rows.dtype).max).to(rows.dtype)
     return norms
 
 
@@ -104,9 +110,10 @@ def pool(rows: Tensor, out: Tensor) -> None:
 
 
 def _pooled(view: ServerView, builder: ObservationBuilder) -> Tensor:
-    """Rows in units of the median submission's root mean square entry."""
-    norms = row_norms(view.gradients).masked_fill(view.rejected, torch.nan)
-    scale = norms.nanmedian(1).values / view.gradients.shape[2] ** 0.5
+    """Rows in units of the root mean square entry of the median submission, of those that are not zero."""
+    norms = row_norms(view.gradients)
+    counted = norms.masked_fill(view.rejected | (norms == 0), torch.nan)
+    scale = counted.nanmedian(1).values / view.gradients.shape[2] ** 0.5
     scale = scale.nan_to_num(nan=1.0).clamp(min=1e-30)[:, None, None]
     num_envs, num_rows, _ = view.gradients.shape
     rows = view.gradients.new_empty(num_envs, num_rows + 1, builder.pool_size)

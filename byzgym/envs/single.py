@@ -40,8 +40,9 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
     ## Observation Space
     `observation="pooled"` (default): `Box(-100, 100, (n + 1, pool_size), float32)`. A row per worker with its
     received gradient, and last the server's own gradient on the QV set; in units of the root mean square
-    entry of the submission of median norm, averaged over `pool_size` contiguous blocks of coordinates, and
-    compressed by sign(v) log(1 + |v|). A list of parts, or "all", gives a `Dict` of:
+    entry of the submission of median norm (of those that are not zero), averaged over `pool_size` contiguous
+    blocks of coordinates, and compressed by sign(v) log(1 + |v|). A list of parts, or "all", gives
+    a `Dict` of:
 
     | part | shape | content |
     | --- | --- | --- |
@@ -214,11 +215,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         """
         if not self._begun:
             raise ResetNeeded("call reset() before the first step()")
-        try:
-            actions = np.asarray(action)[None]
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"action must be an array of numbers, got {action!r}: {error}") from None
-        outcome = self._core.step(actions)
+        outcome = self._core.step(self._core.array(action)[None])
         info = pick(outcome.info, 0)
         if outcome.evaluated[0]:
             info |= pick(outcome.metrics, 0)

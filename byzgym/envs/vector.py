@@ -183,7 +183,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """One step of the "NextStep" mode in which some environments only reset."""
         envs = np.flatnonzero(self._done).tolist()
         going = np.flatnonzero(~self._done).tolist()
-        actions = np.array(actions)
+        actions = self._core.array(actions).copy()
         if actions.shape == self.action_space.shape:
             actions[envs] = 0  # ignored, so it may be anything
         outcome = self._core.step(actions, going)

@@ -92,6 +92,7 @@ def begin(comparison: Comparison, folder: Path, overwrite: bool = False) -> Reco
         OSError: If the folder cannot be made or written to.
         Exception: What `check` raises.
     """
+    comparison.check_names()
     claim(folder, comparison, overwrite)
     records = Records.begin(comparison, check(comparison))
     prepare(folder)

@@ -94,13 +94,17 @@ class Comparison(Setting):
             check_int("evaluate_every", self.evaluate_every, low=1)
         for number in _distinct("num_byzantine", self.num_byzantine):
             check_int("num_byzantine", number, low=0, high=self.num_workers - 1)
-        for key, known in (("policies", agents.names()), ("attacks", attacks.names())):
+        for key in ("policies", "attacks"):
             labels = tuple(specs.canonical(text) for text in getattr(self, key))
-            for text in _distinct(key, labels):
+            object.__setattr__(self, key, _distinct(key, labels))
+
+    def check_names(self) -> None:
+        """Raise a ValueError unless all policies and attacks are known; results need not be of known ones."""
+        for key, known in (("policies", agents.names()), ("attacks", attacks.names())):
+            for text in getattr(self, key):
                 name = specs.parse(text)["name"]
                 if name not in known:
                     raise ValueError(f"unknown name {name!r} in {key}; known: {', '.join(known)}")
-            object.__setattr__(self, key, labels)
 
     @property
     def interval(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from byzgym.experiments.records import Records
@@ -34,13 +35,14 @@ def draw(records: Records, folder: Path) -> list[Path]:
     """
     comparison, results = records.comparison, records.results
     played = [f for f in comparison.num_byzantine if (results["num_byzantine"] == f).any()]
-    figures = {"overview.png": overview(records, max(played))}
-    for f in played:
-        figures[f"accuracy_f{f}.png"] = accuracy_over_rounds(records, f)
-        figures[f"final_f{f}.png"] = final_accuracy(records, f)
-        credits = byzantine_credits(records, f)
-        if credits is not None:
-            figures[f"credits_f{f}.png"] = credits
+    with rc_context({"text.parse_math": False}):  # a name with dollar signs is no formula
+        figures = {"overview.png": overview(records, max(played))}
+        for f in played:
+            figures[f"accuracy_f{f}.png"] = accuracy_over_rounds(records, f)
+            figures[f"final_f{f}.png"] = final_accuracy(records, f)
+            credits = byzantine_credits(records, f)
+            if credits is not None:
+                figures[f"credits_f{f}.png"] = credits
     paths = []
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.12)

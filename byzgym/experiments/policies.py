@@ -10,8 +10,14 @@ from torch import Tensor
 
 from byzgym import agents, aggregation
 from byzgym.agents import Agent, BenignOnlyOracle, RuleAgent
+from byzgym.agents.base import credits_if_any
 from byzgym.agents.registry import registry
-from byzgym.aggregation import NotLinearError, Rule, combine
+from byzgym.aggregation import (
+    Rule,
+    accepted,
+    checked_update,
+    combine,
+)
 from byzgym.experiments import specs
 from byzgym.simulation import Simulation
 
@@ -57,7 +63,8 @@ def install(policy: str, simulation: Simulation, num_byzantine: int) -> Agent:
     name = spec["name"]
     parameters: dict[str, Any] = {key: value for key, value in spec.items() if key != "name"}
     if name in registry.names():
-        if registry.factory(name) is BenignOnlyOracle:
+        factory = registry.factory(name)
+        if isinstance(factory, type) and issubclass(factory, BenignOnlyOracle):
             if parameters:
                 raise TypeError(f"{name} takes no parameters, got {specs.label(spec)!r}")
             return agents.make(name, simulation=simulation)
@@ -84,14 +91,14 @@ def told(policy: str, num_workers: int, num_byzantine: int) -> Told | None:
 def decide(agent: Agent, simulation: Simulation) -> tuple[Tensor, Tensor | None]:
     """The update [E, d] of this round, and the credits [E, n] that made it, None where none express it.
 
-    The agent is given the `ServerView` and nothing else.
+    The agent is given the `ServerView` and nothing else; rejected submissions get no credit.
+
+    Raises:
+        TypeError, ValueError: If what the agent gives are no credits and no aggregate.
     """
     view = simulation.view
-    if agent.linear:
-        try:
-            credits = agent.credits(view)
-        except NotLinearError:
-            pass
-        else:
-            return combine(credits, view.gradients), credits
-    return agent.aggregate(view), None
+    credits = credits_if_any(agent, view)
+    if credits is not None:
+        credits = accepted(credits, view)
+        return combine(credits, view.gradients), credits
+    return checked_update(agent, agent.aggregate(view), view), None

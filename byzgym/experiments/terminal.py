@@ -23,7 +23,8 @@ def mistakes(*kinds: type[Exception]) -> Iterator[None]:
     except BrokenPipeError:  # whoever reads the output has had enough of it: no mistake
         raise
     except caught as error:
-        raise InputError(" ".join(str(error).split())) from error
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+        raise InputError(" ".join(f"{error}{notes}".split())) from error
 
 
 def plain_console() -> Console:

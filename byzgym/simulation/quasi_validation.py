@@ -8,6 +8,8 @@ from torch import Tensor
 from byzgym.precision import without_autocast
 from byzgym.simulation.gradients import GradientEngine
 from byzgym.simulation.settings import Settings
+from byzgym.tasks import Task
+from byzgym.validation import blamed
 
 LARGEST_LOSS = 1e30
 """Losses that overflow are reported as this, so that every loss stays a finite number."""
@@ -56,10 +58,16 @@ def draw_samples(settings: Settings, generator: torch.Generator) -> tuple[Tensor
     """Samples x [q, ...] and labels y [q] from the QV source, which may be anybody's code.
 
     Raises:
-        ValueError: If the source has returned something else.
+        ValueError: If the source has returned something else, or has written into the task.
     """
     task, size, source = settings.task, settings.qv_size, settings.draw_qv
-    samples = source(task, size, generator)
+    before = _versions(task)
+    with blamed(f"qv_source {source!r}"):
+        samples = source(task, size, generator)
+    if _versions(task) != before:
+        raise ValueError(
+            f"qv_source {source!r} must not write into the task, whose data all simulations share"
+        )
     if (
         isinstance(samples, tuple | list)
         and all(isinstance(part, Tensor) for part in samples)
@@ -74,3 +82,9 @@ def draw_samples(settings: Settings, generator: torch.Generator) -> tuple[Tensor
         f"qv_source {source!r} must return {size} finite samples of shape {task.input_shape} and their "
         f"labels, int64 of shape ({size},) from 0 to {task.num_classes - 1}"
     )
+
+
+def _versions(task: Task) -> list[int]:
+    """How often the tensors of a task have been written into; inference tensors do not count that."""
+    tensors = [*task.train, *task.test, *(task.held_out or ())]
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]

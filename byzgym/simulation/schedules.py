@@ -24,7 +24,7 @@ class LearningRate:
             "constant"; "cosine" and "linear" fall to ``final`` (default 0, at most ``initial``) after the
             last round; "step" multiplies by ``factor`` (default 0.1, above 0 and at most 1) every ``every``
             rounds (at least 1); "inverse_time" divides by 1 + ``decay`` * round (``decay`` above 0). At most
-            1e30.
+            1e30 each.
         rounds: The number of rounds of an episode.
 
     Raises:
@@ -46,7 +46,9 @@ class LearningRate:
             self.every = check_int("learning_rate['every']", options.pop("every", None), low=1)
             self.factor = check_real("learning_rate['factor']", options.pop("factor", 0.1), above=0, high=1)
         elif self.schedule == "inverse_time":
-            self.decay = check_real("learning_rate['decay']", options.pop("decay", None), above=0)
+            self.decay = check_real(
+                "learning_rate['decay']", options.pop("decay", None), high=LARGEST, above=0
+            )
         if options:
             unknown = ", ".join(map(repr, options))
             raise ValueError(f"learning_rate with the schedule {self.schedule!r} has no key {unknown}")

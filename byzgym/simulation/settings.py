@@ -16,6 +16,9 @@ from byzgym.attacks import AttackContext
 from byzgym.simulation.schedules import LearningRate
 from byzgym.validation import check_int, check_real
 
+KNOWLEDGE = frozenset({"qv", "rule"})
+"""What of the server an attack or a role function may ask for."""
+SCOPES = ("workers", "transmission")
 DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie", "random")
 
 Attack = Callable[[Tensor, Tensor, AttackContext], Tensor]
@@ -99,9 +102,7 @@ def resolve(
     model = the_task.model if model is None else model
     if torch.get_default_dtype() != torch.float32:
         raise ValueError(f"torch's default dtype must be torch.float32, got {torch.get_default_dtype()}")
-    specs = [attack] if isinstance(attack, str | Mapping) else attack
-    if not isinstance(specs, Sequence) or not specs:
-        raise ValueError(f"attack must be a name, a mapping or a non-empty list of these, got {attack!r}")
+    made, names = _attacks(attack)
     group = check_int("secure_group_size", secure_group_size, low=1, high=num_workers)
     if num_workers % group:
         raise ValueError(f"secure_group_size must divide num_workers={num_workers}, got {group}")
@@ -112,8 +113,8 @@ def resolve(
         make_module=partial(tasks.models.build, model, the_task.input_shape, the_task.num_classes),
         num_workers=num_workers,
         num_byzantine=_bounds(num_byzantine, num_workers),
-        attacks=tuple(_made("attack", attacks, spec) for spec in specs),
-        attack_names=tuple(spec if isinstance(spec, str) else str(spec["name"]) for spec in specs),
+        attacks=made,
+        attack_names=names,
         roles=_made("roles", attacks.roles, roles),
         static_roles=(roles if isinstance(roles, str) else roles.get("name")) == "static",
         partition=_made("partition", tasks.partitions, partition),
@@ -132,28 +133,55 @@ def resolve(
 
 
 def merge(
-    base: Settings, overrides: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
+    base: Settings, overrides: Sequence[Mapping[str, Any]]
 ) -> tuple[Settings, list[tuple[int, int]], list[list[int]]]:
-    """One list of attacks for all environments, and per environment the bounds of f and its attacks."""
+    """One list of attacks for all environments, and per environment the bounds of f and its attacks.
+
+    Environments whose overrides say the same share their attacks, which then act on all of them at once.
+    """
     made, names = list(base.attacks), list(base.attack_names)
     bounds, choices = [], []
-    known: dict[str, tuple[tuple[int, int], list[int]]] = {}
+    known: dict[Any, list[int]] = {}
     for override in overrides:
         unknown = set(override) - {"attack", "num_byzantine"}
         if unknown:
             raise ValueError(f"per_environment may override attack and num_byzantine, got {sorted(unknown)}")
-        key = repr(sorted(override.items()))
+        given = override.get("num_byzantine", base.num_byzantine)
+        bounds.append(_bounds(given, base.num_workers))
+        if "attack" not in override:
+            choices.append(list(range(len(base.attacks))))
+            continue
+        key = _content(override["attack"])
         if key not in known:
-            special = resolve(**{**arguments, **override}) if override else base
-            numbers = list(range(len(base.attacks)))
-            if "attack" in override:
-                numbers = list(range(len(made), len(made) + len(special.attacks)))
-                made += special.attacks
-                names += special.attack_names
-            known[key] = special.num_byzantine, numbers
-        bounds.append(known[key][0])
-        choices.append(known[key][1])
+            special, special_names = _attacks(override["attack"])
+            known[key] = list(range(len(made), len(made) + len(special)))
+            made += special
+            names += special_names
+        choices.append(known[key])
     return dataclasses.replace(base, attacks=tuple(made), attack_names=tuple(names)), bounds, choices
+
+
+def _content(value: Any) -> Any:
+    """Something hashable, equal for specs that say the same; any other object equals only itself."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _content(part)) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), tuple(_content(part) for part in value)
+    plain = value is None or isinstance(value, str | int | float)
+    return type(value), value if plain else id(value)
+
+
+def _attacks(attack: Any) -> tuple[tuple[Attack, ...], tuple[str, ...]]:
+    """The attacks of a spec or a list of specs, and their names."""
+    specs = [attack] if isinstance(attack, str | Mapping) else attack
+    if not isinstance(specs, Sequence) or not specs:
+        raise ValueError(f"attack must be a name, a mapping or a non-empty list of these, got {attack!r}")
+    made = tuple(_made("attack", attacks, spec) for spec in specs)
+    for spec, one in zip(specs, made, strict=True):
+        scope = getattr(one, "scope", "workers")
+        if scope not in SCOPES:
+            raise ValueError(f"attack: the scope of {spec!r} must be one of {SCOPES}, got {scope!r}")
+    return made, tuple(spec if isinstance(spec, str) else str(spec["name"]) for spec in specs)
 
 
 def _made(argument: str, registry: Any, spec: Spec) -> Any:
@@ -167,9 +195,12 @@ def _made(argument: str, registry: Any, spec: Spec) -> Any:
         raise kind(f"{argument}: {error}") from error
     if not callable(made):
         raise TypeError(f"{argument}: the factory of {spec!r} must return something to call, got {made!r}")
-    unknown = sorted(set(getattr(made, "knowledge", ())) - {"qv", "rule"})
-    if unknown:
-        raise ValueError(f"{argument}: {spec!r} asks for the knowledge {unknown[0]!r}; known: qv, rule")
+    knowledge: Any = getattr(made, "knowledge", frozenset())
+    if not isinstance(knowledge, set | frozenset) or not knowledge <= KNOWLEDGE:
+        raise ValueError(
+            f"{argument}: the knowledge of {spec!r} must be a set of names from {sorted(KNOWLEDGE)}, "
+            f"got {knowledge!r}"
+        )
     return made
 
 

@@ -112,7 +112,7 @@ class Simulation:
                 f"per_environment must be a list of num_envs={num_envs} mappings, got {per_environment!r}"
             )
         base = resolve(**arguments)
-        settings, bounds, choices = merge(base, overrides, arguments)
+        settings, bounds, choices = merge(base, overrides)
         simulation = cls(settings, num_envs, bounds, choices)
         seeds = [None if seed is None else seed + i for i in range(num_envs)]
         simulation.reset([int(np.random.default_rng(s).integers(2**63)) for s in seeds])
@@ -186,12 +186,18 @@ class Simulation:
         Raises:
             ValueError: If there are no rules, or the numbers are not one of a rule for each environment.
         """
-        given = [0] * self.num_envs if numbers is None else numbers.tolist()
-        if len(given) != self.num_envs or not set(given) <= set(range(len(rules))):
+        given = torch.zeros_like(self._rule_numbers) if numbers is None else numbers
+        if (
+            not isinstance(given, Tensor)
+            or given.shape != (self.num_envs,)
+            or given.dtype != torch.int64
+            or not bool(((given >= 0) & (given < len(rules))).all())
+        ):
             raise ValueError(
-                f"numbers must be {self.num_envs} of the numbers of {len(rules)} rules, got {given}"
+                f"numbers must be an int64 tensor of {self.num_envs} of the numbers of {len(rules)} rules, "
+                f"got {given!r}"
             )
-        self.rules, self._rule_numbers = list(rules), torch.tensor(given, device=self.settings.device)
+        self.rules, self._rule_numbers = list(rules), own_copy(given, self._rule_numbers)
 
     @property
     def byzantine(self) -> Tensor:
@@ -305,6 +311,8 @@ class Simulation:
         snapshots.check(snapshot, self._owners(), self.workers.generators)
         if int(snapshot["state"]["workers"]["attack_of"].max()) >= len(self.settings.attacks):
             raise ValueError("snapshot must be of a simulation like this one, got one with more attacks")
+        if int(snapshot["state"]["batches"]["shares"].max()) >= len(self.settings.task.train[1]):
+            raise ValueError("snapshot must be of a simulation like this one, got one with more samples")
         if int(snapshot["state"]["simulation"]["_rule_numbers"].max()) >= len(self.rules) > 1:
             raise ValueError("snapshot must be of a simulation like this one, got one with more rules")
         snapshots.put_back(snapshot, self._owners(), self.workers.generators)

@@ -34,6 +34,11 @@ def check(
             f"snapshot must be of a simulation like this one, in which {name} is "
             f"{expected.get(name)}, got {found.get(name)}"
         )
+    for generator, saved in zip(generators, snapshot["generators"], strict=True):
+        try:
+            torch.Generator(generator.device).set_state(saved)
+        except RuntimeError as error:
+            raise ValueError(f"snapshot must hold states of generators: {error}") from error
 
 
 def put_back(

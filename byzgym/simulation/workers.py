@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from byzgym.attacks.base import as_submissions
 from byzgym.simulation.batches import BatchSampler, checked_shares
 from byzgym.simulation.gradients import LONG_ROW, GradientEngine
 from byzgym.simulation.settings import Attack, Settings
+from byzgym.validation import blamed
 
 
 class Workers:
@@ -64,8 +64,9 @@ class Workers:
         self._groups_of_all = None
         labels = self._settings.task.train[1]
         partition = self._settings.partition
-        shares = checked_shares(partition, partition(labels, n, generator), n, len(labels))
-        self.batches.assign(env, *shares)
+        with blamed(f"partition {partition!r}"):
+            result = partition(labels.clone(), n, generator)
+        self.batches.assign(env, *checked_shares(partition, result, n, len(labels)))
         if self.momentum is not None:
             self.momentum[env] = 0
 
@@ -106,7 +107,7 @@ class Workers:
             return
         assigned = self.assigned[index]
         allowed = _select(context, torch.arange(len(index), device=index.device), self._settings.roles)
-        with _blamed(f"role function {self._settings.roles!r}"):
+        with blamed(f"role function {self._settings.roles!r}"):
             roles = self._settings.roles(assigned, self.byzantine[index], allowed)
         if not isinstance(roles, Tensor) or roles.shape != assigned.shape or roles.dtype != torch.bool:
             got = f"{roles.dtype} {tuple(roles.shape)}" if isinstance(roles, Tensor) else repr(roles)
@@ -126,7 +127,10 @@ class Workers:
         engine = self._engine
         if self.momentum is not None or engine.draws or engine.num_parameters < LONG_ROW:
             return None
-        if any(getattr(attack, "reads_own", True) for attack, _ in groups):
+        if any(
+            getattr(attack, "reads_own", True) or isinstance(attack, attacks.DataPoisoning)
+            for attack, _ in groups
+        ):
             return None
         honest = ~self.byzantine[index]
         counts = set(honest.sum(1).tolist())
@@ -154,9 +158,9 @@ class Workers:
         for attack, members in groups:
             if isinstance(attack, attacks.DataPoisoning):
                 mask = self.byzantine[index][members]
-                with _blamed(f"attack {attack!r}"):
+                with blamed(f"attack {attack!r}"):
                     given = x[members], y[members]
-                    poisoned = attack.poison(*given, mask, _select(context, members, attack))
+                    poisoned = attack.poison(*given, mask.clone(), _select(context, members, attack))
                 poisoned_x, poisoned_y = _checked_batches(attack, poisoned, given, mask, context.num_classes)
                 env, worker = mask.nonzero(as_tuple=True)
                 x[members[env], worker] = poisoned_x[env, worker]
@@ -184,14 +188,14 @@ class Workers:
             gradients = out if whole else out.index_select(0, members)
         mask = byzantine if whole else byzantine[members]
         shape = gradients.shape
-        with _blamed(f"attack {attack!r}"):
+        with blamed(f"attack {attack!r}"):
             act = attack
             if isinstance(attack, attacks.Attack) and type(attack).__call__ is attacks.Attack.__call__:
                 act = attack.corrupt  # honest rows are put back below, in any case
             submitted = act(gradients, mask.clone(), _select(context, members, attack))
         submitted = as_submissions(attack, submitted, shape).detach()
         if getattr(attack, "scope", "workers") == "transmission":
-            out[members] = submitted
+            out[members] = submitted.to(out.dtype, copy=True)  # it may be a view of `out`
             return
         if whole and shape[2] < LONG_ROW:
             # Not out=out: what is submitted may be a view of it.
@@ -230,16 +234,6 @@ def _without_broken_rows(momentum: Tensor) -> Tensor:
         return momentum
     broken = ~momentum.isfinite().all(2, keepdim=True)
     return momentum.masked_fill(broken, 0)
-
-
-@contextmanager
-def _blamed(author: str) -> Iterator[None]:
-    """Say in the traceback of an error whose code it comes from."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"raised by {author}")
-        raise
 
 
 def _select(context: attacks.AttackContext, members: Tensor, reader: Any) -> attacks.AttackContext:

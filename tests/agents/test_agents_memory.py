@@ -45,8 +45,8 @@ class Foreign:
         return torch.full_like(view.previous_credits, self.total / view.num_workers)
 
 
-@pytest.mark.parametrize(("told", "resets"), [(True, 3), (False, 1)])
-def test_an_agent_is_reset_once_an_episode_and_only_if_told(told, resets):
+@pytest.mark.parametrize("told", [True, False])
+def test_an_agent_is_reset_once_an_episode_told_or_not(told):
     """The last look of each episode comes without a step, as where a value is bootstrapped."""
     foreign = Foreign()
     agents.register("test_foreign", lambda: foreign)
@@ -60,7 +60,26 @@ def test_an_agent_is_reset_once_an_episode_and_only_if_told(told, resets):
             action, _ = agent.predict(observation, episode_start=starts)
             if number < TINY["rounds"]:
                 observation = env.step(action)[0]
-    assert foreign.resets == resets
+    assert foreign.resets == 3
+
+
+def test_an_agent_of_somebody_is_told_which_environments_begin_if_it_wants_to_know():
+    class Counting:
+        def reset(self, envs=None):
+            began.append(envs if envs is None else envs.tolist())
+
+        def credits(self, view):
+            return torch.full_like(view.previous_credits, 1 / view.num_workers)
+
+    began = []
+    agents.register("test_counting", Counting)
+    venv = gym.make_vec(ID, num_envs=2, **TINY)
+    agent = agents.make("test_counting").bind(venv)
+    observations, _ = venv.reset(seed=0)
+    for starts in (None, np.array([False, True])):
+        agent.predict(observations, episode_start=starts)
+        observations, *_ = venv.step(np.ones(venv.action_space.shape, np.float32))
+    assert began == [None, [True, True], [False, True]]
 
 
 def test_credits_a_little_above_one_leave_the_null_slot_nothing():

@@ -269,7 +269,7 @@ def test_episodes_that_start_reset_the_agent_there():
     assert resets == [None]
     for starts in (None, [False, False], [False, True], [True, True]):
         agent.predict(observations, episode_start=None if starts is None else np.array(starts))
-    assert resets == [None, [False, True], [True, True]]
+    assert resets == [None, [True, True], [False, True], [True, True]]
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -188,7 +188,7 @@ def select_as_a_rule(careless, env):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (None, TypeError, "as a tensor, got NoneType"),
+        (None, TypeError, "as a tensor of real numbers, got NoneType"),
         (torch.full((1, 2), 0.5), ValueError, r"of shape \(1, 6\), got \(1, 2\)"),
         (torch.full((6,), 1 / 6), ValueError, r"of shape \(1, 6\), got \(6,\)"),
         (torch.tensor([[2.0, -1.0, 0, 0, 0, 0]]), ValueError, "not negative and sum to at most 1"),

@@ -149,11 +149,17 @@ def fail(env):
         env.step(np.full(6, np.nan))
 
 
+def fail_early(env):
+    for action in ([[1], [2, 3]], torch.ones(6, requires_grad=True)):
+        with pytest.raises(ValueError, match="action must be an array of numbers"):
+            env.step(action)
+
+
 def begin_anew(env):
     env.reset(seed=0)
 
 
-@pytest.mark.parametrize("event", [apply_it, act_otherwise, fail, begin_anew])
+@pytest.mark.parametrize("event", [apply_it, act_otherwise, fail, fail_early, begin_anew])
 def test_a_vector_is_forgotten_after_one_step_or_a_reset(event):
     env = make(attack="none").unwrapped
     env.reset(seed=0)

@@ -51,8 +51,20 @@ def test_pooled_ignores_the_scale_of_all_gradients_together():
     generator = torch.Generator().manual_seed(0)
     rows, qv = torch.randn(5, 40, generator=generator), torch.randn(40, generator=generator)
     first = build("pooled", view_of(rows, qv), 8)
-    second = build("pooled", view_of(rows * 1e-20, qv * 1e-20), 8)
-    np.testing.assert_allclose(first, second, rtol=1e-4)
+    for factor in (1e-20, 1e-25, 1e-29, 1e29):
+        second = build("pooled", view_of(rows * factor, qv * factor), 8)
+        np.testing.assert_allclose(first, second, rtol=1e-4)
+
+
+def test_pooled_is_in_units_of_submissions_that_are_not_zero():
+    rows, qv = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0], [6.0, 8.0]]), torch.tensor([1.0, -1.0])
+    unit = 5 / 2**0.5  # of the two, the smaller counts as the median
+    expected = np.array([[0, 0], [3, 4], [0, 0], [6, 8], [1, -1]]) / unit
+    expected = np.sign(expected) * np.log1p(np.abs(expected))
+    np.testing.assert_allclose(build("pooled", view_of(rows, qv))[0], expected, rtol=1e-6)
+    nothing = build("pooled", view_of(torch.zeros(4, 2), qv))[0]
+    np.testing.assert_allclose(nothing[-1], np.log(2) * np.array([1, -1]), rtol=1e-6)
+    assert not nothing[:-1].any()
 
 
 def test_other_parts_by_hand():

@@ -2,12 +2,13 @@
 
 from itertools import pairwise
 
+import gymnasium as gym
 import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from byzgym import agents
+from byzgym import agents, attacks
 from byzgym.experiments import compare
 from byzgym.experiments.comparison import Comparison
 from byzgym.experiments.figures import _label_ends
@@ -38,6 +39,58 @@ def test_every_point_of_the_curves_is_there_once(every, rounds):
     curves = pd.DataFrame(compare.play_batch(small(evaluate_every=every), "mean", 3).curves)
     for _, points in curves.groupby(["policy", "attack", "num_byzantine", "seed"]):
         assert points["round"].tolist() == rounds
+
+
+class Careless(agents.Agent):
+    """Gives what it was built with."""
+
+    def __init__(self, credits=None, update=None):
+        self.linear = credits is not None
+        self.given, self.update = credits, update
+
+    def credits(self, view):
+        return self.given
+
+    def aggregate(self, view):
+        return self.update
+
+    def __repr__(self):
+        return "Careless()"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"credits": torch.full((1, 3), 0.1)},
+            r"Careless\(\) must give credits of shape \(1, 10\), got \(1, 3\)",
+        ),
+        ({"credits": torch.ones(1, 10)}, r"Careless\(\) must give credits that .* sum to at most 1"),
+        ({"update": torch.ones(7)}, r"Careless\(\) must return aggregates of shape .*got \(7,\)"),
+        ({"update": torch.ones(1, 3) * 1j}, r"Careless\(\) must return .* real numbers, got torch.complex64"),
+    ],
+)
+def test_what_an_agent_gives_is_checked_before_anything_is_played(given, message, tmp_path):
+    agents.register("test_careless", lambda: Careless(**given))
+    with pytest.raises((TypeError, ValueError), match=message):
+        compare.begin(small(policies=("test_careless",)), tmp_path / "out")
+    env = gym.make("ByzantineAggregation-v0", task="synthetic")
+    observation, _ = env.reset(seed=0)
+    agent = agents.make("test_careless").bind(env)
+    with pytest.raises((TypeError, ValueError), match=message):
+        agent.predict(observation)
+
+
+def test_an_agent_is_played_as_in_the_environment_where_submissions_are_rejected():
+    class Even(agents.Agent):
+        def credits(self, view):
+            return torch.full_like(view.previous_credits, 1 / view.num_workers)
+
+    agents.register("test_even", Even)
+    attacks.register("test_nan", lambda: lambda gradients, byzantine, context: gradients * torch.nan)
+    comparison = small(policies=("test_even",), attacks=("test_nan",))
+    for run in compare.play_batch(comparison, "test_even", 4).results:
+        assert run["byzantine_credit"] == 0.0
 
 
 def test_one_thread_while_small_models_are_played_and_as_many_as_before_after_it():

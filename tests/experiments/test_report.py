@@ -1,5 +1,6 @@
 import pytest
 
+from byzgym import agents, attacks
 from byzgym.experiments import report
 from byzgym.experiments.compare import compare
 from byzgym.experiments.comparison import Comparison
@@ -50,6 +51,22 @@ def test_the_report_is_made_again_from_the_files(folder):
         (folder / name).unlink()
     report.write(Records.read(folder), folder)
     assert (folder / "report.html").read_text() == before
+
+
+def test_results_of_what_is_not_registered_any_more(tmp_path):
+    class Even:
+        def credits(self, view):
+            return view.previous_credits * 0 + 1 / view.num_workers
+
+    agents.register("test_$\\frac$", Even)
+    attacks.register("test_zero", attacks.Zero)
+    registries = agents.registry.registry, attacks.registry.registry
+    given = {"policies": ("test_$\\frac$", "mean"), "attacks": ("test_zero",), "seeds": 2, "rounds": 3}
+    compare(Comparison(task="synthetic", **given), tmp_path)
+    for registry, name in zip(registries, ("test_$\\frac$", "test_zero"), strict=True):
+        del registry._factories[name]
+    assert report.write(Records.read(tmp_path), tmp_path)
+    assert "test_$\\frac$" in (tmp_path / "report.html").read_text()
 
 
 def test_names_are_escaped(folder):

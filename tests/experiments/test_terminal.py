@@ -125,3 +125,11 @@ def test_footnotes_are_of_policies_that_were_played():
     table = tables.accuracy_table(records, 7)
     assert [row.mark for row in table.rows] == ["", "¹"]
     assert table.footnotes == ["¹ told f = 4, the largest it accepts (needs n >= 2f + 1)"]
+
+
+def test_the_author_of_an_error_is_named(capsys):
+    attacks.register("test_typo", lambda: lambda gradients, byzantine, context: gradients + "x")
+    assert main([*PLAY[:-1], "--attacks", "test_typo"]) == 2
+    told = capsys.readouterr().err
+    assert "unsupported operand" in told
+    assert "(raised by attack <function" in told

@@ -131,7 +131,7 @@ def test_dirichlet_equals_torch():
     torch.testing.assert_close(ours.log_prob(credits), theirs.log_prob(credits))
     torch.testing.assert_close(ours.entropy(), theirs.entropy())
     # At raw 0 and without the offset the distribution is uniform, with density (n - 1)! everywhere.
-    uniform = DirichletDistribution(4, min_concentration=0.0).proba_distribution(torch.zeros(1, 4))
+    uniform = DirichletDistribution(4, min_concentration=1e-9).proba_distribution(torch.zeros(1, 4))
     assert uniform.log_prob(credits[:1]).item() == pytest.approx(np.log(6), abs=1e-4)
 
 
@@ -168,7 +168,7 @@ def test_policies_have_the_default_of_their_distribution(tiny, policy):
 
 
 def test_dirichlet_mode():
-    distribution = DirichletDistribution(3, min_concentration=0.0)
+    distribution = DirichletDistribution(3, min_concentration=1e-9)
     raw = torch.log(torch.expm1(torch.tensor([[2.0, 4.0, 0.5], [0.5, 0.25, 0.25]]))) - np.log(np.e - 1)
     expected = torch.tensor([[0.25, 0.75, 0.0], [0.5, 0.25, 0.25]])
     torch.testing.assert_close(

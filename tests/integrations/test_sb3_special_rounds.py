@@ -14,11 +14,25 @@ def test_an_episode_that_ends_below_the_floor_is_not_only_out_of_time(tiny, monk
     rewards = np.array([-0.5, 0.1, -0.5, -0.2], np.float32)
     dones = np.array([True, True, False, False])
     infos = [{"TimeLimit.truncated": bool(done)} for done in dones]
-    monkeypatch.setattr(venv, "step_wait", lambda: (None, rewards, dones, infos))
+    infos[0]["terminal_observation"] = infos[1]["terminal_observation"] = "of the environment"
+    monkeypatch.setattr(venv, "step_wait", lambda: (np.eye(4), rewards, dones, infos))
     _, floored, ended, told = CutAtFloor(venv, -0.25).step_wait()
     assert floored.tolist() == pytest.approx([-0.25, 0.1, -0.25, -0.2])
     assert ended.tolist() == [True, True, True, False]
     assert [info["TimeLimit.truncated"] for info in told] == [False, True, False, False]
+    assert [info.get("terminal_observation") for info in told[:2]] == ["of the environment"] * 2
+    assert told[2]["terminal_observation"].tolist() == [0, 0, 1, 0]
+    assert "terminal_observation" not in told[3]
+
+
+def test_an_episode_cut_at_the_floor_has_the_last_of_each_part(tiny, monkeypatch):
+    venv = make_vec_env(2, **tiny)
+    parts = {"norms": np.array([[1.0], [2.0]]), "loss": np.array([[3.0], [4.0]])}
+    step = parts, np.array([0.0, -1.0]), np.array([False, False]), [{}, {}]
+    monkeypatch.setattr(venv, "step_wait", lambda: step)
+    told = CutAtFloor(venv, -0.25).step_wait()[3]
+    assert told[0] == {}
+    assert told[1]["terminal_observation"] == {"norms": [2.0], "loss": [4.0]}
 
 
 def test_a_rejected_row_is_not_the_shortest():

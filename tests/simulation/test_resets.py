@@ -65,6 +65,25 @@ def test_restore_brings_back_the_attacks_and_the_qv_samples_of_a_former_episode(
         assert torch.equal(simulation.gradients, following)
 
 
+def test_a_snapshot_of_more_samples_than_there_are_is_refused():
+    few, many = (make(task={"name": "synthetic", "num_samples": number}) for number in (200, 400))
+    many.restore(few.snapshot())
+    with pytest.raises(ValueError, match="of a simulation like this one, got one with more samples"):
+        few.restore(make(task={"name": "synthetic", "num_samples": 400}).snapshot())
+
+
+def test_a_snapshot_without_states_of_generators_changes_nothing():
+    simulation = make()
+    snapshot, before = simulation.snapshot(), simulation.gradients.clone()
+    simulation.apply(torch.ones_like(simulation.view.theta))
+    after = simulation.gradients.clone()
+    snapshot["generators"][1] = torch.zeros_like(snapshot["generators"][1])
+    with pytest.raises(ValueError, match="snapshot must hold states of generators"):
+        simulation.restore(snapshot)
+    assert torch.equal(simulation.gradients, after)
+    assert not torch.equal(after, before)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

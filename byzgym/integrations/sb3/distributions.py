@@ -25,10 +25,10 @@ class DirichletDistribution(Distribution):
     Args:
         action_dim: Number of credits.
         min_concentration: Added to softplus of the network's output; keeps every density proper. The smaller
-            it is, the closer to zero a credit can be. At least 0; 0.02 by default.
+            it is, the closer to zero a credit can be. Above 0; 0.02 by default.
 
     Raises:
-        ValueError: If ``min_concentration`` is not a finite number of at least 0.
+        ValueError: If ``min_concentration`` is not a finite number above 0.
     """
 
     distribution: torch.distributions.Dirichlet
@@ -36,7 +36,7 @@ class DirichletDistribution(Distribution):
     def __init__(self, action_dim: int, min_concentration: float = 0.02) -> None:
         super().__init__()
         self.action_dim = action_dim
-        self.min_concentration = check_real("min_concentration", min_concentration, low=0)
+        self.min_concentration = check_real("min_concentration", min_concentration, above=0)
 
     def proba_distribution_net(self, latent_dim: int) -> nn.Module:
         """A layer from the policy's latent [B, latent_dim] to the raw concentrations [B, action_dim]."""
@@ -60,7 +60,7 @@ class DirichletDistribution(Distribution):
         return self.distribution.log_prob(actions.clamp(SMALLEST_CREDIT, 1.0))
 
     def entropy(self) -> Tensor:
-        """Differential entropy [B]."""
+        """Differential entropy [B], exact; the mean of -`log_prob` is less extreme where credits vanish."""
         return self.distribution.entropy()
 
     def sample(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
@@ -14,7 +16,9 @@ class CutAtFloor(VecEnvWrapper):
 
     A round that blows the loss up would otherwise drown the small gains that tell workers apart. The fall of
     the loss after such a round earns rewards too, which must not make up for its own once that is floored.
-    The environments themselves go on. For training only: evaluate without it.
+    The environments themselves go on, so wrappers that stack frames or count episodes belong inside this
+    one. For training only: evaluate without it, or, where an `EvalCallback` wants both wrapped alike, with
+    the floor -10, which cuts nothing.
 
     Args:
         venv: An environment of stable-baselines3.
@@ -38,4 +42,15 @@ class CutAtFloor(VecEnvWrapper):
         low = rewards < self.floor
         for env in np.flatnonzero(low).tolist():
             infos[env]["TimeLimit.truncated"] = False  # nothing follows that would count
+            if not dones[env]:
+                infos[env]["terminal_observation"] = _of(observations, env)
         return observations, np.maximum(rewards, self.floor), dones | low, infos
+
+
+def _of(observations: VecEnvObs, env: int) -> Any:
+    """The observation of one environment."""
+    if isinstance(observations, dict):
+        return {name: values[env] for name, values in observations.items()}
+    if isinstance(observations, tuple):
+        return tuple(values[env] for values in observations)
+    return observations[env]
