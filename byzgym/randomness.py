@@ -1,4 +1,4 @@
-"""Randomness of modules, which torch takes from its global generator."""
+"""Seeds of episodes, and randomness of modules, which torch takes from its global generator."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import RLock
 
+import numpy as np
 import torch
 
 _global_generator = RLock()
+
+
+def episode_seed(generator: np.random.Generator) -> int:
+    """The seed of a simulation's own generator for the next episode, from Gymnasium's ``np_random``."""
+    return int(generator.integers(2**63))
 
 
 @contextmanager

@@ -2,6 +2,7 @@ import shutil
 import sysconfig
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,15 +34,20 @@ def _registries_as_before():
 
 @pytest.fixture(autouse=True)
 def _no_global_randomness(request):
-    """Nothing in byzgym may draw from torch's global generator, or seed it.
+    """Nothing in byzgym may draw from the global generator of torch or NumPy, or seed it.
 
     Left out are tests marked ``global_rng``: stable-baselines3 does both, and so does building a module in
     the ordinary way.
     """
-    before = torch.get_rng_state()
+
+    def states():
+        numpy_state = np.random.get_state()[1]  # noqa: NPY002  it is the global one that counts
+        return torch.get_rng_state().tolist(), numpy_state.tolist()
+
+    before = states()
     yield
     if "global_rng" not in request.keywords:
-        assert torch.equal(torch.get_rng_state(), before), "the test moved torch's global generator"
+        assert states() == before, "the test moved a global generator"
 
 
 @pytest.fixture

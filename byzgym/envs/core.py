@@ -13,7 +13,8 @@ from torch import Tensor
 from byzgym.aggregation import combine
 from byzgym.envs.actions import CreditActions
 from byzgym.envs.observations import ObservationBuilder
-from byzgym.envs.rewards import EXPLOSION, WORST_REWARD, relative_drop
+from byzgym.envs.rewards import WORST_REWARD, exploded, relative_drop
+from byzgym.randomness import episode_seed
 from byzgym.simulation import Simulation
 from byzgym.validation import check_int
 
@@ -67,7 +68,7 @@ class Core:
     @torch.inference_mode(False)
     def reset(self, np_randoms: Sequence[np.random.Generator], envs: Sequence[int] | None = None) -> None:
         """Begin new episodes in ``envs`` (all where None), seeded from their NumPy generators."""
-        self.simulation.reset([int(generator.integers(2**63)) for generator in np_randoms], envs)
+        self.simulation.reset([episode_seed(generator) for generator in np_randoms], envs)
         self._override = None
 
     def observe(self) -> Any:
@@ -114,7 +115,7 @@ class Core:
             remembered = self._with_last_credits(given)
         simulation.apply(update, remembered, envs)
         after = simulation.qv_loss()
-        diverged = simulation.diverged | (after > EXPLOSION * simulation.initial_loss)
+        diverged = simulation.diverged | exploded(after, simulation.initial_loss)
         rewards = relative_drop(before, after).masked_fill(diverged, WORST_REWARD)
         terminated = diverged.cpu().numpy().copy()
         round = simulation.server.round.cpu().numpy()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import byzgym
-from byzgym.envs.rewards import EXPLOSION
+from byzgym.envs.rewards import exploded
 from byzgym.experiments import specs
 from byzgym.experiments.comparison import Comparison
 from byzgym.experiments.files import prepare
@@ -159,7 +159,7 @@ def play_batch(
             progress(1)
         accuracy, loss = _measure(simulation)
     _note(batch, keys, comparison.rounds, accuracy, loss)
-    diverged = simulation.diverged | ~(loss < EXPLOSION * simulation.initial_loss)
+    diverged = simulation.diverged | exploded(loss, simulation.initial_loss)
     seconds = (time.perf_counter() - started) / len(members)
     common = {
         "task": specs.canonical(comparison.task),

@@ -13,10 +13,11 @@ import numpy as np
 
 from byzgym import agents, attacks
 from byzgym.experiments import specs
+from byzgym.randomness import episode_seed
 from byzgym.validation import check_int
 
 DEFAULT_POLICIES = ("mean", "krum", "median", "geometric_median", "faba", "gaa", "oracle")
-DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie")
+COMPARED_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Comparison(Setting):
 
     policies: tuple[str, ...] = DEFAULT_POLICIES
     """Rules and other agents, such as mean, krum, `gaa:window=1`, and oracle, the reference."""
-    attacks: tuple[str, ...] = DEFAULT_ATTACKS
+    attacks: tuple[str, ...] = COMPARED_ATTACKS
     """Attacks, such as sign_flip or `ipm:epsilon=1.0`."""
     num_byzantine: tuple[int, ...] = (7,)
     """Numbers f of Byzantine workers, each less than the number of workers."""
@@ -119,7 +120,7 @@ class Comparison(Setting):
     @property
     def simulation_seeds(self) -> list[int]:
         """What the simulation is reset with: seed s equals ``env.reset(seed=s)`` in the environment."""
-        return [int(np.random.default_rng(seed).integers(2**63)) for _, seed in self.members]
+        return [episode_seed(np.random.default_rng(seed)) for _, seed in self.members]
 
     def command(self) -> str:
         """The command line that plays this comparison, without its results folder."""

@@ -105,9 +105,13 @@ class Evaluate(Episodes):
         self, env: gymnasium.Env[Any, Any], console: Console
     ) -> tuple[gymnasium.Env[Any, Any], Predict]:
         from byzgym.experiments import evaluate
+        from byzgym.experiments.policies import is_reference
 
         if self.model_path is None:
-            predict, told = evaluate.policy_by_name("gaa" if self.policy is None else self.policy, env)
+            policy = "gaa" if self.policy is None else self.policy
+            predict, told = evaluate.policy_by_name(policy, env)
+            if is_reference(policy):
+                console.print(f"{policy} is a reference: it sees more than a server would", highlight=False)
             if told is not None:
                 console.print(f"{told.policy} is {told}", highlight=False)
             return env, predict

@@ -1,4 +1,4 @@
-"""What the server does to its own state: take in submissions, step, and measure."""
+"""What the server does to its own state: take in submissions, and step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from byzgym.simulation.gradients import GradientEngine
 from byzgym.simulation.settings import Settings
 
 
@@ -95,31 +94,3 @@ def receive(submissions: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
         rejected[suspect] = ~rows[suspect].isfinite().all(1)
         rows[rejected] = 0
     return rows, rejected
-
-
-@torch.no_grad()
-def evaluate(engine: GradientEngine, theta: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Test metrics of parameters [E, d] on samples x [N, ...], y [N].
-
-    Returns:
-        "accuracy" and "top3_accuracy", each from 0 to 1, and "test_loss" (mean cross entropy), all [E].
-    """
-    num_envs = len(theta)
-    totals = theta.new_zeros(3, num_envs)
-    chunk = engine.samples_at_once(num_envs, math.prod(x.shape[1:]))
-    for start in range(0, len(y), chunk):
-        labels = y[start : start + chunk].expand(num_envs, -1)
-        inputs = x[start : start + chunk]
-        logits = engine.logits(theta, inputs.expand(num_envs, *inputs.shape))
-        own = logits.gather(2, labels[..., None])
-        # Ties count against the model, so that a constant or non-finite output earns nothing.
-        ahead = (~(logits < own)).sum(2) - 1
-        totals[0] += (ahead < 1).sum(1)
-        totals[1] += (ahead < 3).sum(1)
-        totals[2] -= torch.log_softmax(logits.double(), 2).gather(2, labels[..., None]).sum((1, 2)).float()
-    accuracy, top3, loss = totals / len(y)
-    return {
-        "accuracy": accuracy,
-        "top3_accuracy": top3,
-        "test_loss": torch.nan_to_num(loss, nan=1e30, posinf=1e30),
-    }

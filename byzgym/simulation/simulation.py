@@ -14,6 +14,7 @@ from byzgym.aggregation import Mean, RuleOfEach, ServerView
 from byzgym.attacks import AttackContext
 from byzgym.memory import keep_freed_memory
 from byzgym.precision import without_autocast
+from byzgym.randomness import episode_seed
 from byzgym.simulation import snapshots
 from byzgym.simulation.engines import engine_for
 from byzgym.simulation.given import (
@@ -23,8 +24,9 @@ from byzgym.simulation.given import (
     environment_numbers,
     own_copy,
 )
+from byzgym.simulation.metrics import test_metrics
 from byzgym.simulation.quasi_validation import QuasiValidation, draw_samples
-from byzgym.simulation.server import Server, evaluate, receive
+from byzgym.simulation.server import Server, receive
 from byzgym.simulation.settings import Settings, merge, resolve
 from byzgym.simulation.workers import Workers
 from byzgym.validation import check_int
@@ -115,7 +117,7 @@ class Simulation:
         settings, bounds, choices = merge(base, overrides)
         simulation = cls(settings, num_envs, bounds, choices)
         seeds = [None if seed is None else seed + i for i in range(num_envs)]
-        simulation.reset([int(np.random.default_rng(s).integers(2**63)) for s in seeds])
+        simulation.reset([episode_seed(np.random.default_rng(seed)) for seed in seeds])
         return simulation
 
     @property
@@ -294,7 +296,7 @@ class Simulation:
     @without_autocast
     def evaluate(self) -> dict[str, Tensor]:
         """Test metrics: "accuracy" and "top3_accuracy" (0 to 1) and "test_loss", each of shape [E]."""
-        return evaluate(self.engine, self.server.theta, *self.settings.task.test)
+        return test_metrics(self.engine, self.server.theta, *self.settings.task.test)
 
     @torch.inference_mode(False)
     def snapshot(self) -> dict[str, Any]:

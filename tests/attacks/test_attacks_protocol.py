@@ -104,7 +104,9 @@ class TestEveryAttack:
     @pytest.mark.parametrize("size", [1e30, 1e-30])
     def test_extreme_sizes_do_not_crash(self, spec, size):
         gradients = gradients_like(4, 6, 33) * size
-        submit(spec, gradients, MASK, context_for(gradients))
+        submitted = submit(spec, gradients, MASK, context_for(gradients))
+        assert submitted.shape == gradients.shape
+        assert not submitted.isnan().any()
 
     def test_nobody_and_everybody_may_be_byzantine_among_many_workers(self, spec):
         gradients = gradients_like(2, 60, 5)

@@ -78,11 +78,12 @@ def test_tables_do_not_depend_on_the_console(capsys):
     assert "[/attack]" in shown
 
 
-def test_the_bar_of_progress_takes_any_name(monkeypatch):
+def test_the_bar_of_progress_takes_any_name(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich draws no bar where the output is no terminal
     with progress(plain_console(), 2) as advance:
         advance("[/red]mine", 1)
         advance("[/red]mine", 1)
+    assert "[/red]mine" in capsys.readouterr().out
 
 
 def interrupt(*_):

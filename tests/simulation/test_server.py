@@ -1,5 +1,8 @@
 """What the server does in a round: receive, step, refuse, evaluate; and what it may know."""
 
+import functools
+import types
+
 import pytest
 import torch
 from simulation_cases import make, uniform_update
@@ -242,29 +245,55 @@ def test_the_view_gives_no_way_to_what_a_server_does_not_know():
         simulation.workers.byzantine,
         simulation.workers.attack_of,
     ]
-    view = simulation.view
-    seen, queue, tensors = set(), [view], []
+    for view in (simulation.view, simulation.view.of(torch.tensor([1]))):
+        reached = list(reachable(view))
+        assert all(thing is not simulation for thing in reached)
+        pointers = {
+            thing.untyped_storage().data_ptr() for thing in reached if isinstance(thing, torch.Tensor)
+        }
+        assert view.gradients.untyped_storage().data_ptr() in pointers  # the walk finds tensors at all
+        for secret in secrets:
+            assert secret.untyped_storage().data_ptr() not in pointers
+
+
+def reachable(thing):
+    """Everything that attributes, containers, closures, defaults and bound arguments lead to."""
+    seen, queue = {}, [thing]
     while queue:
         thing = queue.pop()
         if id(thing) in seen:
             continue
-        seen.add(id(thing))
-        if isinstance(thing, torch.Tensor):
-            tensors.append(thing)
-            continue
-        assert thing is not simulation
+        seen[id(thing)] = thing  # kept, so that no other gets its number
+        yield thing
         if isinstance(thing, dict):
-            queue += list(thing.values())
-        elif isinstance(thing, list | tuple):
-            queue += list(thing)
-        else:
-            queue += list(getattr(thing, "__dict__", {}).values())
-            queue += [getattr(thing, "__self__", None)]
+            queue += thing.values()
+        elif isinstance(thing, list | tuple | set | frozenset):
+            queue += thing
+        elif not isinstance(thing, torch.Tensor | type | types.ModuleType):
+            queue += [getattr(thing, "__dict__", None), getattr(thing, "__self__", None)]
+            queue += [getattr(thing, name, None) for name in getattr(thing, "__slots__", ())]
             queue += [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
-    pointers = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-    assert view.gradients.untyped_storage().data_ptr() in pointers  # the walk finds tensors at all
-    for secret in secrets:
-        assert secret.untyped_storage().data_ptr() not in pointers
+            queue += [getattr(thing, "__defaults__", None), getattr(thing, "__kwdefaults__", None)]
+            if isinstance(thing, functools.partial):
+                queue += [thing.func, thing.args, thing.keywords]
+
+
+def test_the_walk_finds_what_is_hidden():
+    class Slotted:
+        __slots__ = ("one",)
+
+    secret, slotted = object(), Slotted()
+    slotted.one = secret
+    hidden = [
+        functools.partial(max, secret),
+        functools.partial(max, key=secret),
+        lambda: secret,
+        lambda given=secret: given,
+        types.SimpleNamespace(inner=[(secret,)]),
+        slotted,
+    ]
+    for thing in hidden:
+        assert any(found is secret for found in reachable(thing))
 
 
 @pytest.mark.parametrize(("model", "at_once"), [("mlp:16", 7), ("lenet", 21), ("test_small_cnn", 7)])
