@@ -1,4 +1,4 @@
-"""Names for rules, attacks, roles, tasks and agents, open to extension from outside."""
+"""Names for all that can be chosen by name (rules, attacks, tasks, ...), open to extension from outside."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Registry(Generic[T]):
 
     def is_built_in(self, name: str) -> bool:
         """Whether byzgym itself has registered the name."""
-        return name in self._built_in
+        return isinstance(name, str) and name in self._built_in
 
     def built_in(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
         """Decorator with which byzgym registers its own factories."""
@@ -87,7 +87,7 @@ class Registry(Generic[T]):
         by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         return any(p.kind is p.VAR_KEYWORD or (p.name == parameter and p.kind in by_name) for p in known)
 
-    def make(self, name: str, **parameters: Any) -> T:
+    def make(self, name: str, /, **parameters: Any) -> T:
         """Build the one registered as ``name``.
 
         Raises:

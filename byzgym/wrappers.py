@@ -55,7 +55,8 @@ class SoftmaxCredits(gym.ActionWrapper[Any, np.ndarray, np.ndarray], RecordConst
 
     Suits policies with Gaussian actions, which do not stay on the simplex. ``beta`` bounds how little credit
     a worker can get: f of n workers have together at least f / (f + (n - f) exp(2 beta)), which for n=20 and
-    f=8 is 8.3 % at beta 1 and 3e-5 at beta 5.
+    f=8 is 8.3 % at beta 1 and 3e-5 at beta 5. What `gymnasium.make_vec` returns is wrapped in
+    `VectorSoftmaxCredits` (its argument ``wrappers`` is for environments without a vector form).
 
     Args:
         env: An environment whose actions are credits, with or without a null slot (then the last logit is the

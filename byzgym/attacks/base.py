@@ -101,8 +101,8 @@ class Attack:
 
     Attributes:
         knowledge: What of the server it must be shown: a subset of {"rule", "qv"}.
-        scope: "workers": honest rows stay as they are, whatever `corrupt` returns. "transmission": it
-            corrupts what is sent, by any worker.
+        scope: "workers": honest rows stay as they are, whatever `corrupt` returns (unless it breaks its
+            promise and writes into them). "transmission": it corrupts what is sent, by any worker.
         reads_own: Whether it reads the rows of Byzantine workers, which hold what they would honestly send.
             Where it does not, the simulation may leave those gradients out, which saves their share of the
             time of a round; the rows then hold anything, even numbers that are not finite. A subclass with a
@@ -177,14 +177,15 @@ def as_submissions(author: Any, submitted: Any, shape: torch.Size) -> Tensor:
     Raises:
         ValueError: If it is something else.
     """
+    problem = f"attack {author!r} must return a tensor of real numbers of shape {tuple(shape)}, got "
+    if not isinstance(submitted, Tensor):
+        raise ValueError(problem + type(submitted).__name__)
+    if submitted.is_complex() or submitted.layout is not torch.strided:
+        raise ValueError(problem + f"{submitted.dtype} of layout {submitted.layout}")
     try:
-        expanded: Tensor = submitted.expand(shape)
-    except (RuntimeError, AttributeError):
-        got = tuple(submitted.shape) if isinstance(submitted, Tensor) else type(submitted).__name__
-        raise ValueError(
-            f"attack {author!r} must return a tensor of shape {tuple(shape)}, got {got}"
-        ) from None
-    return expanded
+        return submitted.expand(shape)
+    except RuntimeError:
+        raise ValueError(problem + str(tuple(submitted.shape))) from None
 
 
 class DataPoisoning(Attack, ABC):

@@ -68,7 +68,8 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
     ## Episode End
     Termination: the run diverges, that is, the parameters would not stay finite, or the QV loss exceeds 1000
     times its value at the start. Truncation: after `rounds` rounds. (Where `gymnasium.make` is told
-    `max_episode_steps`, a wrapper truncates, and the last `info` has no test metrics; rather set `rounds`.)
+    `max_episode_steps`, a wrapper truncates, and the last `info` of an episode that it makes shorter than
+    `rounds` has no test metrics.)
 
     ## Information
     `credits` (n,) that were applied (NaN where a vector from `use_update` was); `qv_loss` after the step;
@@ -76,7 +77,8 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
     non-finite entry; `update_norm`; `diverged`; and at the end of an episode and every `evaluate_every`
     rounds `accuracy`, `top3_accuracy` and `test_loss` on test data. Byzantine masks and test metrics are for
     evaluation only: they are in no observation and no reward. With secure groups of g workers the arrays have
-    n / g entries: groups with a Byzantine worker in them, and means with a non-finite entry.
+    n / g entries: groups with a Byzantine worker in them, and means with a non-finite entry. Which attack was
+    drawn, `env.unwrapped.simulation.attack_names` says (for evaluation, too).
 
     ## Arguments
     | argument | default | meaning |

@@ -60,7 +60,8 @@ class Evaluate(Episodes):
     """A rule or another agent, such as krum; gaa where neither a policy nor a model is given."""
     model_path: Path | None = None
     """A model saved by `byzgym train` or stable-baselines3, instead of a policy. Actions that may be below
-    0 are taken for logits, of which a softmax (--softmax-beta) makes credits, others for credits."""
+    0 are taken for logits, of which a softmax (--softmax-beta) makes credits, others for credits.
+    Observations are not normalised: a model trained in VecNormalize is not played as in its training."""
     algorithm: Algorithm | None = None
     """What made that model; ppo where not given."""
     softmax_beta: float | None = None

@@ -104,6 +104,21 @@ def test_extractor_refuses_other_observations(space):
         EquivariantExtractor(space)
 
 
+@pytest.mark.parametrize("policy", EQUIVARIANT)
+def test_parameters_serve_another_number_of_workers(policy, tmp_path):
+    beta = {"softmax_beta": 5.0} if policy is EquivariantPolicy else {}
+    few, many = (
+        make_vec_env(2, seed=0, task="synthetic", num_workers=n, num_byzantine=2, pool_size=8, **beta)
+        for n in (4, 7)
+    )
+    PPO(policy, few, n_steps=4, batch_size=4, seed=0).save(tmp_path / "few.zip")
+    model = PPO(policy, many, n_steps=4, batch_size=4, seed=1)
+    before = [parameter.clone() for parameter in model.policy.parameters()]
+    model.set_parameters(tmp_path / "few.zip")
+    assert not all(torch.equal(one, two) for one, two in zip(before, model.policy.parameters(), strict=True))
+    assert model.predict(many.reset(), deterministic=True)[0].shape == (2, 7)
+
+
 def test_policies_refuse_the_wrong_actions(tiny):
     with pytest.raises(ValueError, match="SoftmaxCredits"):
         PPO(EquivariantPolicy, make_vec_env(1, **tiny))

@@ -87,8 +87,20 @@ def test_an_attack_may_return_a_view_of_what_it_was_given(dtype, model):
 
 def test_an_attack_of_the_wrong_shape_is_named():
     attacks.register("test_wrong", lambda: lambda gradients, byzantine, context: gradients[..., :3])
-    with pytest.raises(ValueError, match=r"must return a tensor of shape \(2, 6, "):
+    with pytest.raises(ValueError, match=r"must return a tensor of real numbers of shape \(2, 6, "):
         make(attack="test_wrong")
+
+
+@pytest.mark.parametrize("form", [torch.complex64, torch.sparse_coo, "a string"], ids=str)
+def test_an_attack_must_return_an_ordinary_tensor_of_real_numbers(form):
+    def attack(gradients, byzantine, context):
+        if form is torch.sparse_coo:
+            return gradients.to_sparse()
+        return gradients.to(form) if isinstance(form, torch.dtype) else form
+
+    attacks.register("test_odd", lambda: attack)
+    with pytest.raises(ValueError, match=r"attack <function.* must return a tensor of real numbers"):
+        make(attack="test_odd")
 
 
 def test_label_flip_is_the_gradient_of_flipped_labels():

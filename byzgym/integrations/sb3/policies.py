@@ -66,10 +66,13 @@ class DirichletPolicy(ActorCriticPolicy):
 class EquivariantPolicy(ActorCriticPolicy):
     """A policy for PPO and A2C that treats all workers alike: permuting them permutes the actions.
 
+    SAC and TD3 have policies of their own, and take `EquivariantExtractor` as ``features_extractor_class``.
+
     The actor gives each worker a number by one shared network that sees the worker's features and what they
     are for all (mean and maximum); the critic pools over the workers. Actions are Gaussian with one common
     standard deviation, so use it with `byzgym.wrappers.SoftmaxCredits`. A null slot gets its number from
-    the pooled encodings.
+    the pooled encodings. Its parameters do not depend on the number of workers: build a model on the new
+    environment and give it the old one's with ``set_parameters``.
 
     Args:
         observation_space: Pooled, or a Dict with per-worker parts.
