@@ -107,8 +107,8 @@ class Agent(ABC):
         Args:
             observation: What the environment returned last.
             state: Passed through.
-            episode_start: Environments whose episode begins in this round, bool [E]. Round 0 says so, too:
-                an agent is reset once for every episode, told or not.
+            episode_start: Environments whose episode begins in this round, bool [E]. In an environment of
+                byzgym round 0 says so, too: an agent is reset once for every episode, told or not.
             deterministic: No effect; the agents of byzgym decide deterministically given their seed.
 
         Returns:
@@ -146,11 +146,14 @@ class Agent(ABC):
         raise TypeError(f"{type(self).__name__} learns nothing, so there is nothing to load")
 
     def _beginning(self, view: ServerView, episode_start: np.ndarray | None) -> Tensor:
-        """Environments [E] that begin an episode, as the caller or round 0 says."""
+        """Environments [E] that begin an episode, as the caller or round 0 says.
+
+        Views of a training job need not count rounds, and are made anew whenever they are asked for.
+        """
         began = torch.zeros_like(view.round, dtype=torch.bool)
         if episode_start is not None:
             began |= torch.as_tensor(np.atleast_1d(episode_start), device=began.device).bool()
-        if self.__last is not view:
+        if self.__last is not view and hasattr(self._env, "simulation"):
             began |= view.round == 0
         self.__last = view
         return began
@@ -202,10 +205,10 @@ class ForeignAgent(Agent):
         self.wrapped = agent
 
     def reset(self, envs: Tensor | None = None) -> None:
-        """Reset the wrapped agent: in ``envs`` if its method takes them, else as a whole."""
+        """Reset the wrapped agent: in ``envs`` if its method has such a parameter, else as a whole."""
         reset = getattr(self.wrapped, "reset", None)
         if reset is not None:
-            reset(*((envs,) if inspect.signature(reset).parameters else ()))
+            reset(**({"envs": envs} if "envs" in inspect.signature(reset).parameters else {}))
 
     def credits(self, view: ServerView) -> Tensor:
         """See `Agent.credits`."""

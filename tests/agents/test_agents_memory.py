@@ -7,6 +7,7 @@ import torch
 from agent_cases import ID, TINY, make
 
 from byzgym import agents
+from byzgym.aggregation import ServerView
 
 
 def test_random_draws_once_a_round_however_often_it_is_asked():
@@ -80,6 +81,49 @@ def test_an_agent_of_somebody_is_told_which_environments_begin_if_it_wants_to_kn
         agent.predict(observations, episode_start=starts)
         observations, *_ = venv.step(np.ones(venv.action_space.shape, np.float32))
     assert began == [None, [True, True], [False, True]]
+
+
+def test_an_agent_of_somebody_whose_reset_takes_something_else_is_given_nothing():
+    class Seeded:
+        def reset(self, seed=None):
+            seen.append(seed)
+
+        def credits(self, view):
+            return torch.full_like(view.previous_credits, 1 / view.num_workers)
+
+    seen = []
+    agents.register("test_seeded", Seeded)
+    env = gym.make(ID, **TINY)
+    observation, _ = env.reset(seed=0)
+    agents.make("test_seeded").bind(env).predict(observation, episode_start=np.array([True]))
+    assert seen == [None, None]
+
+
+def test_an_agent_is_not_reset_by_views_that_do_not_count_rounds():
+    class Job:
+        """A training job with the interface of an environment."""
+
+        def __init__(self, env):
+            self.action_space, self.observation_space = env.action_space, env.observation_space
+            self.made = env.unwrapped.view
+
+        @property
+        def view(self):
+            return ServerView(
+                gradients=self.made.gradients,
+                theta=self.made.theta,
+                learning_rate=self.made.learning_rate,
+                qv_loss=self.made.qv_loss,
+            )
+
+    foreign = Foreign()
+    agents.register("test_foreign", lambda: foreign)
+    env = gym.make(ID, **TINY)
+    env.reset(seed=0)
+    agent = agents.make("test_foreign").bind(Job(env))
+    for _ in range(3):
+        agent.predict(None)
+    assert foreign.resets == 1
 
 
 def test_credits_a_little_above_one_leave_the_null_slot_nothing():
