@@ -2,7 +2,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from byzgym.cli import main
 
@@ -121,14 +120,7 @@ def test_an_interruption_before_anything_is_finished_leaves_earlier_results(tmp_
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-@pytest.fixture
-def _own_generator():
-    """stable-baselines3 seeds torch's global generator."""
-    with torch.random.fork_rng(devices=[]):
-        yield
-
-
-@pytest.mark.usefixtures("_own_generator")
+@pytest.mark.global_rng
 def test_train_and_evaluate_the_model(tmp_path, capsys):
     setting = ["--task", "synthetic", "--rounds", "5"]
     out = tmp_path / "agent"
@@ -144,7 +136,7 @@ def test_train_and_evaluate_the_model(tmp_path, capsys):
     assert "observation_space" in one_line(capsys)
 
 
-@pytest.mark.usefixtures("_own_generator")
+@pytest.mark.global_rng
 @pytest.mark.parametrize("algorithm", ["ppo", "a2c", "sac", "td3"])
 @pytest.mark.parametrize("observation", [[], ["pooled"], ["trust"]])
 def test_train_with_all_learners(tmp_path, capsys, algorithm, observation):
