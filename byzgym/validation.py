@@ -1,4 +1,4 @@
-"""Checks of arguments whose errors name the argument, the value and what is allowed, and the author."""
+"""Errors that name the argument, the value and what is allowed, or whose code has failed."""
 
 from __future__ import annotations
 
