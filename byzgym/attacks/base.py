@@ -19,7 +19,7 @@ class AttackContext:
         round: Rounds since the start of each episode.
         generators: One random generator per environment; the only source of randomness allowed.
         learning_rate: The server's step size.
-        previous_aggregate: What the server applied in the last round (zero in round 0).
+        previous_update: What the server applied in the last round (zero in round 0).
         num_classes: Number of classes, for attacks on labels.
         rule: The server's rule (the mean where it uses none), only for attacks that declare the knowledge
             "rule". Where environments may differ in it, it takes submissions [E, ..., n, d] only.
@@ -30,7 +30,7 @@ class AttackContext:
     round: Tensor  # [E] int64
     generators: Sequence[torch.Generator]  # E
     learning_rate: Tensor  # [E]
-    previous_aggregate: Tensor  # [E, d]
+    previous_update: Tensor  # [E, d]
     num_classes: int = 2
     rule: Callable[[Tensor], Tensor] | None = None
     qv: tuple[Tensor, Tensor] | None = None
@@ -50,7 +50,7 @@ class AttackContext:
             round=torch.zeros(num_envs, dtype=torch.int64, device=device),
             generators=[torch.Generator(device).manual_seed(seed + e) for e in range(num_envs)],
             learning_rate=gradients.new_ones(num_envs),
-            previous_aggregate=gradients.new_zeros(num_envs, dimension),
+            previous_update=gradients.new_zeros(num_envs, dimension),
             num_classes=num_classes,
         )
 

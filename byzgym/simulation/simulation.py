@@ -354,7 +354,7 @@ class Simulation:
             round=self.server.round[chosen],
             generators=generators if envs is None else [generators[e] for e in envs],
             learning_rate=self.server.learning_rate[chosen],
-            previous_aggregate=self.server.previous_update[chosen],
+            previous_update=self.server.previous_update[chosen],
             num_classes=self.settings.task.num_classes,
             rule=rule.of(envs) if envs is not None and isinstance(rule, RuleOfEach) else rule,
             qv=(self.quasi_validation.x[chosen], self.quasi_validation.y[chosen]),

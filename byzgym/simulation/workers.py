@@ -262,7 +262,7 @@ def _select(context: attacks.AttackContext, members: Tensor, reader: Any) -> att
         round=context.round[members],
         generators=[context.generators[e] for e in members.tolist()],
         learning_rate=context.learning_rate[members],
-        previous_aggregate=context.previous_aggregate[members],
+        previous_update=context.previous_update[members],
         num_classes=context.num_classes,
         rule=rule,
         qv=None if qv is None else (qv[0][members], qv[1][members]),

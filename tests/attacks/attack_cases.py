@@ -35,7 +35,7 @@ def alone(context: AttackContext, env: int, states: list[Tensor]) -> AttackConte
         round=context.round[env : env + 1],
         generators=[generator],
         learning_rate=context.learning_rate[env : env + 1],
-        previous_aggregate=context.previous_aggregate[env : env + 1],
+        previous_update=context.previous_update[env : env + 1],
         num_classes=context.num_classes,
     )
 

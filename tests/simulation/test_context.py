@@ -39,7 +39,7 @@ def test_what_an_attack_is_told_concerns_its_own_environments(base):
     (context, byzantine), view, mine = seen[-1], simulation.view, [1, 3]
     assert context.round.tolist() == view.round[mine].tolist() == [2, 3]
     assert torch.equal(context.learning_rate, view.learning_rate[mine])
-    assert torch.equal(context.previous_aggregate, view.previous_update[mine])
+    assert torch.equal(context.previous_update, view.previous_update[mine])
     assert torch.equal(context.qv[0], simulation.quasi_validation.x[mine])
     assert torch.equal(context.qv[1], simulation.quasi_validation.y[mine])
     assert len(context.generators) == 2
@@ -69,7 +69,7 @@ def test_attacks_see_the_servers_knowledge_only_if_they_declare_it(base, knows):
 
 def test_a_function_as_attack_cannot_write_into_the_servers_state():
     def vandal(gradients, byzantine, context):
-        for tensor in (context.round, context.previous_aggregate, context.learning_rate):
+        for tensor in (context.round, context.previous_update, context.learning_rate):
             tensor.fill_(7)
         return gradients
 

@@ -290,7 +290,7 @@ def test_a_role_function_cannot_change_the_server_or_see_its_data():
 
     def meddling(assigned, current, context):
         seen.append((context.rule, context.qv))
-        for tensor in (context.round, context.previous_aggregate, context.learning_rate):
+        for tensor in (context.round, context.previous_update, context.learning_rate):
             tensor.fill_(77)
         return assigned
 
