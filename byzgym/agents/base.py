@@ -214,7 +214,7 @@ class ForeignAgent(Agent):
         """See `Agent.credits`."""
         if not self.linear:
             raise NotLinearError(f"{type(self.wrapped).__name__} has no credits, only aggregate(view)")
-        return accepted(checked_credits(self.wrapped, self.wrapped.credits(view), view), view)
+        return accepted(checked_credits(self.wrapped, self.wrapped.credits(view), view), view.rejected)
 
     def aggregate(self, view: ServerView) -> Tensor:
         """See `Agent.aggregate`."""

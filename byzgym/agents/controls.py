@@ -22,7 +22,7 @@ class Uniform(Agent):
 
     def credits(self, view: ServerView) -> Tensor:
         """See `Agent.credits`."""
-        return accepted(torch.full_like(view.previous_credits, 1 / view.num_workers), view)
+        return accepted(torch.full_like(view.previous_credits, 1 / view.num_workers), view.rejected)
 
 
 @registry.built_in("random")
@@ -52,7 +52,7 @@ class Random(Agent):
         if self._drawn is None or self._drawn[0] is not view:
             draws = torch.empty(view.previous_credits.shape).exponential_(generator=self._generator)
             credits = (draws / draws.sum(1, keepdim=True)).to(view.theta)
-            self._drawn = view, accepted(credits, view)
+            self._drawn = view, accepted(credits, view.rejected)
         return self._drawn[1]
 
 
@@ -91,7 +91,7 @@ class Fixed(Agent):
             raise ValueError(f"credits must have {view.num_workers} entries, got {len(self._credits)}")
         else:
             credits += torch.as_tensor(self._credits, dtype=credits.dtype, device=credits.device)
-        return accepted(credits, view)
+        return accepted(credits, view.rejected)
 
 
 @registry.built_in("oracle")

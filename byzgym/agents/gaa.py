@@ -103,7 +103,7 @@ class GAA(Agent):
                 self._window = _Window(torch.zeros_like(theta), self._last_credits)
             window = self._window
             rows = self._rows[window.steps].copy_(view.gradients.detach())
-            credits = accepted(self._decide(rows, theta, loss, window.credits), view)
+            credits = accepted(self._decide(rows, theta, loss, window.credits), view.rejected)
             window.update = window.update - view.learning_rate[:, None] * _mix(credits, rows)
         window.credits = credits
         window.steps += 1

@@ -22,7 +22,6 @@ from byzgym.aggregation.serving import (
     checked_update,
     credits_for_view,
     make_within,
-    renormalise,
 )
 from byzgym.aggregation.several import RuleOfEach
 from byzgym.aggregation.view import ServerView
@@ -57,5 +56,4 @@ __all__ = [
     "make_within",
     "names",
     "register",
-    "renormalise",
 ]

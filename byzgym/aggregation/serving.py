@@ -65,7 +65,7 @@ def credits_for_view(rule: Any, view: ServerView) -> Tensor:
         ValueError: If they are not of shape [E, n], negative, not finite, or sum to more than 1.
     """
     credits = rule.credits(_received(rule, view))
-    return accepted(checked_credits(rule, credits, view), view)
+    return accepted(checked_credits(rule, credits, view), view.rejected)
 
 
 def checked_update(author: Any, update: Any, view: ServerView) -> Tensor:
@@ -107,35 +107,28 @@ def _check_result(author: Any, verb: str, result: Any, shape: torch.Size) -> Non
         raise ValueError(f"{author!r} must {verb} of shape {tuple(shape)}, got {tuple(result.shape)}")
 
 
-def accepted(credits: Tensor, view: ServerView) -> Tensor:
-    """Move the credit of rejected submissions to the accepted ones, in proportion; the sum stays.
+def accepted(credits: Tensor, rejected: Tensor) -> Tensor:
+    """Move the credit of rejected rows to the accepted ones.
 
     Args:
-        credits: Shape [E, n].
-        view: Says which submissions were rejected.
-    """
-    if not view.rejected.any():
-        return credits
-    total = credits.sum(1, keepdim=True)
-    total = torch.where((total - 1).abs() <= 1e-6, 1, total)
-    return total * renormalise(credits.masked_fill(view.rejected, 0), view.rejected)
-
-
-def renormalise(credits: Tensor, rejected: Tensor) -> Tensor:
-    """Bring credits back to the simplex after the rejected rows have lost theirs.
-
-    Args:
-        credits: Not negative, zero in rejected rows, shape [E, n].
+        credits: Not negative, shape [E, n].
         rejected: Bool, shape [E, n].
 
     Returns:
-        Credits in the same proportions, uniform over the accepted rows where these had none, and zero where
-        every row was rejected.
+        Credits in the same proportions and with the same sum, uniform over the accepted rows where these had
+        none, and zero where every row was rejected. Where no rejected row had any they are those given, to
+        the last bit: else what is played beside a run could change it.
     """
+    if not rejected.any():
+        return credits
     total = credits.sum(1, keepdim=True)
-    kept = (~rejected).to(credits.dtype)
-    uniform = kept / kept.sum(1, keepdim=True).clamp(min=1)
-    return torch.where(total > 0, credits / total.clamp(min=1e-38), uniform)
+    total = torch.where((total - 1).abs() <= 1e-6, 1, total)
+    kept = credits.masked_fill(rejected, 0)
+    left = kept.sum(1, keepdim=True)
+    rows = (~rejected).to(credits.dtype)
+    uniform = rows / rows.sum(1, keepdim=True).clamp(min=1)
+    moved = total * torch.where(left > 0, kept / left.clamp(min=1e-38), uniform)
+    return torch.where((kept != credits).any(1, keepdim=True), moved, credits)
 
 
 def _received(rule: Any, view: ServerView) -> Tensor:

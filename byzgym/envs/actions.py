@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from byzgym.aggregation import renormalise
+from byzgym.aggregation import accepted
 from byzgym.validation import check_choice
 
 
@@ -81,9 +81,6 @@ class CreditActions:
             credits: Shape [E, rows].
             rejected: Bool, shape [E, rows].
         """
-        if not rejected.any():
-            return credits
-        kept = credits.masked_fill(rejected, 0)
         if self.kind == "null_slot":
-            return kept
-        return renormalise(kept, rejected)
+            return credits.masked_fill(rejected, 0)
+        return accepted(credits, rejected)

@@ -99,7 +99,6 @@ def decide(agent: Agent, simulation: Simulation) -> tuple[Tensor, Tensor | None]
     view = simulation.view
     credits = credits_if_any(agent, view)
     if credits is not None:
-        if bool(credits[view.rejected].any()):  # where none has credit, its last bits stay as they are
-            credits = accepted(credits, view)
+        credits = accepted(credits, view.rejected)
         return combine(credits, view.gradients), credits
     return checked_update(agent, agent.aggregate(view), view), None

@@ -101,3 +101,23 @@ def test_no_runs_give_no_results(name):
     assert rule(torch.zeros(0, 9, 4)).shape == (0, 4)
     if rule.linear:
         assert rule.credits(torch.zeros(2, 0, 9, 4)).shape == (2, 0, 9)
+
+
+def test_credits_without_a_share_in_rejected_rows_stay_to_the_last_bit():
+    credits = torch.full((3, 10), 0.1)  # whose sum in single precision is not 1
+    credits[1] = torch.linspace(0, 1, 10).softmax(0) * 0.5
+    credits[1, 4] = 0
+    rejected = torch.zeros(3, 10, dtype=torch.bool)
+    rejected[1:, 4] = True
+    result = aggregation.accepted(credits, rejected)
+    assert torch.equal(result[:2], credits[:2])
+    assert result[2].tolist() == pytest.approx([1 / 9] * 4 + [0] + [1 / 9] * 5)
+
+
+def test_credit_of_rejected_rows_goes_to_the_others_in_proportion():
+    credits = torch.tensor(
+        [[0.5, 0.3, 0.1, 0.1], [0.5, 0.0, 0.0, 0.0], [0.2, 0.2, 0.2, 0.2], [0.5, 0.5, 0, 0]]
+    )
+    rejected = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1]]).bool()
+    expected = [[0, 0.6, 0.2, 0.2], [0, 0.5 / 3, 0.5 / 3, 0.5 / 3], [0] * 4, [1, 0, 0, 0]]
+    torch.testing.assert_close(aggregation.accepted(credits, rejected), torch.tensor(expected))

@@ -262,3 +262,13 @@ def test_seeds_in_use_are_told():
     single = gym.make("ByzantineAggregation-v0", **TINY)
     single.reset(seed=2)
     assert venv.np_random[2].integers(1000) == single.unwrapped.np_random.integers(1000)
+
+
+def test_rejected_rows_of_one_environment_change_nothing_in_another():
+    attack = {"name": "omniscient", "factor": 3e38}
+    venv = make(num_envs=2, per_environment=[{"attack": attack}, {"attack": "sign_flip"}])
+    venv.reset(seed=0)
+    action = np.float32([0.1, 0.1, 0.1, 0.1, 0.6])  # whose sum in single precision is not 1
+    *_, infos = venv.step(np.stack([action, action]))
+    assert infos["rejected"].sum(1).tolist() == [2, 0]
+    assert np.array_equal(infos["credits"][1], action)
