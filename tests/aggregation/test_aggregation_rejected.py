@@ -3,6 +3,8 @@
 import aggregation_reference as reference
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from byzgym import aggregation
 
@@ -121,3 +123,18 @@ def test_credit_of_rejected_rows_goes_to_the_others_in_proportion():
     rejected = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1]]).bool()
     expected = [[0, 0.6, 0.2, 0.2], [0, 0.5 / 3, 0.5 / 3, 0.5 / 3], [0] * 4, [1, 0, 0, 0]]
     torch.testing.assert_close(aggregation.accepted(credits, rejected), torch.tensor(expected))
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 1, width=32), min_size=5, max_size=5), min_size=1, max_size=3),
+    st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=3, max_size=3),
+)
+def test_taking_credit_away_keeps_the_sum_and_changes_nothing_the_second_time(credits, rejected):
+    credits = torch.tensor(credits)
+    rejected = torch.tensor(rejected[: len(credits)])
+    result = aggregation.accepted(credits, rejected)
+    assert (result >= 0).all()
+    assert not result[rejected].any()
+    expected = credits.sum(1).masked_fill(rejected.all(1), 0)
+    torch.testing.assert_close(result.sum(1), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(aggregation.accepted(result, rejected), result)
