@@ -203,9 +203,8 @@ class Workers:
             return
         env, worker = mask.nonzero(as_tuple=True)
         if shape[2] < LONG_ROW or submitted.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():
-            # Rows of a matrix: one index is faster than two.
             rows = _rows_of(submitted, env, worker).to(out.dtype)
-            out.view(-1, shape[2])[members[env] * shape[1] + worker] = rows
+            _put(out.view(-1, shape[2]), members[env] * shape[1] + worker, rows)
             return
         for target, source, row in zip(members[env].tolist(), env.tolist(), worker.tolist(), strict=True):
             out[target, row] = submitted[source, row]
@@ -216,6 +215,14 @@ def _rows_of(submitted: Tensor, env: Tensor, worker: Tensor) -> Tensor:
     if submitted.stride(1) == 0:  # a common submission
         return submitted[:, 0].index_select(0, env)
     return submitted.reshape(-1, submitted.shape[2]).index_select(0, env * submitted.shape[1] + worker)
+
+
+def _put(matrix: Tensor, index: Tensor, rows: Tensor) -> None:
+    """Write rows [m, d] into the rows ``index`` [m] of a matrix."""
+    if matrix.shape[1] * matrix.element_size() % 8 == 0:
+        # The time goes by entries, not by bytes: two at a time take less than half of it.
+        matrix, rows = matrix.view(torch.int64), rows.view(torch.int64)
+    matrix[index] = rows
 
 
 def _checked_batches(

@@ -195,3 +195,24 @@ def test_an_attack_may_override_call_and_build_on_another(model):
     honest, attacked = (make(attack=attack, model=model) for attack in ("none", "test_doubled"))
     mask = honest.byzantine[..., None]
     assert torch.equal(attacked.gradients, torch.where(mask, -2 * honest.gradients, honest.gradients))
+
+
+@pytest.mark.parametrize(("task", "odd"), [("synthetic", True), ("digits", False)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_attack_of_a_batch_puts_its_rows_in_place_to_the_last_bit(task, odd, dtype):
+    class Enumerated(attacks.Attack):
+        reads_own = False
+
+        def corrupt(self, gradients, byzantine, context):
+            return torch.arange(gradients.numel(), dtype=dtype).view(gradients.shape) / 7
+
+    attacks.register("test_enumerated", Enumerated)
+    own = [{"attack": attack} for attack in ("test_enumerated", "sign_flip", "test_enumerated", "none")]
+    simulation, honest = make(4, task=task, per_environment=own), make(4, task=task, attack="none")
+    assert simulation.num_parameters % 2 == odd
+    rows, mask = honest.gradients.clone(), honest.byzantine
+    numbers = (torch.arange(rows[:2].numel(), dtype=dtype).view(rows[:2].shape) / 7).float()
+    rows[0][mask[0]], rows[2][mask[2]] = numbers[0][mask[0]], numbers[1][mask[2]]
+    rows[1][mask[1]] *= -1
+    assert torch.equal(simulation.byzantine, mask)
+    assert torch.equal(simulation.gradients, rows)
