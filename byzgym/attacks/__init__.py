@@ -11,7 +11,7 @@ from byzgym.attacks.base import Attack, AttackContext, DataPoisoning
 from byzgym.attacks.data import LabelFlip
 from byzgym.attacks.directed import InnerProductManipulation, Omniscient
 from byzgym.attacks.honest import honest_mean, honest_moments, honest_sum
-from byzgym.attacks.noise import Gaussian, RandomFault, Uniform
+from byzgym.attacks.noise import Gaussian, Noise, RandomFault, Uniform
 from byzgym.attacks.own import NoAttack, Scaled, SignFlip, Zero
 from byzgym.attacks.registry import make, make_from, names, register
 from byzgym.attacks.transmission import BitFlip, Gambler
@@ -27,6 +27,7 @@ __all__ = [
     "InnerProductManipulation",
     "LabelFlip",
     "NoAttack",
+    "Noise",
     "Omniscient",
     "RandomFault",
     "Scaled",

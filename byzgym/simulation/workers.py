@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -182,11 +182,17 @@ class Workers:
     ) -> None:
         """Replace the Byzantine rows of out [k, n, d], in the environments ``members`` only."""
         whole = len(members) == len(out)
+        mask = byzantine if whole else byzantine[members]
+        if _is_plain_noise(attack):
+            with blamed(f"attack {attack!r}"):
+                rows = attack.rows(out, mask, _select(context, members, attack))
+            env, worker = mask.nonzero(as_tuple=True)
+            _put(out, members[env], worker, rows)
+            return
         if not isinstance(attack, attacks.Attack):
             gradients = out[members]  # A foreign attack may write into what it is given, or keep it.
         else:
             gradients = out if whole else out.index_select(0, members)
-        mask = byzantine if whole else byzantine[members]
         shape = gradients.shape
         with blamed(f"attack {attack!r}"):
             act = attack
@@ -203,11 +209,20 @@ class Workers:
             return
         env, worker = mask.nonzero(as_tuple=True)
         if shape[2] < LONG_ROW or submitted.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():
-            rows = _rows_of(submitted, env, worker).to(out.dtype)
-            _put(out.view(-1, shape[2]), members[env] * shape[1] + worker, rows)
+            _put(out, members[env], worker, _rows_of(submitted, env, worker))
             return
         for target, source, row in zip(members[env].tolist(), env.tolist(), worker.tolist(), strict=True):
             out[target, row] = submitted[source, row]
+
+
+def _is_plain_noise(attack: Attack) -> TypeGuard[attacks.Noise]:
+    """Whether what an attack submits is nothing but its `Noise.rows`."""
+    return (
+        isinstance(attack, attacks.Noise)
+        and attack.scope == "workers"
+        and getattr(attack.corrupt, "__func__", None) is attacks.Noise.corrupt
+        and type(attack).__call__ is attacks.Attack.__call__
+    )
 
 
 def _rows_of(submitted: Tensor, env: Tensor, worker: Tensor) -> Tensor:
@@ -217,12 +232,19 @@ def _rows_of(submitted: Tensor, env: Tensor, worker: Tensor) -> Tensor:
     return submitted.reshape(-1, submitted.shape[2]).index_select(0, env * submitted.shape[1] + worker)
 
 
-def _put(matrix: Tensor, index: Tensor, rows: Tensor) -> None:
-    """Write rows [m, d] into the rows ``index`` [m] of a matrix."""
-    if matrix.shape[1] * matrix.element_size() % 8 == 0:
+def _put(out: Tensor, env: Tensor, worker: Tensor, rows: Tensor) -> None:
+    """Write rows [m, d] into the rows (env, worker), each an index [m], of out [k, n, d]."""
+    _, n, d = out.shape
+    rows = rows.to(out.dtype)
+    if d >= LONG_ROW:
+        for e, w, row in zip(env.tolist(), worker.tolist(), rows, strict=True):
+            out[e, w] = row
+        return
+    matrix = out.view(-1, d)  # one index is faster than two
+    if d * out.element_size() % 8 == 0:
         # The time goes by entries, not by bytes: two at a time take less than half of it.
         matrix, rows = matrix.view(torch.int64), rows.view(torch.int64)
-    matrix[index] = rows
+    matrix[env * n + worker] = rows
 
 
 def _checked_batches(

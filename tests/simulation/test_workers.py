@@ -216,3 +216,40 @@ def test_every_attack_of_a_batch_puts_its_rows_in_place_to_the_last_bit(task, od
     rows[1][mask[1]] *= -1
     assert torch.equal(simulation.byzantine, mask)
     assert torch.equal(simulation.gradients, rows)
+
+
+@pytest.mark.parametrize("model", ["mlp:8", "mlp:1500"])
+@pytest.mark.parametrize("others", [[], ["none"]], ids=["alone", "beside another"])
+@pytest.mark.parametrize(("method", "factor"), [(None, 1), ("corrupt", -1), ("__call__", 2)])
+def test_noise_from_outside(model, others, method, factor):
+    class Counting(attacks.Noise):
+        def draw(self, rows, generator):
+            rows.copy_(torch.arange(rows.numel()).view(rows.shape))
+
+    class Changed(Counting):
+        pass
+
+    if method is not None:
+        below = getattr(attacks.Noise, method)
+        setattr(Changed, method, lambda self, *arguments: factor * below(self, *arguments))
+    attacks.register("test_noise", Changed)
+    simulation = make(8, attack=["test_noise", *others], model=model)
+    honest = make(8, attack=["none", *others], model=model)
+    expected = honest.gradients.clone()
+    for env in (simulation.workers.attack_of == 0).nonzero()[:, 0].tolist():
+        rows = expected[env, honest.byzantine[env]]
+        expected[env, honest.byzantine[env]] = factor * torch.arange(rows.numel()).float().view(rows.shape)
+    torch.testing.assert_close(simulation.gradients, expected)
+
+
+def test_noise_may_act_on_what_is_sent():
+    class Sent(attacks.Noise):
+        scope = "transmission"
+
+        def draw(self, rows, generator):
+            rows.fill_(7.0)
+
+    attacks.register("test_noise", Sent)
+    simulation = make(3, attack="test_noise")
+    expected = torch.where(simulation.byzantine[..., None], 7.0, torch.zeros_like(simulation.gradients))
+    assert torch.equal(simulation.gradients, expected)
