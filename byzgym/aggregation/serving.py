@@ -124,10 +124,12 @@ def accepted(credits: Tensor, rejected: Tensor) -> Tensor:
     total = credits.sum(1, keepdim=True)
     total = torch.where((total - 1).abs() <= 1e-6, 1, total)
     kept = credits.masked_fill(rejected, 0)
-    left = kept.sum(1, keepdim=True)
+    # Numbers as small as a softmax can leave have few digits, and sums that cannot be divided by.
+    shares = torch.where(kept.sum(1, keepdim=True) < 1e-30, kept * 2.0**100, kept)
+    left = shares.sum(1, keepdim=True)
     rows = (~rejected).to(credits.dtype)
     uniform = rows / rows.sum(1, keepdim=True).clamp(min=1)
-    moved = total * torch.where(left > 0, kept / left.clamp(min=1e-38), uniform)
+    moved = total * torch.where(left > 0, shares / left.clamp(min=1e-38), uniform)
     return torch.where((kept != credits).any(1, keepdim=True), moved, credits)
 
 

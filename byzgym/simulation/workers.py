@@ -186,8 +186,8 @@ class Workers:
         if _is_plain_noise(attack):
             with blamed(f"attack {attack!r}"):
                 rows = attack.rows(out, mask, _select(context, members, attack))
-            env, worker = mask.nonzero(as_tuple=True)
-            _put(out, members[env], worker, rows)
+                env, worker = mask.nonzero(as_tuple=True)
+                _put(out, members[env], worker, rows)
             return
         if not isinstance(attack, attacks.Attack):
             gradients = out[members]  # A foreign attack may write into what it is given, or keep it.
