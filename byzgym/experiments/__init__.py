@@ -1,6 +1,10 @@
-"""Experiments: comparisons of policies under attacks, their records, statistics, figures and reports.
+"""Comparisons of policies under attacks.
 
-`comparison.Comparison` is what `byzgym compare` plays, `compare.compare` plays it, `records` holds the files
-and `statistics` the numbers; `tables`, `figures` and `report` show them. The submodules are imported one by
-one, so that the command line starts without pandas, matplotlib and scikit-learn.
+`config.Comparison` says what is compared, `play.compare` plays it, `results.Results` holds the files and
+`report` shows them. Only the configuration is imported here, so that the command line starts without pandas
+and matplotlib.
 """
+
+from byzgym.experiments.config import Comparison
+
+__all__ = ["Comparison"]

@@ -13,8 +13,10 @@ import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from byzgym.experiments.files import check_files, check_folder
-from byzgym.integrations.sb3 import CutAtFloor, EquivariantExtractor, EquivariantPolicy, make_vec_env
+from byzgym.integrations.sb3.adapter import make_vec_env
+from byzgym.integrations.sb3.features import EquivariantExtractor
+from byzgym.integrations.sb3.floor import CutAtFloor
+from byzgym.integrations.sb3.policies import EquivariantPolicy
 from byzgym.validation import check_choice, check_int, check_real
 from byzgym.wrappers import SoftmaxCredits
 
@@ -27,19 +29,6 @@ _ON_POLICY = ("ppo", "a2c")
 _ALGORITHMS = (*_ON_POLICY, "sac", "td3")
 _OWN = {"ppo": "clip_range", "sac": "target_entropy", "td3": "policy_delay", "a2c": "gae_lambda"}
 """What the models of an algorithm hold and those of the ones behind it do not."""
-
-
-def claim(path: Path, overwrite: bool) -> None:
-    """Check that a model may be written to ``path``; nothing is changed.
-
-    Raises:
-        FileExistsError: If it is there and ``overwrite`` is False, or its folder is a file.
-        IsADirectoryError: If it is a folder.
-    """
-    check_folder(path.parent)
-    check_files([path])
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; choose another folder (--out) or replace it (--overwrite)")
 
 
 def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any]) -> BaseAlgorithm:

@@ -1,0 +1,216 @@
+"""The files of a results folder: results.csv, curves.csv and config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import byzgym
+from byzgym import files
+from byzgym.experiments.config import Comparison, command, options
+
+RUN_COLUMNS: dict[str, type] = {
+    "task": str,
+    "model": str,
+    "policy": str,
+    "attack": str,
+    "roles": str,
+    "partition": str,
+    "num_workers": int,
+    "num_byzantine": int,
+    "seed": int,
+    "rounds": int,
+    "accuracy": float,
+    "qv_loss": float,
+    "byzantine_credit": float,
+    "detection_auc": float,
+    "diverged": bool,
+    "seconds": float,
+    "version": str,
+}
+"""The columns of results.csv, one row a run."""
+CURVE_COLUMNS: dict[str, type] = {
+    "policy": str,
+    "attack": str,
+    "num_byzantine": int,
+    "seed": int,
+    "round": int,
+    "accuracy": float,
+    "qv_loss": float,
+}
+"""The columns of curves.csv, one row an evaluation."""
+
+_TABLES = ("config.json", "curves.csv", "results.csv")
+_DRAWN = re.compile(r"overview\.png|(accuracy|final|credits)_f\d+\.png|report\.(html|md)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Told:
+    """The f that a rule was told, where that is less than the true one.
+
+    Attributes:
+        policy: As the tables list it.
+        num_byzantine: The true f.
+        told: The largest f that the rule accepts.
+        condition: What the rule demands, such as "n >= 2f + 3".
+    """
+
+    policy: str
+    num_byzantine: int
+    told: int
+    condition: str
+
+    def __str__(self) -> str:
+        condition = f" (needs {self.condition})" if self.condition else ""
+        return f"told f = {self.told}, the largest it accepts{condition}"
+
+
+@dataclass
+class Results:
+    """All that a report needs.
+
+    Attributes:
+        comparison: What was played.
+        told: Rules that were told a smaller f than the true one.
+        references: Policies that see more than a server would.
+        versions: Of byzgym and the libraries that results depend on.
+        imports: The user's modules that had been imported (`byzgym --import`).
+        runs: `RUN_COLUMNS`.
+        curves: `CURVE_COLUMNS`.
+    """
+
+    comparison: Comparison
+    told: list[Told]
+    references: list[str]
+    versions: dict[str, str] = dataclasses.field(default_factory=lambda: versions())
+    imports: Sequence[str] = ()
+    runs: pd.DataFrame = dataclasses.field(default_factory=lambda: pd.DataFrame(columns=list(RUN_COLUMNS)))
+    curves: pd.DataFrame = dataclasses.field(
+        default_factory=lambda: pd.DataFrame(columns=list(CURVE_COLUMNS))
+    )
+
+    def played(self, num_byzantine: int) -> list[str]:
+        """The policies with runs at this number of Byzantine workers, references last."""
+        found = set(self.runs.loc[self.runs["num_byzantine"] == num_byzantine, "policy"])
+        policies = [policy for policy in self.comparison.policies if policy in found]
+        return sorted(policies, key=lambda policy: policy in self.references)
+
+    def label(self, policy: str) -> str:
+        """The policy's name as tables and figures show it."""
+        return f"{policy} (reference)" if policy in self.references else policy
+
+    def add(self, runs: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]) -> None:
+        """Append rows."""
+        self.runs = _appended(self.runs, runs)
+        self.curves = _appended(self.curves, curves)
+
+    @property
+    def command(self) -> str:
+        """The command line that plays this comparison, without its results folder."""
+        return command(self.imports, "compare", *options(self.comparison, Comparison))
+
+    def write(self, folder: Path) -> None:
+        """Write the three files: all of them, or none if one cannot be written."""
+        config = {
+            "arguments": dataclasses.asdict(self.comparison),
+            "told": [dataclasses.asdict(entry) for entry in self.told],
+            "references": self.references,
+            "versions": self.versions,
+            "imports": self.imports,
+        }
+        files.write_texts(
+            {
+                folder / "config.json": json.dumps(config, indent=2) + "\n",
+                folder / "results.csv": self.runs.to_csv(index=False, lineterminator="\n"),
+                folder / "curves.csv": self.curves.to_csv(index=False, lineterminator="\n"),
+            }
+        )
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Results:
+        """Read what `write` wrote.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file is not valid JSON or CSV, or does not hold what it should.
+        """
+        paths = config, curves, runs = [Path(folder) / name for name in _TABLES]
+        for path in paths:
+            if not path.is_file():
+                raise FileNotFoundError(f"{folder} holds no results: {path.name} is missing")
+        tables: dict[str, Any] = {
+            "runs": _read_table(runs, RUN_COLUMNS),
+            "curves": _read_table(curves, CURVE_COLUMNS),
+        }
+        try:
+            held = json.loads(config.read_text(encoding="utf-8"))
+            comparison = Comparison(**held.pop("arguments"))
+            told = [Told(**entry) for entry in held.pop("told")]
+            return cls(comparison=comparison, told=told, **held, **tables)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{config} is not the configuration of results: {error}") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions that results depend on."""
+    others = {name: version(name) for name in ("torch", "numpy", "gymnasium")}
+    return {"byzgym": byzgym.__version__, **others, "python": platform.python_version()}
+
+
+@contextmanager
+def claim(folder: Path, overwrite: bool = False) -> Iterator[None]:
+    """Keep the folder to one comparison while the block runs.
+
+    Raises:
+        FileExistsError: If the folder holds results and ``overwrite`` is False.
+        OSError: If it cannot be written to, or another command is writing to it.
+    """
+    with files.claim(folder):
+        held = _held(folder)
+        if held and not overwrite:
+            names = ", ".join(path.name for path in held)
+            raise FileExistsError(
+                f"{folder} already holds results ({names}); choose another folder (--out) or replace them "
+                "(--overwrite)"
+            )
+        yield
+
+
+def discard_drawings(folder: Path) -> None:
+    """Remove the figures and reports of earlier results, and nothing else."""
+    for path in _held(folder):
+        if path.name not in _TABLES:
+            path.unlink()
+
+
+def _held(folder: Path) -> list[Path]:
+    """The files that have names of results, figures or reports."""
+    return sorted(path for path in folder.iterdir() if path.name in _TABLES or _DRAWN.fullmatch(path.name))
+
+
+def _appended(table: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    new = pd.DataFrame(list(rows), columns=table.columns)
+    return new if table.empty else pd.concat([table, new], ignore_index=True)
+
+
+def _read_table(path: Path, columns: dict[str, type]) -> pd.DataFrame:
+    try:
+        # Only an empty field is a missing value: an attack is called "none".
+        table = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=[""])
+    except ValueError as error:
+        raise ValueError(f"{path} is not a CSV file of results: {error}") from None
+    if list(table.columns) != list(columns):
+        raise ValueError(f"{path} must have the columns {','.join(columns)}, got {','.join(table.columns)}")
+    if table.empty:
+        raise ValueError(f"{path} holds no rows")
+    return table
