@@ -16,6 +16,7 @@ from typing import Annotated
 import tyro
 
 import byzgym
+from byzgym.cli.arguments import registry as arguments_registry
 from byzgym.cli.bench import Bench
 from byzgym.cli.compare import Compare
 from byzgym.cli.evaluate import Evaluate
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             CommandLine,
             prog="byzgym",
             args=words,
+            registry=arguments_registry,
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
         )
         _import(given.imports)

@@ -47,8 +47,7 @@ class Evaluate(Episodes):
         with mistakes():
             self._check_policy()
             check_int("episodes", self.episodes, low=1)
-            env = play.make_environment(self.environment_arguments(), shown)
-            env, predict = self._with_policy(env, terminal)
+            env, predict = self._with_model(shown) if self.model_path else self._with_policy(shown, terminal)
             env.reset(seed=check_int("seed", self.seed, low=0))
         show = None if shown is None else partial(_show_frame, terminal)
         with mistakes(ValueError, RuntimeError):
@@ -69,22 +68,29 @@ class Evaluate(Episodes):
                 raise ValueError(f"--{option} {value} is for the model of --model-path, which is missing")
 
     def _with_policy(
-        self, env: gymnasium.Env[Any, Any], terminal: Terminal
+        self, render_mode: str | None, terminal: Terminal
     ) -> tuple[gymnasium.Env[Any, Any], Predict]:
+        from byzgym import agents
         from byzgym.experiments import play
 
-        if self.model_path is None:
-            policy = "gaa" if self.policy is None else self.policy
-            simulation: Any = env.unwrapped.simulation  # type: ignore[attr-defined]
-            agent, told = play.install(policy, simulation), play.told_less(policy, simulation)
-            if play.is_reference(policy):
-                terminal.print(f"{policy} is a reference: it sees more than a server would")
-            if told is not None:
-                terminal.print(f"{policy} is {told}")
-            return env, agent.bind(env).predict
+        policy = "gaa" if self.policy is None else self.policy
+        agent = agents.make_from(policy)
+        action = "credits" if agent.linear else "update"
+        env = play.make_environment(self.environment_arguments() | {"action": action}, render_mode)
+        agent.bind(env)
+        told = play.told_less(policy, agent, env.unwrapped.simulation)  # type: ignore[attr-defined]
+        if agent.reference:
+            terminal.print(f"{policy} is a reference: it sees more than a server would")
+        if told is not None:
+            terminal.print(f"{policy} is {told}")
+        return env, agent.predict
+
+    def _with_model(self, render_mode: str | None) -> tuple[gymnasium.Env[Any, Any], Predict]:
+        from byzgym.experiments import play
         from byzgym.integrations.sb3.training import load
 
-        model, env = load(self.model_path, self.algorithm or "ppo", env, self.softmax_beta)
+        env = play.make_environment(self.environment_arguments(), render_mode)
+        model, env = load(Path(str(self.model_path)), self.algorithm or "ppo", env, self.softmax_beta)
         return env, model.predict
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from byzgym import files
 from byzgym.cli.terminal import Terminal, mistakes
-from byzgym.experiments import specs
-from byzgym.experiments.config import RunConfig, options
+from byzgym.experiments.config import options
+from byzgym.simulation.config import SimulationConfig
 from byzgym.validation import check_int
 
 Algorithm = Literal["ppo", "a2c", "sac", "td3"]
@@ -18,27 +19,18 @@ _ALONE = (("pooled",), ("all",))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Episodes(RunConfig):
+class Episodes(SimulationConfig):
     """The environment of one policy."""
 
-    attack: tuple[str, ...] = ("gaussian", "sign_flip", "ipm", "alie", "random")
-    """Attacks, one of which is drawn at each reset."""
-    num_byzantine: int = 7
-    """Number f of Byzantine workers, less than the number of workers."""
-    rounds: int = 100
-    """Rounds per episode."""
     observation: tuple[str, ...] = ("norms", "similarity", "trust")
     """Parts of the observation; these tell a policy more than the environment's default, pooled."""
 
     def environment_arguments(self) -> dict[str, Any]:
         """The keyword arguments of the environment."""
-        return {
-            **self.simulation_arguments(),
-            "attack": [specs.parse(text) for text in self.attack],
-            "num_byzantine": self.num_byzantine,
-            # A single part as a Dict, too: learners know the parts by their names.
-            "observation": self.observation[0] if self.observation in _ALONE else list(self.observation),
-        }
+        arguments = {field.name: getattr(self, field.name) for field in dataclasses.fields(Episodes)}
+        # A single part as a Dict, too: learners know the parts by their names.
+        alone = self.observation in _ALONE
+        return arguments | {"observation": self.observation[0] if alone else list(self.observation)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,59 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from byzgym.experiments import specs
-from byzgym.randomness import episode_seed
+from byzgym import specs
+from byzgym.ambient import episode_seed
+from byzgym.simulation.config import RunConfig, byzantine_bounds
 from byzgym.validation import check_int
 
 DEFAULT_POLICIES = ("mean", "krum", "median", "geometric_median", "faba", "gaa", "oracle")
 DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie")
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """The training run in which policies are judged. Names may carry parameters: `name:key=value,...`."""
-
-    task: str = "digits"
-    """Data, such as digits, `mnist:root=data` or `synthetic:num_features=4`."""
-    model: str | None = None
-    """Model, such as softmax, mlp:128,128 or lenet; None is the task's own."""
-    num_workers: int = 10
-    """Number of workers n."""
-    roles: str = "static"
-    """Who attacks when, such as static or `randomized:period=50,probability=0.5`."""
-    partition: str = "iid"
-    """How the workers share the data, such as iid or `dirichlet:alpha=0.1`."""
-    batch_size: int | None = None
-    """Samples per worker and round; None is the task's own."""
-    learning_rate: float | None = None
-    """Step size of the server; None is the task's own."""
-    momentum: float = 0.0
-    """Momentum of the server, from 0 to below 1."""
-    worker_momentum: float = 0.0
-    """Momentum of the workers, from 0 to below 1."""
-    qv_size: int = 10
-    """Samples in the server's quasi-validation (QV) set."""
-    qv_source: str = "held_out"
-    """Where the QV samples come from, such as held_out, train or `noise:std=0.5`."""
-    rounds: int = 600
-    """Rounds per run."""
-    device: str = "cpu"
-    """A torch device."""
-
-    def simulation_arguments(self) -> dict[str, Any]:
-        """The keyword arguments of the simulation and of the environment."""
-        arguments = {field.name: getattr(self, field.name) for field in dataclasses.fields(RunConfig)}
-        named = ("task", "roles", "partition", "qv_source")
-        return arguments | {name: specs.parse(arguments[name]) for name in named}
-
-
+_NAMED = ("task", "roles", "partition", "qv_source")
 _SEVEN_TENTHS = tyro.conf.arg(help_behavior_hint="(default: seven tenths of the workers)")
 
 
@@ -64,10 +28,12 @@ _SEVEN_TENTHS = tyro.conf.arg(help_behavior_hint="(default: seven tenths of the 
 class Comparison(RunConfig):
     """Policies times attacks times numbers of Byzantine workers times seeds.
 
-    In Python a single policy, attack or number may be given without a list around it.
+    In Python a single policy, attack or number needs no list around it, and a mapping with a "name" may stand
+    for "name:key=value". Names are kept as text, as the files of a comparison hold them.
 
     Raises:
         ValueError: If a value is not allowed, or a name is given twice.
+        TypeError: If an object is given where a name is needed.
     """
 
     policies: tuple[str, ...] = DEFAULT_POLICIES
@@ -76,6 +42,8 @@ class Comparison(RunConfig):
     """Attacks, such as sign_flip or `ipm:epsilon=1.0`."""
     num_byzantine: Annotated[tuple[int, ...], _SEVEN_TENTHS] = ()
     """Numbers f of Byzantine workers, from 0 to n - 1."""
+    rounds: int = 600
+    """Rounds per run."""
     seeds: int = 5
     """Number of seeds; every policy and attack gets the same ones, from 0 on."""
     evaluate_every: int | None = None
@@ -87,16 +55,20 @@ class Comparison(RunConfig):
         check_int("num_workers", self.num_workers, low=1)
         if self.evaluate_every is not None:
             check_int("evaluate_every", self.evaluate_every, low=1)
-        numbers = _as_tuple(self.num_byzantine) or (_most(self.num_workers),)
+        numbers = _as_tuple(self.num_byzantine) or (_default_f(self.num_workers),)
         for number in numbers:
             check_int("num_byzantine", number, low=0, high=self.num_workers - 1)
-        policies, attacks = (
-            tuple(specs.canonical(text) for text in _as_tuple(given))
-            for given in (self.policies, self.attacks)
-        )
-        for name, values in (("num_byzantine", numbers), ("policies", policies), ("attacks", attacks)):
-            _check_distinct(name, values)
-            object.__setattr__(self, name, values)
+        plain: dict[str, Any] = {name: _text(name, getattr(self, name)) for name in _NAMED}
+        for name in ("policies", "attacks"):
+            plain[name] = tuple(_text(name, spec) for spec in _as_tuple(getattr(self, name)))
+        for name, value in (plain | {"num_byzantine": numbers}).items():
+            if isinstance(value, tuple):
+                _check_distinct(name, value)
+            object.__setattr__(self, name, value)
+
+    def simulation_arguments(self) -> dict[str, Any]:
+        """The keyword arguments of the simulation, without the attack and the number of Byzantine workers."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(RunConfig)}
 
     @property
     def interval(self) -> int:
@@ -125,7 +97,7 @@ def options(config: Any, kind: type[Any]) -> list[str]:
     words = []
     for field in dataclasses.fields(kind):
         value = getattr(config, field.name)
-        if value == field.default or (field.name, value) == ("num_byzantine", (_most(config.num_workers),)):
+        if value == field.default or value == (_default_f(config.num_workers),):
             continue
         words.append("--" + field.name.replace("_", "-"))
         words += [str(entry) for entry in value] if isinstance(value, tuple) else [str(value)]
@@ -137,14 +109,25 @@ def command(imports: Sequence[str], *words: str) -> str:
     return shlex.join(["byzgym", *(word for name in imports for word in ("--import", name)), *words])
 
 
-def _most(num_workers: int) -> int:
-    """Seven tenths of the workers: the hard case that byzgym is about."""
-    return num_workers * 7 // 10
+def _default_f(num_workers: int) -> int:
+    return byzantine_bounds(None, num_workers)[0]
+
+
+def _text(name: str, spec: Any) -> str:
+    """A spec as the one text that says the same."""
+    if isinstance(spec, str):
+        return specs.canonical(spec)
+    if isinstance(spec, Mapping) and "name" in spec:
+        return specs.label(spec)
+    raise TypeError(
+        f"{name}: a comparison takes names, which its files can hold, got {type(spec).__name__}; register yours "
+        "and give its name"
+    )
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
     """A single value as a tuple of one; a list as a tuple."""
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _check_distinct(name: str, values: Sequence[Any]) -> None:

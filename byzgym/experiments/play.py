@@ -16,14 +16,11 @@ import torch
 from torch import Tensor
 
 import byzgym
-from byzgym import agents, aggregation
-from byzgym.agents import Agent, BenignOnlyOracle, RuleAgent
-from byzgym.agents.base import credits_if_any
-from byzgym.agents.registry import registry as agent_registry
-from byzgym.aggregation import Rule, accepted, checked_update, combine
+from byzgym import agents, specs
+from byzgym.agents import Agent
+from byzgym.aggregation import Rule
 from byzgym.envs import ENV_ID
 from byzgym.envs.rewards import exploded
-from byzgym.experiments import specs
 from byzgym.experiments.config import Comparison
 from byzgym.experiments.results import Results, Told, claim, discard_drawings
 from byzgym.experiments.statistics import CreditLog
@@ -77,16 +74,19 @@ def begin(comparison: Comparison) -> Results:
         OSError: If the data cannot be read.
         RuntimeError: If the task needs a library that does not work here.
     """
-    told = []
+    results = Results(comparison)
     for f in comparison.num_byzantine:
         simulation = _simulation(comparison, f, comparison.attacks)
         for policy in comparison.policies:
-            agent = install(policy, simulation)
+            agent = agents.build(policy, simulation)
             agent.reset()
-            decide(agent, simulation)
-            entry = told_less(policy, simulation)
-            told += [] if entry is None else [entry]
-    return Results(comparison, told, [policy for policy in comparison.policies if is_reference(policy)])
+            agent.decide(simulation.view)
+            told = told_less(policy, agent, simulation)
+            if told is not None:
+                results.told.append(told)
+            if agent.reference and policy not in results.references:
+                results.references.append(policy)
+    return results
 
 
 def play(results: Results, folder: Path, progress: Callable[[str, int], None]) -> None:
@@ -123,26 +123,26 @@ def play_batch(
     started = time.perf_counter()
     members, rounds = comparison.members, comparison.rounds
     simulation = _simulation(comparison, num_byzantine, [attack for attack, _ in members])
-    agent = install(policy, simulation)
+    agent = agents.build(policy, simulation)
     simulation.reset(comparison.simulation_seeds)
     agent.reset()
     log = CreditLog(rounds)
     with _enough_threads(simulation):
         points = {0: _measure(simulation)}
         for round in range(1, rounds + 1):
-            update, credits = decide(agent, simulation)
-            log.add(round - 1, credits, simulation.byzantine_rows)
-            simulation.apply(update, credits)
+            decision = agent.decide(simulation.view)
+            log.add(round - 1, decision.credits, simulation.byzantine_rows)
+            simulation.apply(decision)
             if round % comparison.interval == 0 or round == rounds:
                 points[round] = _measure(simulation)
             progress(1)
     accuracy, loss = points[rounds]
     diverged = simulation.diverged | exploded(loss, simulation.initial_loss)
     common = {
-        "task": specs.canonical(comparison.task),
-        "model": comparison.model or simulation.settings.task.model,
-        "roles": specs.canonical(comparison.roles),
-        "partition": specs.canonical(comparison.partition),
+        "task": comparison.task,
+        "model": simulation.setup.model,
+        "roles": comparison.roles,
+        "partition": comparison.partition,
         "num_workers": comparison.num_workers,
         "rounds": rounds,
         "seconds": float(f"{(time.perf_counter() - started) / len(members):.4g}"),
@@ -165,60 +165,13 @@ def play_batch(
     return batch
 
 
-def is_reference(policy: str) -> bool:
-    """Whether the policy sees more than a server would."""
-    name = specs.parse(policy)["name"]
-    return name in agent_registry.names() and getattr(agent_registry.factory(name), "reference", False)
-
-
-def install(policy: str, simulation: Simulation) -> Agent:
-    """Build a policy for a simulation that is then reset. A rule is told f, or the largest that it accepts.
-
-    Raises:
-        ValueError: If the name is unknown, or a rule accepts no f for so few workers.
-        TypeError: If a parameter does not exist.
-    """
-    spec = specs.parse(policy)
-    if not _is_rule(spec["name"]):
-        name = spec.pop("name")
-        known = name in agent_registry.names()
-        factory = agent_registry.factory(name) if known else None
-        if isinstance(factory, type) and issubclass(factory, BenignOnlyOracle):
-            if spec:
-                raise TypeError(f"{name} takes no parameters, got {policy!r}")
-            spec["simulation"] = simulation
-        return agents.make(name, **spec)
-    rule = aggregation.make_within(spec, simulation.num_rows, simulation.most_byzantine)
-    if isinstance(rule, Rule):
-        rule.check(torch.zeros(simulation.num_rows, 1))
-    simulation.rule = rule  # for attacks that declare this knowledge
-    return RuleAgent(rule)
-
-
-def told_less(policy: str, simulation: Simulation) -> Told | None:
-    """What a rule is told where its condition does not admit the true f; None elsewhere."""
-    spec, f = specs.parse(policy), simulation.most_byzantine
-    if not _is_rule(spec["name"]) or "num_byzantine" in spec:
+def told_less(policy: str, agent: Agent, simulation: Simulation) -> Told | None:
+    """What a rule was told where its condition does not admit the true f; None elsewhere."""
+    rule, f = getattr(agent, "policy", None), simulation.most_byzantine
+    if not isinstance(rule, Rule) or "num_byzantine" in specs.parse(policy):
         return None
-    rule = aggregation.make_within(spec, simulation.num_rows, f)
-    told = getattr(rule, "num_byzantine", None)
-    if told is None or told == f:
-        return None
-    return Told(policy, f, told, str(getattr(rule, "condition", "")))
-
-
-def decide(agent: Agent, simulation: Simulation) -> tuple[Tensor, Tensor | None]:
-    """The update [E, d] of this round, and the credits [E, n] that made it, None where none express it.
-
-    Raises:
-        TypeError, ValueError: If what the agent gives are no credits and no aggregate.
-    """
-    view = simulation.view
-    credits = credits_if_any(agent, view)
-    if credits is not None:
-        credits = accepted(credits, view.rejected)
-        return combine(credits, view.gradients), credits
-    return checked_update(agent, agent.aggregate(view), view), None
+    largest = rule.max_byzantine(simulation.num_rows)
+    return Told(policy, f, largest, rule.condition) if rule.num_byzantine == largest < f else None
 
 
 def make_environment(arguments: Mapping[str, Any], render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
@@ -262,7 +215,7 @@ def _episode(
     env: gymnasium.Env[Any, Any], predict: Predict, seed: int, on_frame: Callable[[Any], None] | None
 ) -> dict[str, Any]:
     simulation: Any = env.unwrapped.simulation  # type: ignore[attr-defined]
-    every = max(1, simulation.settings.rounds // 10)
+    every = max(1, simulation.setup.rounds // 10)
     observation, info = env.reset(seed=seed)
     state, start, total, rounds, done = None, np.array([True]), 0.0, 0, False
     while not done:
@@ -274,7 +227,7 @@ def _episode(
             on_frame(env.render())
     return {
         "seed": seed,
-        "attack": simulation.attack_names[0],
+        "attack": info["attack"],
         "return": total,
         "accuracy": float(info["accuracy"]),
         "rounds": rounds,
@@ -284,20 +237,15 @@ def _episode(
 
 def _simulation(comparison: Comparison, num_byzantine: int, attacks: Iterable[str]) -> Simulation:
     """One environment for each of the attacks."""
-    one_each = [specs.parse(attack) for attack in attacks]
+    per_environment = [{"attack": attack} for attack in attacks]
     return Simulation.make(
-        len(one_each),
+        len(per_environment),
         seed=0,
-        per_environment=[{"attack": attack} for attack in one_each],
+        per_environment=per_environment,
         num_byzantine=num_byzantine,
-        attack=one_each[0],
+        attack=comparison.attacks[0],
         **comparison.simulation_arguments(),
     )
-
-
-def _is_rule(name: str) -> bool:
-    """Whether a policy's name is a rule's; an agent of that name goes before it."""
-    return name in aggregation.names() and name not in agent_registry.names()
 
 
 @contextmanager

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich import table as rich_table
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from byzgym.attacks.alie import z_value
-from byzgym.experiments import specs
+from byzgym import specs
+from byzgym.attacks.registry import registry as attack_registry
 from byzgym.experiments.figures import draw
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import LEVEL, Summary, leader, paired_difference, summarise
@@ -198,8 +199,8 @@ def difference_table(results: Results, num_byzantine: int) -> Table:
     """Paired differences to the policy of the highest mean accuracy."""
     attacks = results.comparison.attacks
     policies = results.played(num_byzantine)
-    compared = [policy for policy in policies if policy not in results.references]
-    first = leader(results.runs, compared, attacks, num_byzantine)
+    ranked = [policy for policy in policies if policy not in results.references]
+    first = leader(results.runs, ranked, attacks, num_byzantine)
     several = attacks if len(attacks) > 1 else ()
     columns = [f"{first} less ...", "mean of all attacks", *several]
     table = Table("Paired differences", columns, notes=[_DIFFERENCES])
@@ -329,12 +330,13 @@ def _caption(results: Results, signs: Signs) -> str:
 
 
 def _effective_z(attack: str, num_workers: int, num_byzantine: int) -> float | None:
-    """The z of alie, which depends on n and f; None for other attacks and without Byzantine workers."""
-    spec = specs.parse(attack)
-    if spec["name"] != "alie" or num_byzantine == 0:
+    """The z of an attack such as alie, which depends on n and f; None for others and where f is 0."""
+    name = specs.parse(attack)["name"]
+    known = name in attack_registry.names() and hasattr(attack_registry.factory(name), "effective_z")
+    if not known or num_byzantine == 0:
         return None
-    z = spec.get("z")
-    return z_value(num_workers, num_byzantine) if z is None else z
+    made: Any = attack_registry.make_from(attack)
+    return float(made.effective_z(num_workers, num_byzantine))
 
 
 def _part_for_terminal(table: Table, chosen: Sequence[int]) -> rich_table.Table:

@@ -90,8 +90,8 @@ class Results:
     """
 
     comparison: Comparison
-    told: list[Told]
-    references: list[str]
+    told: list[Told] = dataclasses.field(default_factory=list)
+    references: list[str] = dataclasses.field(default_factory=list)
     versions: dict[str, str] = dataclasses.field(default_factory=lambda: versions())
     imports: Sequence[str] = ()
     runs: pd.DataFrame = dataclasses.field(default_factory=lambda: pd.DataFrame(columns=list(RUN_COLUMNS)))
