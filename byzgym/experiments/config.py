@@ -19,7 +19,6 @@ from byzgym.validation import check_int
 DEFAULT_POLICIES = ("mean", "krum", "median", "geometric_median", "faba", "gaa", "oracle")
 DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie")
 
-
 _NAMED = ("task", "roles", "partition", "qv_source")
 _SEVEN_TENTHS = tyro.conf.arg(help_behavior_hint="(default: seven tenths of the workers)")
 
@@ -119,10 +118,8 @@ def _text(name: str, spec: Any) -> str:
         return specs.canonical(spec)
     if isinstance(spec, Mapping) and "name" in spec:
         return specs.label(spec)
-    raise TypeError(
-        f"{name}: a comparison takes names, which its files can hold, got {type(spec).__name__}; register yours "
-        "and give its name"
-    )
+    kind = type(spec).__name__
+    raise TypeError(f"{name}: a comparison takes names, got {kind}; register yours and give its name")
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -13,7 +13,6 @@ from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.figure import Figure
 
 from byzgym.experiments.results import Results
-from byzgym.experiments.statistics import summarise
 from byzgym.files import write_whole
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without black, the references' colour,
@@ -66,13 +65,9 @@ def overview(results: Results, num_byzantine: int) -> Figure:
     axes = figure.subplots()
     ends = _curves(axes, results, attack, num_byzantine)
     _dress(axes, comparison.rounds)
-    axes.set_ylabel("test accuracy")
-    axes.set_xlabel("round")
-    axes.set_title(
-        f"{comparison.task}, attack {attack}, {comparison.heading(num_byzantine)}",
-        loc="left",
-        fontsize=12,
-    )
+    axes.set(xlabel="round", ylabel="test accuracy")
+    title = f"{comparison.task}, attack {attack}, {comparison.heading(num_byzantine)}"
+    axes.set_title(title, loc="left", fontsize=12)
     _label_ends(axes, ends, comparison.rounds)
     return figure
 
@@ -80,8 +75,7 @@ def overview(results: Results, num_byzantine: int) -> Figure:
 def accuracy_over_rounds(results: Results, num_byzantine: int) -> Figure:
     """One panel an attack: mean accuracy over seeds, and a band of one standard deviation."""
     attacks = results.comparison.attacks
-    columns = min(len(attacks), 4 if len(attacks) % 3 else 3)
-    columns = 2 if len(attacks) == 4 else columns
+    columns = 2 if len(attacks) == 4 else min(len(attacks), 4 if len(attacks) % 3 else 3)
     rows = math.ceil(len(attacks) / columns)
     figure = Figure(figsize=(0.6 + 4.2 * columns, 0.8 + 2.5 * rows))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -99,14 +93,8 @@ def accuracy_over_rounds(results: Results, num_byzantine: int) -> Figure:
             axes.tick_params(labelbottom=True)
     figure.tight_layout()
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=min(len(labels), 4 if columns < 3 else 7),
-        frameon=False,
-    )
+    ncols = min(len(labels), 4 if columns < 3 else 7)
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=ncols, frameon=False)
     return figure
 
 
@@ -114,12 +102,10 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     """A map of policies x attacks: accuracy at the end, mean over seeds."""
     attacks = results.comparison.attacks
     policies = results.played(num_byzantine)
-    values = np.full((len(policies), len(attacks)), np.nan)
-    for row, policy in enumerate(policies):
-        for column, attack in enumerate(attacks):
-            summary = summarise(results.runs, policy, attack, num_byzantine)
-            if summary is not None:
-                values[row, column] = summary.mean
+    means = results.runs[results.runs["num_byzantine"] == num_byzantine].pivot_table(
+        values="accuracy", index="policy", columns="attack"
+    )
+    values = means.reindex(index=policies, columns=list(attacks)).to_numpy()
     figure = Figure(figsize=(2.4 + 1.25 * len(attacks), 1.0 + 0.42 * len(policies)))
     axes = figure.subplots()
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
@@ -134,9 +120,8 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     references = sum(policy in results.references for policy in policies)
     if 0 < references < len(policies):
         axes.axhline(len(policies) - references - 0.5, color="white", linewidth=4)
-    axes.set_title(
-        f"test accuracy in %, {results.comparison.heading(num_byzantine)}", loc="left", fontsize=11
-    )
+    title = f"test accuracy in %, {results.comparison.heading(num_byzantine)}"
+    axes.set_title(title, loc="left", fontsize=11)
     bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], pad=0.03)
     bar.ax.set_yticklabels(["0", "50", "100"])
     bar.outline.set_visible(False)
@@ -171,8 +156,7 @@ def byzantine_credits(results: Results, num_byzantine: int) -> Figure | None:
             clip_on=False,
         )
     axes.set_yticks(range(len(policies)), [results.label(policy) for policy in policies])
-    axes.set_ylim(len(policies) - 0.5, -0.5)
-    axes.set_xlim(-0.02, 1.02)
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(policies) - 0.5, -0.5))
     axes.set_xlabel("credit on Byzantine workers, mean of the last tenth of the rounds")
     axes.set_title(results.comparison.heading(num_byzantine), loc="left", fontsize=11)
     axes.grid(axis="x", **_GRID)
@@ -205,19 +189,19 @@ def _curves(axes: Any, results: Results, attack: str, num_byzantine: int) -> lis
 
 
 def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]], rounds: int) -> None:
-    """Write each line's name at its end; names that would overlap are moved apart, about their middle.
+    """Write each line's name at its end; names that would overlap are moved apart.
 
     Where there are too many for the height of the axes, they stand closer and are smaller.
     """
     ordered = sorted(ends)
     gap = min(_GAP, (1 - 2 * _MARGIN) / max(1, len(ordered) - 1))
-    groups: list[list[float]] = []  # heights of the lines whose names stand in one pile
-    for end, _, _ in ordered:
-        groups.append([end])
-        while len(groups) > 1 and _pile(groups[-2], gap)[-1] + gap > _pile(groups[-1], gap)[0]:
-            last = groups.pop()
-            groups[-1] += last
-    heights = [height for group in groups for height in _pile(group, gap)]
+    heights = [max(end, _MARGIN) for end, _, _ in ordered]
+    for number in range(1, len(heights)):  # up, away from the name below
+        heights[number] = max(heights[number], heights[number - 1] + gap)
+    highest = 1 - _MARGIN
+    for number in reversed(range(len(heights))):  # and back down into the axes
+        heights[number] = min(heights[number], highest)
+        highest = heights[number] - gap
     for height, (end, name, color) in zip(heights, ordered, strict=True):
         axes.annotate(
             name,
@@ -231,30 +215,20 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]], rounds: int) 
         )
 
 
-def _pile(ends: Sequence[float], gap: float) -> list[float]:
-    """Heights of names about the middle of their lines' ends, inside the axes where the gap admits that."""
-    half = (len(ends) - 1) / 2 * gap
-    lowest = half + _MARGIN
-    middle = min(max(float(np.mean(ends)), lowest), max(1 - lowest, lowest))
-    return [middle - half + number * gap for number in range(len(ends))]
-
-
 def _style(results: Results, policy: str) -> dict[str, Any]:
     """The same colour and dashes for a policy in every figure."""
     if policy in results.references:
         return {"color": _REFERENCE_COLOR, "linestyle": "--", "linewidth": 1.6, "zorder": 4}
-    others = [name for name in results.comparison.policies if name not in results.references]
     if policy == "gaa":
         return {"color": _AGENT_COLOR, "linestyle": "-", "linewidth": 2.6, "zorder": 5}
-    number = [name for name in others if name != "gaa"].index(policy)
+    special = {"gaa", *results.references}
+    number = [name for name in results.comparison.policies if name not in special].index(policy)
     dashes = _DASHES[(number // len(_COLORS)) % len(_DASHES)]
     return {"color": _COLORS[number % len(_COLORS)], "linestyle": dashes, "linewidth": 1.8, "zorder": 3}
 
 
 def _dress(axes: Any, rounds: int) -> None:
-    axes.set_xlim(0, rounds)
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.set(xlim=(0, rounds), ylim=(0, 1), yticks=[0, 0.25, 0.5, 0.75, 1])
     axes.grid(axis="y", **_GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -55,8 +55,7 @@ def compare(
         progress: Called with the policy and the number of rounds just played.
 
     Raises:
-        FileExistsError: If the folder holds results and ``overwrite`` is False.
-        OSError: If the folder cannot be written to, or another comparison is writing to it.
+        OSError: See `claim`.
         ValueError, TypeError, OSError, RuntimeError: See `begin`.
     """
     results = begin(comparison)
@@ -175,12 +174,7 @@ def told_less(policy: str, agent: Agent, simulation: Simulation) -> Told | None:
 
 
 def make_environment(arguments: Mapping[str, Any], render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
-    """The Gymnasium environment with these keyword arguments.
-
-    Raises:
-        ValueError: If a value is not allowed.
-        TypeError: If a parameter does not exist.
-    """
+    """The Gymnasium environment with these keyword arguments."""
     return gymnasium.make(ENV_ID, render_mode=render_mode, disable_env_checker=True, **arguments)
 
 
@@ -214,8 +208,7 @@ def play_episodes(
 def _episode(
     env: gymnasium.Env[Any, Any], predict: Predict, seed: int, on_frame: Callable[[Any], None] | None
 ) -> dict[str, Any]:
-    simulation: Any = env.unwrapped.simulation  # type: ignore[attr-defined]
-    every = max(1, simulation.setup.rounds // 10)
+    every = max(1, env.unwrapped.simulation.setup.rounds // 10)  # type: ignore[attr-defined]
     observation, info = env.reset(seed=seed)
     state, start, total, rounds, done = None, np.array([True]), 0.0, 0, False
     while not done:

@@ -20,33 +20,15 @@ from byzgym import files
 from byzgym.experiments.config import Comparison, command, options
 
 RUN_COLUMNS: dict[str, type] = {
-    "task": str,
-    "model": str,
-    "policy": str,
-    "attack": str,
-    "roles": str,
-    "partition": str,
-    "num_workers": int,
-    "num_byzantine": int,
-    "seed": int,
-    "rounds": int,
-    "accuracy": float,
-    "qv_loss": float,
-    "byzantine_credit": float,
-    "detection_auc": float,
-    "diverged": bool,
-    "seconds": float,
-    "version": str,
+    **dict.fromkeys(("task", "model", "policy", "attack", "roles", "partition"), str),
+    **dict.fromkeys(("num_workers", "num_byzantine", "seed", "rounds"), int),
+    **dict.fromkeys(("accuracy", "qv_loss", "byzantine_credit", "detection_auc"), float),
+    **{"diverged": bool, "seconds": float, "version": str},
 }
 """The columns of results.csv, one row a run."""
 CURVE_COLUMNS: dict[str, type] = {
-    "policy": str,
-    "attack": str,
-    "num_byzantine": int,
-    "seed": int,
-    "round": int,
-    "accuracy": float,
-    "qv_loss": float,
+    **{"policy": str, "attack": str, "num_byzantine": int, "seed": int},
+    **{"round": int, "accuracy": float, "qv_loss": float},
 }
 """The columns of curves.csv, one row an evaluation."""
 
@@ -56,19 +38,12 @@ _DRAWN = re.compile(r"overview\.png|(accuracy|final|credits)_f\d+\.png|report\.(
 
 @dataclass(frozen=True)
 class Told:
-    """The f that a rule was told, where that is less than the true one.
-
-    Attributes:
-        policy: As the tables list it.
-        num_byzantine: The true f.
-        told: The largest f that the rule accepts.
-        condition: What the rule demands, such as "n >= 2f + 3".
-    """
+    """The f that a rule was told, where that is less than the true one."""
 
     policy: str
-    num_byzantine: int
-    told: int
-    condition: str
+    num_byzantine: int  # the true f
+    told: int  # the largest f that the rule accepts
+    condition: str  # what the rule demands, such as "n >= 2f + 3"
 
     def __str__(self) -> str:
         condition = f" (needs {self.condition})" if self.condition else ""
@@ -144,8 +119,8 @@ class Results:
             FileNotFoundError: If a file is missing.
             ValueError: If a file is not valid JSON or CSV, or does not hold what it should.
         """
-        paths = config, curves, runs = [Path(folder) / name for name in _TABLES]
-        for path in paths:
+        config, curves, runs = (Path(folder) / name for name in _TABLES)
+        for path in (config, curves, runs):
             if not path.is_file():
                 raise FileNotFoundError(f"{folder} holds no results: {path.name} is missing")
         tables: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ LEVEL = 0.95
 
 
 class CreditLog:
-    """Credits and masks of the last rounds of E runs.
+    """Credits and Byzantine masks of the last rounds of E runs.
 
     Rounds in which nobody got credit, because every submission was rejected, do not count.
 
@@ -30,13 +30,12 @@ class CreditLog:
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
-        self._first = rounds - _share(rounds, LAST_FOR_DETECTION)
         self._credits: list[Tensor] = []
         self._byzantine: list[Tensor] = []
 
     def add(self, round: int, credits: Tensor | None, byzantine: Tensor) -> None:
         """Note the number of a round, its credits [E, n] if there are any, and its mask [E, n]."""
-        if credits is not None and round >= self._first:
+        if credits is not None and round >= self._rounds - _share(self._rounds, LAST_FOR_DETECTION):
             self._credits.append(credits.detach().cpu())
             self._byzantine.append(byzantine.cpu().clone())
 
@@ -62,12 +61,7 @@ class CreditLog:
 
 
 def byzantine_credit(credits: np.ndarray, byzantine: np.ndarray) -> float:
-    """Mean over rounds of the sum of the credits on Byzantine submissions.
-
-    Args:
-        credits: Shape [rounds, n].
-        byzantine: Bool, shape [rounds, n].
-    """
+    """Mean over rounds of the credit on Byzantine submissions; both arguments are [rounds, n]."""
     return float((credits.astype(np.float64) * byzantine).sum(1).mean())
 
 
@@ -79,7 +73,7 @@ def detection_auc(credits: np.ndarray, byzantine: np.ndarray) -> float:
         byzantine: Bool, shape [rounds, n].
 
     Returns:
-        From 0 to 1, 0.5 where credits say nothing; NaN where all or none of the submissions are Byzantine.
+        From 0 to 1; NaN where all or none of the submissions are Byzantine.
     """
     from sklearn.metrics import roc_auc_score  # takes a second to import
 
@@ -89,23 +83,12 @@ def detection_auc(credits: np.ndarray, byzantine: np.ndarray) -> float:
     return float(roc_auc_score(labels, -credits.ravel()))
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Several seeds of one policy under one attack.
+class Summary(NamedTuple):
+    """Means over the seeds of one policy under one attack; NaN where undefined."""
 
-    Attributes:
-        mean: Mean accuracy, 0 to 1.
-        std: Standard deviation over seeds (with n - 1); NaN for a single seed.
-        count: Number of seeds.
-        diverged: How many of the runs have diverged.
-        byzantine_credit: Mean credit on Byzantine submissions; NaN without credits.
-        detection_auc: Mean detection AUC; NaN where undefined.
-    """
-
-    mean: float
-    std: float
-    count: int
-    diverged: int
+    mean: float  # accuracy, 0 to 1
+    std: float  # of the accuracy, with n - 1
+    diverged: int  # runs
     byzantine_credit: float
     detection_auc: float
 
@@ -118,21 +101,18 @@ def summarise(runs: pd.DataFrame, policy: str, attack: str, num_byzantine: int) 
     return Summary(
         mean=float(chosen["accuracy"].mean()),
         std=float(chosen["accuracy"].std(ddof=1)),
-        count=len(chosen),
         diverged=int(chosen["diverged"].sum()),
         byzantine_credit=float(chosen["byzantine_credit"].astype(float).mean()),
         detection_auc=float(chosen["detection_auc"].astype(float).mean()),
     )
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference of accuracies over seeds, with its confidence interval (NaN for a single seed)."""
+class Difference(NamedTuple):
+    """A mean paired difference of accuracies and its confidence interval (NaN for a single seed)."""
 
     mean: float
     low: float
     high: float
-    count: int
 
 
 def paired_difference(
@@ -153,8 +133,16 @@ def paired_difference(
             for name in (policy, other)
         )
         per_seed.append(first - second)
-    mean_over_attacks = pd.concat(per_seed, axis=1).dropna().mean(axis=1)
-    return None if mean_over_attacks.empty else _interval(mean_over_attacks.to_numpy(dtype=float))
+    differences = pd.concat(per_seed, axis=1).dropna().mean(axis=1).to_numpy(dtype=float)
+    if not len(differences):
+        return None
+    mean, half = float(differences.mean()), math.nan
+    if len(differences) > 1:
+        from scipy import stats  # takes a while to import
+
+        error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+        half = float(stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1)) * error
+    return Difference(mean, mean - half, mean + half)
 
 
 def leader(
@@ -168,18 +156,6 @@ def leader(
         if len(found) == len(attacks):
             means[policy] = float(np.mean(found))
     return max(means, key=lambda policy: means[policy]) if means else None
-
-
-def _interval(differences: np.ndarray) -> Difference:
-    """Mean of paired differences [seeds], at least one, and its two-sided t interval."""
-    from scipy import stats  # takes a while to import
-
-    count, mean = len(differences), float(differences.mean())
-    if count < 2:
-        return Difference(mean, math.nan, math.nan, count)
-    error = float(differences.std(ddof=1)) / math.sqrt(count)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error
-    return Difference(mean, mean - half, mean + half, count)
 
 
 def _select(runs: pd.DataFrame, policy: str, attack: str, num_byzantine: int) -> pd.DataFrame:

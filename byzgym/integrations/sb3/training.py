@@ -34,9 +34,9 @@ _OWN = {"ppo": "clip_range", "sac": "target_entropy", "td3": "policy_delay", "a2
 def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any]) -> BaseAlgorithm:
     """A learner: on-policy ones with the permutation-equivariant policy, the others with its features.
 
-    PPO has the settings of the recipe agents/ppo.py, whose results agents/README.md tells; all learn from
-    rewards cut at a floor and discounted by 0.9. The others have the defaults of stable-baselines3 otherwise,
-    but for the narrower first policy of a2c and the smaller buffers of sac and td3.
+    PPO has the settings of agents/ppo.py. All learn from rewards cut at a floor and discounted by 0.9. Otherwise
+    the others have the defaults of stable-baselines3, with a narrower first policy for a2c and smaller buffers
+    for sac and td3.
 
     Args:
         algorithm: "ppo", "a2c", "sac" or "td3".
@@ -57,14 +57,12 @@ def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any])
         length = max(2, 1280 // num_envs // 2 * 2)
         common |= {"n_steps": length, "batch_size": length * num_envs // 2, "n_epochs": 4}
         common["learning_rate"] = _falling
+    learner = _class_of(algorithm)
     if algorithm in _ON_POLICY:
-        narrow = {"log_std_init": -1.0}
-        learner: BaseAlgorithm = _class_of(algorithm)(EquivariantPolicy, policy_kwargs=narrow, **common)
-        return learner
+        return learner(EquivariantPolicy, policy_kwargs={"log_std_init": -1.0}, **common)
     features = {"features_extractor_class": EquivariantExtractor}
     network = "MultiInputPolicy" if isinstance(env.observation_space, gymnasium.spaces.Dict) else "MlpPolicy"
-    learner = _class_of(algorithm)(network, policy_kwargs=features, buffer_size=100_000, **common)
-    return learner
+    return learner(network, policy_kwargs=features, buffer_size=100_000, **common)
 
 
 def learn(model: BaseAlgorithm, steps: int, progress: Callable[[int], None]) -> None:
@@ -96,47 +94,34 @@ def load(
         model = _read(path, algorithm)
     except Exception as error:  # whatever unpickling a foreign file raises
         raise ValueError(f"{path} is not a model that {algorithm} has saved: {error}") from None
-    space: Any = model.action_space
-    if not isinstance(space, gymnasium.spaces.Box):
-        raise ValueError(
-            f"{path} was trained with the action_space {space}, but the environment has {env.action_space}"
-        )
-    logits = bool((space.low < 0).any())
+    space = model.action_space
+    logits = isinstance(space, gymnasium.spaces.Box) and bool((space.low < 0).any())
     if softmax_beta is not None and not logits:
-        raise ValueError(
-            f"softmax_beta is for a model whose actions are logits, got {softmax_beta} for {path}, whose "
-            "actions are credits"
-        )
+        raise ValueError(f"softmax_beta is for a model whose actions are logits; those of {path} are not")
     wrapped = SoftmaxCredits(env, beta) if logits else env
     for name in ("observation_space", "action_space"):
-        expected, offered = getattr(model, name), getattr(wrapped, name)
-        if expected != offered:
-            raise ValueError(
-                f"{path} was trained with the {name} {expected}, but the environment has {offered}"
-            )
+        given, here = getattr(model, name), getattr(wrapped, name)
+        if given != here:
+            raise ValueError(f"{path} was trained with the {name} {given}, but the environment has {here}")
     return model, wrapped
 
 
 def _read(path: Path, algorithm: str) -> BaseAlgorithm:
     """The model, unless another algorithm has saved it: a2c would read, and play, that of ppo."""
-    learner = _class_of(algorithm)
     with ZipFile(path) as archive:
         held = json.loads(archive.read("data"))
     saved_by = next((name for name, entry in _OWN.items() if entry in held), algorithm)
     if saved_by != algorithm:
         raise ValueError(f"it is one of {saved_by}")
-    model: BaseAlgorithm = learner.load(path, device="cpu")
-    return model
+    return _class_of(algorithm).load(path, device="cpu")
 
 
 def _falling(remaining: float) -> float:
     return 1e-3 * remaining
 
 
-def _class_of(algorithm: str) -> type[Any]:
-    check_choice("algorithm", algorithm, _ALGORITHMS)
-    found: type[Any] = getattr(stable_baselines3, algorithm.upper())
-    return found
+def _class_of(algorithm: str) -> Any:
+    return getattr(stable_baselines3, check_choice("algorithm", algorithm, _ALGORITHMS).upper())
 
 
 class _Progress(BaseCallback):

@@ -1,0 +1,171 @@
+"""The tables of a comparison: built here once, shown by `report` in a terminal, in Markdown and in HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from byzgym import specs
+from byzgym.attacks.registry import registry as attack_registry
+from byzgym.experiments.results import Results
+from byzgym.experiments.statistics import LEVEL, Summary, leader, paired_difference, summarise
+
+_DIFFERENCES = (
+    "Accuracy of the policy with the highest mean over attacks, less that of each other one, in points of "
+    f"percent. Seeds are paired, attacks are averaged within a seed; in brackets the {LEVEL:.0%} t interval "
+    "over seeds, not corrected for the choice of the leader or for the number of comparisons."
+)
+_DETECTION = (
+    "Credit on Byzantine workers in the last tenth of the rounds / ROC AUC of low credit as a detector of "
+    "Byzantine workers in the last half of the rounds (1: always right, 0.5: chance, 0: always wrong). Means "
+    "over seeds; – where there are no credits."
+)
+_DIVERGED = "a run diverged: parameters not finite, or a QV loss at the end 1000 times that at the start"
+
+
+@dataclass(frozen=True)
+class Signs:
+    """The signs of a table; the defaults need Unicode and bold type."""
+
+    diverged: str = "†"
+    spread: str = "±"
+    footnotes: Sequence[str] = "¹²³⁴⁵⁶⁷⁸⁹"
+    best: str = ""  # behind the best entries; they are bold where it is empty
+
+    def footnote(self, number: int) -> str:
+        """The mark of a footnote, numbered from 0."""
+        return self.footnotes[number] if number < len(self.footnotes) else f"({number + 1})"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An entry, the marks behind it, and whether it is the best of its column."""
+
+    text: str
+    marks: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A policy: its name with the mark of its footnote, and its entries."""
+
+    name: str
+    cells: list[Cell]
+    reference: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """Policies (rows, references last) under attacks (columns, after that of the names)."""
+
+    title: str
+    columns: list[str]
+    notes: list[str]
+    rows: list[Row] = field(default_factory=list)
+
+
+def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs()) -> Table:
+    """Accuracy at the end of the runs."""
+    comparison, policies = results.comparison, results.played(num_byzantine)
+    summaries = {
+        (policy, attack): summarise(results.runs, policy, attack, num_byzantine)
+        for policy in policies
+        for attack in comparison.attacks
+    }
+    ranked = [policy for policy in policies if policy not in results.references]
+    highest = {
+        attack: max((_mean(summaries[policy, attack]) for policy in ranked), default=0)
+        for attack in comparison.attacks
+    }
+    title = f"{comparison.task}, {comparison.heading(num_byzantine)}"
+    table = Table(title, ["policy", *comparison.attacks], [_caption(results, signs)])
+    told = {entry.policy: str(entry) for entry in results.told if entry.num_byzantine == num_byzantine}
+    marks: dict[str, str] = {}  # of footnotes
+    for policy in policies:
+        cells = []
+        for attack in comparison.attacks:
+            summary = summaries[policy, attack]
+            cells.append(_cell(summary, policy in ranked and _mean(summary) == highest[attack], signs))
+        name = results.label(policy)
+        if policy in told:
+            name += " " + marks.setdefault(told[policy], signs.footnote(len(marks)))
+        table.rows.append(Row(name, cells, policy in results.references))
+    table.notes.extend(f"{mark} {text}" for text, mark in marks.items())
+    if any(summary is not None and summary.diverged for summary in summaries.values()):
+        table.notes.append(f"{signs.diverged} {_DIVERGED}")
+    table.notes.extend(_notes_on_z(comparison.attacks, comparison.num_workers, num_byzantine))
+    return table
+
+
+def difference_table(results: Results, num_byzantine: int) -> Table:
+    """Paired differences to the policy of the highest mean accuracy."""
+    attacks, policies = results.comparison.attacks, results.played(num_byzantine)
+    ranked = [policy for policy in policies if policy not in results.references]
+    first = leader(results.runs, ranked, attacks, num_byzantine)
+    several = attacks if len(attacks) > 1 else ()
+    columns = [f"{first} less ...", "mean of all attacks", *several]
+    table = Table("Paired differences", columns, [_DIFFERENCES])
+    for policy in policies:
+        if first is None or policy == first:
+            continue
+        cells = []
+        for chosen in (attacks, *([attack] for attack in several)):
+            found = paired_difference(results.runs, first, policy, chosen, num_byzantine)
+            text = "–" if found is None else f"{100 * found.mean:+.1f}"
+            if found is not None and not math.isnan(found.low):
+                text += f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+            cells.append(Cell(text))
+        table.rows.append(Row(results.label(policy), cells, policy in results.references))
+    return table
+
+
+def detection_table(results: Results, num_byzantine: int) -> Table:
+    """Byzantine credit and detection AUC of the policies that give credits."""
+    attacks = results.comparison.attacks
+    table = Table("Credits and detection", ["policy", *attacks], [_DETECTION])
+    for policy in results.played(num_byzantine):
+        cells = []
+        for attack in attacks:
+            found = summarise(results.runs, policy, attack, num_byzantine)
+            pair = (math.nan, math.nan) if found is None else (found.byzantine_credit, found.detection_auc)
+            cells.append(Cell(" / ".join("–" if math.isnan(value) else f"{value:.2f}" for value in pair)))
+        if any(cell.text != "– / –" for cell in cells):
+            table.rows.append(Row(results.label(policy), cells, policy in results.references))
+    return table
+
+
+def _mean(summary: Summary | None) -> float:
+    """The mean accuracy to six digits, so that equal ones compare as equal; -1 where nothing was played."""
+    return -1 if summary is None else round(summary.mean, 6)
+
+
+def _cell(summary: Summary | None, best: bool, signs: Signs) -> Cell:
+    if summary is None:
+        return Cell("not played")
+    spread = "" if math.isnan(summary.std) else f" {signs.spread} {100 * summary.std:.1f}"
+    marks = (signs.diverged if summary.diverged else "") + (signs.best if best else "")
+    return Cell(f"{100 * summary.mean:.1f}{spread}", marks, best)
+
+
+def _caption(results: Results, signs: Signs) -> str:
+    seeds = results.comparison.seeds
+    spread = f" {signs.spread} standard deviation over {seeds} seeds" if seeds > 1 else " of one seed"
+    best = f"best marked {signs.best}" if signs.best else "best in bold"
+    aside = ", references aside" if results.references else ""
+    return f"test accuracy in %{spread}, after {results.comparison.rounds} rounds; {best}{aside}"
+
+
+def _notes_on_z(attacks: Sequence[str], num_workers: int, num_byzantine: int) -> list[str]:
+    """The z of attacks such as alie, which follows from n and f; unless it is positive, they do not attack."""
+    notes = []
+    for attack in attacks if num_byzantine else ():
+        name = specs.parse(attack)["name"]
+        if name in attack_registry.names() and hasattr(attack_registry.factory(name), "effective_z"):
+            made: Any = attack_registry.make_from(attack)
+            z = made.effective_z(num_workers, num_byzantine)
+            note = f"{attack}: z = {z:.2f} for n={num_workers}, f={num_byzantine}"
+            notes.append(note if z > 0 else f"warning: {note}: it does not attack")
+    return notes
