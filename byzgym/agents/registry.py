@@ -9,8 +9,9 @@ from byzgym import aggregation, specs
 from byzgym.agents.adapter import PolicyAgent
 from byzgym.agents.base import Agent
 from byzgym.aggregation.registry import registry as rules
-from byzgym.registry import Registry, suggestion
+from byzgym.registry import Registry, describe
 from byzgym.simulation import Simulation
+from byzgym.validation import unknown
 
 INJECTED = ("num_byzantine", "simulation")
 """Parameters of factories that whoever builds an agent fills in."""
@@ -18,7 +19,15 @@ INJECTED = ("num_byzantine", "simulation")
 PROBED = 1000
 """Workers for which every rule accepts some f."""
 
-registry: Registry[Any] = Registry("agent", accepts=lambda spec: _decides(spec))
+
+
+def decides(spec: Any) -> bool:
+    """Whether an object can decide."""
+    methods = ("decide", "credits", "aggregate")
+    return not isinstance(spec, type) and any(callable(getattr(spec, method, None)) for method in methods)
+
+
+registry: Registry[Any] = Registry("agent", decides, "an object with decide(view), credits(view) or aggregate(view)")
 
 
 def names() -> list[str]:
@@ -65,10 +74,10 @@ def make_from(spec: Any) -> Agent:
         spec = specs.parse(spec)
     if not isinstance(spec, Mapping):
         made = registry.make_from(spec)
-        return made if isinstance(made, Agent) else PolicyAgent.of(made, registry.describe(spec))
+        return made if isinstance(made, Agent) else PolicyAgent.of(made, describe(spec))
     name = spec.get("name")
     if name not in names():
-        raise ValueError(f"unknown agent {name!r}; {suggestion(str(name), names())}")
+        raise unknown("agent", name, names())
     source: Registry[Any] = registry if name in registry.names() else rules
     label = specs.label(spec)
     wanted = [key for key in INJECTED if key not in spec and source.takes(name, key)]
@@ -108,7 +117,3 @@ def build(spec: Any, simulation: Simulation) -> Agent:
     agent = make_from(spec)
     agent._attach(simulation)
     return agent
-
-
-def _decides(spec: Any) -> bool:
-    return any(callable(getattr(spec, method, None)) for method in ("decide", "credits", "aggregate"))
