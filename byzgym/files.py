@@ -48,16 +48,16 @@ def write_texts(texts: Mapping[Path, str]) -> None:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Make the folder if there is none, and let no other command write to it while the block runs.
 
     Raises:
         OSError: If the folder cannot be made or written to, or another command is writing to it.
     """
-    lock = FileLock(folder / ".byzgym.lock", timeout=0)
+    held = FileLock(folder / ".byzgym.lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held.acquire()
     except Timeout:
         raise OSError(
             f"another comparison or training is writing to {folder}; wait for it, or choose another folder "
@@ -69,4 +69,4 @@ def claim(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        held.release()

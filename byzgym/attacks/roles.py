@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from byzgym.attacks.base import AttackContext
-from byzgym.registry import Registry
+from byzgym.registry import Registry, is_callable
 from byzgym.validation import check_bool, check_int, check_real
 
-registry: Registry[Callable[[Tensor, Tensor, AttackContext], Tensor]] = Registry("role function")
+registry: Registry[Callable[[Tensor, Tensor, AttackContext], Tensor]] = Registry("role function", is_callable, "a callable")
 names = registry.names
 register = registry.register
 make = registry.make

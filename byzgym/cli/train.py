@@ -62,7 +62,7 @@ class Train(Episodes):
         with mistakes():
             steps = check_int("steps", self.steps, low=1)
             model = training.make(self.algorithm, self.num_envs, self.seed, self.environment_arguments())
-        with mistakes(OSError), files.claim(self.out):
+        with mistakes(OSError), files.lock(self.out):
             if path.exists() and not self.overwrite:
                 raise FileExistsError(
                     f"{path} exists; choose another folder (--out) or replace it (--overwrite)"

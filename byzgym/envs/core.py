@@ -42,14 +42,20 @@ class Core:
     Args:
         num_envs: E.
         arguments: Fields of `EnvConfig`.
+        per_environment: See `Simulation.make`.
     """
 
     @shielded
-    def __init__(self, num_envs: int, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        num_envs: int,
+        arguments: Mapping[str, Any],
+        per_environment: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         config: EnvConfig = config_from(EnvConfig, arguments)
         self.config = config
         simulated = {field.name: getattr(config, field.name) for field in fields(SimulationConfig)}
-        self.simulation = Simulation.make(num_envs, seed=0, **simulated)
+        self.simulation = Simulation.make(num_envs, seed=0, per_environment=per_environment, **simulated)
         self.rounds = self.simulation.setup.rounds
         self.observations = ObservationBuilder(
             config.observation,

@@ -29,6 +29,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             "Disabled" (reset with ``options={"reset_mask": mask}``).
         max_episode_steps: Ends episodes earlier than ``rounds``, as `gymnasium.make` with this argument does.
         render_mode: Only None; render the single environment.
+        per_environment: One mapping per environment that overrides ``attack`` or ``num_byzantine``.
         arguments: As for `ByzantineAggregationEnv`.
 
     Raises:
@@ -43,6 +44,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        per_environment: Sequence[Mapping[str, Any]] | None = None,
         **arguments: Any,
     ) -> None:
         if render_mode is not None:
@@ -55,7 +57,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.num_envs = check_int("num_envs", num_envs, low=1)
         self.metadata = {"render_modes": [], "autoreset_mode": self._mode}
         self.render_mode = None
-        self._core = Core(num_envs, arguments)
+        self._core = Core(num_envs, arguments, per_environment)
         if max_episode_steps is not None:
             limit = check_int("max_episode_steps", max_episode_steps, low=1)
             self._core.rounds = min(self._core.rounds, limit)

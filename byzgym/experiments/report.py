@@ -1,4 +1,4 @@
-"""What is shown of a comparison: tables in a terminal, report.md beside the figures, report.html in one file."""
+"""How a comparison is shown: tables in a terminal, report.md beside the figures, report.html in one file."""
 
 from __future__ import annotations
 

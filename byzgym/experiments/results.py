@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,23 +55,21 @@ class Results:
 
     Attributes:
         comparison: What was played.
+        runs: One row a run, `RUN_COLUMNS`.
+        curves: One row an evaluation, `CURVE_COLUMNS`.
         told: Rules that were told a smaller f than the true one.
         references: Policies that see more than a server would.
         versions: Of byzgym and the libraries that results depend on.
         imports: The user's modules that had been imported (`byzgym --import`).
-        runs: `RUN_COLUMNS`.
-        curves: `CURVE_COLUMNS`.
     """
 
     comparison: Comparison
-    told: list[Told] = dataclasses.field(default_factory=list)
-    references: list[str] = dataclasses.field(default_factory=list)
-    versions: dict[str, str] = dataclasses.field(default_factory=lambda: versions())
+    runs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RUN_COLUMNS)))
+    curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CURVE_COLUMNS)))
+    told: list[Told] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=lambda: current_versions())
     imports: Sequence[str] = ()
-    runs: pd.DataFrame = dataclasses.field(default_factory=lambda: pd.DataFrame(columns=list(RUN_COLUMNS)))
-    curves: pd.DataFrame = dataclasses.field(
-        default_factory=lambda: pd.DataFrame(columns=list(CURVE_COLUMNS))
-    )
 
     def played(self, num_byzantine: int) -> list[str]:
         """The policies with runs at this number of Byzantine workers, references last."""
@@ -97,8 +94,8 @@ class Results:
     def write(self, folder: Path) -> None:
         """Write the three files: all of them, or none if one cannot be written."""
         config = {
-            "arguments": dataclasses.asdict(self.comparison),
-            "told": [dataclasses.asdict(entry) for entry in self.told],
+            "arguments": asdict(self.comparison),
+            "told": [asdict(entry) for entry in self.told],
             "references": self.references,
             "versions": self.versions,
             "imports": self.imports,
@@ -123,20 +120,17 @@ class Results:
         for path in (config, curves, runs):
             if not path.is_file():
                 raise FileNotFoundError(f"{folder} holds no results: {path.name} is missing")
-        tables: dict[str, Any] = {
-            "runs": _read_table(runs, RUN_COLUMNS),
-            "curves": _read_table(curves, CURVE_COLUMNS),
-        }
+        tables = _read_table(runs, RUN_COLUMNS), _read_table(curves, CURVE_COLUMNS)
         try:
             held = json.loads(config.read_text(encoding="utf-8"))
             comparison = Comparison(**held.pop("arguments"))
             told = [Told(**entry) for entry in held.pop("told")]
-            return cls(comparison=comparison, told=told, **held, **tables)
+            return cls(comparison, *tables, told=told, **held)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{config} is not the configuration of results: {error}") from None
 
 
-def versions() -> dict[str, str]:
+def current_versions() -> dict[str, str]:
     """Versions that results depend on."""
     others = {name: version(name) for name in ("torch", "numpy", "gymnasium")}
     return {"byzgym": byzgym.__version__, **others, "python": platform.python_version()}
@@ -150,7 +144,7 @@ def claim(folder: Path, overwrite: bool = False) -> Iterator[None]:
         FileExistsError: If the folder holds results and ``overwrite`` is False.
         OSError: If it cannot be written to, or another command is writing to it.
     """
-    with files.claim(folder):
+    with files.lock(folder):
         held = _held(folder)
         if held and not overwrite:
             names = ", ".join(path.name for path in held)

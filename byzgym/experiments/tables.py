@@ -159,7 +159,7 @@ def _caption(results: Results, signs: Signs) -> str:
 
 
 def _notes_on_z(attacks: Sequence[str], num_workers: int, num_byzantine: int) -> list[str]:
-    """The z of attacks such as alie, which follows from n and f; unless it is positive, they do not attack."""
+    """The z of attacks such as alie, which follows from n and f; they attack only where it is positive."""
     notes = []
     for attack in attacks if num_byzantine else ():
         name = specs.parse(attack)["name"]

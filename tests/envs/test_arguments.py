@@ -6,7 +6,7 @@ import gymnasium as gym
 import pytest
 
 import byzgym
-from byzgym.simulation.settings import resolve
+from byzgym.simulation.config import SimulationConfig, resolve
 
 TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "rounds": 10}
 
@@ -39,7 +39,7 @@ def described(value):
     ],
 )
 def test_arguments_reach_the_simulation(name, value, field):
-    settings = make(**{name: value}).unwrapped.simulation.settings
+    settings = make(**{name: value}).unwrapped.simulation.setup
     found = described(getattr(settings, field))
     assert found == described(getattr(resolve(**{**TINY, name: value}), field))
     assert found != described(getattr(resolve(**TINY), field))
@@ -47,8 +47,8 @@ def test_arguments_reach_the_simulation(name, value, field):
 
 def test_task_model_and_device_reach_the_simulation():
     simulation = make(task={"name": "synthetic", "num_classes": 4}, model="softmax").unwrapped.simulation
-    assert simulation.settings.task.num_classes == 4
-    assert simulation.num_parameters == 4 * (simulation.settings.task.train[0][0].numel() + 1)
+    assert simulation.setup.task.num_classes == 4
+    assert simulation.num_parameters == 4 * (simulation.setup.task.train[0][0].numel() + 1)
     with pytest.raises(ValueError, match="device must be"):
         make(device="abacus")
 
@@ -66,7 +66,7 @@ def test_the_default_environment_is_the_documented_one():
     env = gym.make("ByzantineAggregation-v0").unwrapped
     assert env.observation_space.shape == (11, 32)
     assert env.action_space.shape == (10,)
-    settings = env.simulation.settings
+    settings = env.simulation.setup
     assert (settings.num_byzantine, settings.qv_size, settings.rounds) == ((7, 7), 10, 100)
     assert settings.attack_names == ("gaussian", "sign_flip", "ipm", "alie", "random")
 

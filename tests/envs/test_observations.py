@@ -115,19 +115,19 @@ def test_observations_do_not_depend_on_what_the_server_does_not_know():
         simulation = Simulation.make(2, 0, task="synthetic", attack=attack, num_byzantine=7)
         if attack == "test_silent":
             simulation.workers.byzantine.fill_(False)
-            x, y = simulation.settings.task.test
+            x, y = simulation.setup.task.test
             object.__setattr__(
-                simulation.settings,
+                simulation.setup,
                 "task",
-                type(simulation.settings.task)(
-                    train=simulation.settings.task.train,
+                type(simulation.setup.task)(
+                    train=simulation.setup.task.train,
                     test=(x * 0, y * 0),
-                    num_classes=simulation.settings.task.num_classes,
-                    held_out=simulation.settings.task.held_out,
+                    num_classes=simulation.setup.task.num_classes,
+                    held_out=simulation.setup.task.held_out,
                 ),
             )
         builder = ObservationBuilder(
-            "all", 8, simulation.num_rows, simulation.num_parameters, simulation.settings.rounds
+            "all", 8, simulation.num_rows, simulation.num_parameters, simulation.setup.rounds
         )
         seen.append(builder(simulation.view))
     for name in PARTS:

@@ -34,9 +34,9 @@ _OWN = {"ppo": "clip_range", "sac": "target_entropy", "td3": "policy_delay", "a2
 def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any]) -> BaseAlgorithm:
     """A learner: on-policy ones with the permutation-equivariant policy, the others with its features.
 
-    PPO has the settings of agents/ppo.py. All learn from rewards cut at a floor and discounted by 0.9. Otherwise
-    the others have the defaults of stable-baselines3, with a narrower first policy for a2c and smaller buffers
-    for sac and td3.
+    PPO has the settings of agents/ppo.py. All learn from rewards cut at a floor and discounted by 0.9.
+    Otherwise the others have the defaults of stable-baselines3, with a narrower first policy for a2c and
+    smaller buffers for sac and td3.
 
     Args:
         algorithm: "ppo", "a2c", "sac" or "td3".
