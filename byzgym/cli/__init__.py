@@ -20,7 +20,7 @@ from byzgym.cli.arguments import registry as arguments_registry
 from byzgym.cli.bench import Bench
 from byzgym.cli.compare import Compare
 from byzgym.cli.evaluate import Evaluate
-from byzgym.cli.list import List
+from byzgym.cli.listing import List
 from byzgym.cli.report import Report
 from byzgym.cli.terminal import InputError, Terminal, replace_unknown_characters
 from byzgym.cli.train import Train

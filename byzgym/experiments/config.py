@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -123,8 +123,9 @@ def _text(name: str, spec: Any) -> str:
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
-    """A single value as a tuple of one; a list as a tuple."""
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
+    """Several values as a tuple, a single one as a tuple of one."""
+    several = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+    return tuple(value) if several else (value,)
 
 
 def _check_distinct(name: str, values: Sequence[Any]) -> None:

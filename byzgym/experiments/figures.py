@@ -102,9 +102,7 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     """A map of policies x attacks: accuracy at the end, mean over seeds."""
     attacks = results.comparison.attacks
     policies = results.played(num_byzantine)
-    means = results.runs[results.runs["num_byzantine"] == num_byzantine].pivot_table(
-        values="accuracy", index="policy", columns="attack"
-    )
+    means = results.table().loc[num_byzantine]
     values = means.reindex(index=policies, columns=list(attacks)).to_numpy()
     figure = Figure(figsize=(2.4 + 1.25 * len(attacks), 1.0 + 0.42 * len(policies)))
     axes = figure.subplots()

@@ -165,12 +165,12 @@ def play_batch(
 
 
 def told_less(policy: str, agent: Agent, simulation: Simulation) -> Told | None:
-    """What a rule was told where its condition does not admit the true f; None elsewhere."""
+    """What a rule was told where it does not accept the true f, or the one in its name; None elsewhere."""
     rule, f = getattr(agent, "policy", None), simulation.most_byzantine
-    if not isinstance(rule, Rule) or "num_byzantine" in specs.parse(policy):
+    if not isinstance(rule, Rule):
         return None
-    largest = rule.max_byzantine(simulation.num_rows)
-    return Told(policy, f, largest, rule.condition) if rule.num_byzantine == largest < f else None
+    largest, wanted = rule.max_byzantine(simulation.num_rows), specs.parse(policy).get("num_byzantine", f)
+    return Told(policy, f, largest, rule.condition) if rule.num_byzantine == largest < wanted else None
 
 
 def make_environment(arguments: Mapping[str, Any], render_mode: str | None = None) -> gymnasium.Env[Any, Any]:

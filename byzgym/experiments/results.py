@@ -77,6 +77,11 @@ class Results:
         policies = [policy for policy in self.comparison.policies if policy in found]
         return sorted(policies, key=lambda policy: policy in self.references)
 
+    def table(self) -> pd.DataFrame:
+        """Mean accuracy over seeds: a row for each f and policy, a column for each attack."""
+        rows = ["num_byzantine", "policy"]
+        return self.runs.pivot_table("accuracy", index=rows, columns="attack", sort=False)
+
     def label(self, policy: str) -> str:
         """The policy's name as tables and figures show it."""
         return f"{policy} (reference)" if policy in self.references else policy
