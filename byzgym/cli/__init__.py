@@ -42,7 +42,7 @@ Modules = Annotated[
 class CommandLine:
     """Byzantine-robust gradient aggregation: compare, train and evaluate policies."""
 
-    command: Annotated[Command, tyro.conf.arg(name="")]
+    command: tyro.conf.OmitArgPrefixes[Command]
     imports: Modules = ()
     """A module of yours to import before the command, such as one that registers an attack; the current
     directory is searched, too."""

@@ -1,8 +1,9 @@
-"""`byzgym list`: everything that has a name, with the first line of its docstring."""
+"""`byzgym list`: everything that has a name, with the first paragraph of its docstring."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -63,9 +64,10 @@ def _table(kind: str) -> Table:
 
 
 def _described(factory: Any, skip: int) -> Text:
-    """The first line of the docstring, without backticks, and the parameters below it."""
-    documented = inspect.getdoc(factory) if getattr(factory, "__doc__", None) else None
-    text = Text(documented.splitlines()[0].replace("`", "") if documented else "")
+    """The first paragraph of the docstring, without links and backticks, and the parameters below it."""
+    documented = (inspect.getdoc(factory) or "") if getattr(factory, "__doc__", None) else ""
+    paragraph = " ".join(documented.split("\n\n")[0].split())
+    text = Text(re.sub(r" \(https?://[^)]*\)", "", paragraph).replace("`", ""))
     parameters = _parameters(factory, skip)
     if parameters:
         text.append(("\n" if text else "") + parameters, style="dim cyan")

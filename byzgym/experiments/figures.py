@@ -102,8 +102,8 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     """A map of policies x attacks: accuracy at the end, mean over seeds."""
     attacks = results.comparison.attacks
     policies = results.played(num_byzantine)
-    means = results.table().loc[num_byzantine]
-    values = means.reindex(index=policies, columns=list(attacks)).to_numpy()
+    rows = [(num_byzantine, policy) for policy in policies]
+    values = results.table().reindex(index=rows, columns=list(attacks)).to_numpy()
     figure = Figure(figsize=(2.4 + 1.25 * len(attacks), 1.0 + 0.42 * len(policies)))
     axes = figure.subplots()
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")

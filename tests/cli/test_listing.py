@@ -23,8 +23,17 @@ def test_what_is_filled_in_is_not_listed(output, kind):
     assert "simulation" not in text.split()
 
 
-def test_names_are_printed_as_they_are(output):
-    attacks.register("[/attack]", lambda strength=1.0: lambda gradients, byzantine, context: gradients)
+def test_what_is_registered_is_described(output):
+    class Mine(attacks.Zero):
+        """Zero of `Somebody`,
+        "Title" (https://example.org/paper).
+
+        More.
+        """
+
+        def __init__(self, strength=1.0):
+            pass
+
+    attacks.register("[/attack]", Mine)
     text = output("list", "attacks")
-    assert "[/attack]" in text
-    assert "strength=1.0" in text
+    assert all(part in text for part in ("[/attack]", "strength=1.0", 'Zero of Somebody, "Title".'))
