@@ -7,13 +7,13 @@ factory, which may also make any callable ``gradients -> vector``.
 
 from byzgym.aggregation.base import NotLinearError, Rule, Weighting, combine
 from byzgym.aggregation.bulyan import Bulyan
-from byzgym.aggregation.clipping import NormClipping
+from byzgym.aggregation.norm_clipping import NormClipping
 from byzgym.aggregation.coordinatewise import MeanAroundMedian, Median, TrimmedMean
 from byzgym.aggregation.faba import FABA
-from byzgym.aggregation.geometric import GeometricMedian, Medoid
+from byzgym.aggregation.geometric_median import GeometricMedian, Medoid
 from byzgym.aggregation.krum import Krum, MultiKrum
 from byzgym.aggregation.mean import Mean
-from byzgym.aggregation.minimum_diameter import BruteForce
+from byzgym.aggregation.brute_force import BruteForce
 from byzgym.aggregation.registry import largest_byzantine, make, make_from, names, register
 from byzgym.aggregation.serving import (
     accepted,

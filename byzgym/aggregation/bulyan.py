@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import Rule
-from byzgym.aggregation.columns import run_program
-from byzgym.aggregation.distances import squared_distances
+from byzgym.numerics.order_statistics import run_program
+from byzgym.numerics.distances import squared_distances
 from byzgym.aggregation.krum import krum_scores
-from byzgym.aggregation.networks import mean_around_median_program
+from byzgym.numerics.sorting_networks import mean_around_median_program
 from byzgym.aggregation.registry import registry
-from byzgym.aggregation.selection import take_rows
+from byzgym.numerics.distances import take_rows
 
 
 @registry.built_in("bulyan")

@@ -7,8 +7,8 @@ from abc import abstractmethod
 from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority
-from byzgym.aggregation.columns import run_program
-from byzgym.aggregation.networks import (
+from byzgym.numerics.order_statistics import run_program
+from byzgym.numerics.sorting_networks import (
     Program,
     mean_around_median_program,
     median_program,

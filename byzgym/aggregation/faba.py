@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority, Weighting
-from byzgym.aggregation.distances import squared_distances
+from byzgym.numerics.distances import squared_distances
 from byzgym.aggregation.registry import registry
 
 

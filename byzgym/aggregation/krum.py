@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import Weighting
-from byzgym.aggregation.distances import squared_distances
+from byzgym.numerics.distances import squared_distances
 from byzgym.aggregation.registry import registry
-from byzgym.aggregation.selection import take_row
+from byzgym.numerics.distances import take_row
 from byzgym.validation import check_int
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from byzgym.compilation import compile_graph
+from byzgym.numerics.compilation import compile_graph
 
 LONG_ROW = 1 << 14
 """Entries from which going through the honest rows one by one beats masking those of all environments."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import Rule, combine_weights
-from byzgym.aggregation.distances import row_norms
+from byzgym.numerics.distances import row_norms
 from byzgym.aggregation.registry import registry
 from byzgym.validation import check_real
 

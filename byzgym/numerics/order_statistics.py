@@ -1,4 +1,4 @@
-"""Runs the programs of `networks` over blocks of columns that stay in the cache."""
+"""Runs the programs of `sorting_networks` over blocks of columns that stay in the cache."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from byzgym.aggregation.networks import Program
-from byzgym.compilation import compile_graph
+from byzgym.numerics.sorting_networks import Program
+from byzgym.numerics.compilation import compile_graph
 from byzgym.memory import keep_freed_memory
 
 # Values in a block of all rows. On the CPU: long enough for PyTorch to share each operation among its threads

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority, Weighting, combine_weights
-from byzgym.aggregation.distances import Geometry, shift_gram
+from byzgym.numerics.distances import Geometry, shift_gram
 from byzgym.aggregation.registry import registry
-from byzgym.aggregation.selection import take_row
+from byzgym.numerics.distances import take_row
 from byzgym.validation import check_int, check_real
 
 LOOK_EVERY = 3

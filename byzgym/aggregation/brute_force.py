@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority, Weighting
-from byzgym.aggregation.distances import squared_distances
+from byzgym.numerics.distances import squared_distances
 from byzgym.aggregation.registry import registry
 
 # Up to so many subsets are compared one by one, all runs at once; more are searched, run by run.

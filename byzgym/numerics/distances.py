@@ -253,3 +253,18 @@ def _unite(matrix: Tensor, first: Tensor) -> Tensor:
     """Give equal rows the same entries in a matrix [E, n, n]: those of the first of them, at [E, n]."""
     matrix = matrix.gather(1, first[:, :, None].expand_as(matrix))
     return matrix.gather(2, first[:, None, :].expand_as(matrix))
+
+
+def take_row(gradients: Tensor, index: Tensor) -> Tensor:
+    """The row [..., d] of gradients [..., n, d] at an index [...]."""
+    return take_rows(gradients, index[..., None])[..., 0, :]
+
+
+def take_rows(gradients: Tensor, indices: Tensor) -> Tensor:
+    """The rows [..., k, d] of gradients [..., n, d] at indices [..., k]."""
+    num_rows, dimension = gradients.shape[-2:]
+    chosen = indices.reshape(gradients.shape[:-2].numel(), -1)
+    offsets = num_rows * torch.arange(len(chosen), device=chosen.device)
+    # Four times as fast as indexing with two tensors.
+    flat = gradients.reshape(-1, dimension).index_select(0, (chosen + offsets[:, None]).flatten())
+    return flat.reshape(*indices.shape, dimension)
