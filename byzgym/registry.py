@@ -17,8 +17,9 @@ class Registry(Generic[T]):
         kind: What is registered, as errors should call it ("rule", "attack", ...).
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, accepts: Callable[[Any], bool] = callable) -> None:
         self.kind = kind
+        self.accepts = accepts
         self._factories: dict[str, Callable[..., T]] = {}
         self._built_in: set[str] = set()
 
@@ -106,18 +107,31 @@ class Registry(Generic[T]):
             raise TypeError(f"{self.kind} {name!r}: {error}; its parameters: {allowed}") from None
         return factory(**parameters)
 
-    def make_from(self, spec: str | Mapping[str, Any]) -> T:
-        """Build from a name, or from a mapping ``{"name": ..., **parameters}``.
-
-        Raises:
-            ValueError: If the name is missing or unknown.
-            TypeError: If ``spec`` is neither, or a parameter does not fit.
-        """
+    def describe(self, spec: Any) -> str:
+        from byzgym import specs
         if isinstance(spec, str):
-            return self.make(spec)
+            return repr(spec)
+        if isinstance(spec, Mapping):
+            return repr(specs.label(spec))
+        return getattr(spec, "__name__", None) or type(spec).__name__
+
+    def make_from(self, spec: Any, inject: Mapping[str, Any] = {}) -> T:
+        from byzgym import specs
+        if isinstance(spec, str):
+            spec = specs.parse(spec)
         if not isinstance(spec, Mapping):
+            if self.accepts(spec):
+                return spec
             raise TypeError(f"{self.kind} must be a name or a mapping with a 'name', got {spec!r}")
         parameters = dict(spec)
         if "name" not in parameters:
             raise ValueError(f"{self.kind}: a mapping needs the key 'name', got {spec!r}")
-        return self.make(parameters.pop("name"), **parameters)
+        name = parameters.pop("name")
+        for key, value in inject.items():
+            if key not in parameters and self.takes(name, key):
+                parameters[key] = value
+        return self.make(name, **parameters)
+
+
+def suggestion(name: str, known: Any) -> str:
+    return "known: " + ", ".join(known)

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 @contextmanager
 def blamed(author: str) -> Iterator[None]:
@@ -92,3 +95,25 @@ def _range(low: float | None, high: float | None) -> str:
     if high is not None:
         return f" of at most {high}"
     return ""
+
+
+def check_tensor(name: str, value: Any, *shape: int | str) -> None:
+    """Raise an error unless ``value`` is a dense tensor of real numbers of this shape.
+
+    Args:
+        name: The argument's name, for the error.
+        value: What was given.
+        shape: Sizes; a letter such as "E" stands for any.
+
+    Raises:
+        TypeError: If it is no tensor, or a sparse or complex one.
+        ValueError: If the shape is another.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_complex() or value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor of real numbers, got {value.dtype}, {value.layout}")
+    if value.dim() != len(shape) or any(
+        isinstance(size, int) and size != actual for size, actual in zip(shape, value.shape, strict=True)
+    ):
+        raise ValueError(f"{name} must have shape [{', '.join(map(str, shape))}], got {list(value.shape)}")

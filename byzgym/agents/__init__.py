@@ -1,25 +1,27 @@
-"""Everything that decides in a round: GAA, the rules as agents, and controls.
+"""Agents: policies that can act in an environment. They learn (GAA) or are controls; every rule is one, too.
 
-A new agent is one small file: subclass `Agent`, decorate it with ``@registry.built_in("name")`` and import it
-here. From outside the package call `register`, which takes a factory of any object with ``reset()`` and
-``credits(view)`` or ``aggregate(view)``.
+A new agent subclasses `Agent` and defines `decide`, and is decorated with ``@registry.built_in("name")`` and imported
+here. From outside the package call `register` with a factory of any object with ``decide(view)``, ``credits(view)`` or
+``aggregate(view)``.
 """
 
+from byzgym.agents.adapter import PolicyAgent
 from byzgym.agents.base import Agent
 from byzgym.agents.controls import BenignOnlyOracle, Fixed, Random, Uniform
 from byzgym.agents.gaa import GAA
-from byzgym.agents.registry import make, names, register
-from byzgym.agents.rules import RuleAgent
+from byzgym.agents.registry import build, make, make_from, names, register
 
 __all__ = [
     "GAA",
     "Agent",
     "BenignOnlyOracle",
     "Fixed",
+    "PolicyAgent",
     "Random",
-    "RuleAgent",
     "Uniform",
+    "build",
     "make",
+    "make_from",
     "names",
     "register",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byzgym.agents.base import Agent
 from byzgym.agents.registry import registry
-from byzgym.aggregation import ServerView, accepted
+from byzgym.aggregation import Decision, Policy, ServerView
 from byzgym.simulation import Simulation
 from byzgym.validation import check_int, check_real
 
@@ -20,40 +20,39 @@ from byzgym.validation import check_int, check_real
 class Uniform(Agent):
     """The same credit for every accepted submission: plain averaging."""
 
-    def credits(self, view: ServerView) -> Tensor:
-        """See `Agent.credits`."""
-        return accepted(torch.full_like(view.previous_credits, 1 / view.num_workers), view.rejected)
+    def decide(self, view: ServerView) -> Decision:
+        """See `Policy.decide`."""
+        return Decision.from_credits(torch.full_like(view.previous_credits, 1 / view.num_workers), view)
 
 
 @registry.built_in("random")
 class Random(Agent):
     """Credits drawn in every round uniformly from the simplex.
 
-    All environments of a batch draw from one generator, so that what one of them gets depends on how many
-    there are before it.
+    All environments of a batch draw from one generator, so what one of them gets depends on how many there are before
+    it.
 
     Args:
         seed: Of the agent's own generator, at least 0.
+
+    Example:
+        >>> Random(seed=3)._generator.initial_seed()
+        3
     """
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = check_int("seed", seed, low=0)
         self._generator = torch.Generator().manual_seed(self._seed)
-        self._drawn: tuple[ServerView, Tensor] | None = None
 
     def reset(self, envs: Tensor | None = None) -> None:
-        """Begin the sequence of draws again; it goes on where environments are named, be it all of them."""
+        """Begin the sequence of draws again. ``reset(envs)`` does not restart it."""
         if envs is None:
             self._generator.manual_seed(self._seed)
-            self._drawn = None
 
-    def credits(self, view: ServerView) -> Tensor:
-        """See `Agent.credits`. One draw a round, however often it is asked."""
-        if self._drawn is None or self._drawn[0] is not view:
-            draws = torch.empty(view.previous_credits.shape).exponential_(generator=self._generator)
-            credits = (draws / draws.sum(1, keepdim=True)).to(view.theta)
-            self._drawn = view, accepted(credits, view.rejected)
-        return self._drawn[1]
+    def decide(self, view: ServerView) -> Decision:
+        """See `Policy.decide`."""
+        draws = torch.empty(view.previous_credits.shape).exponential_(generator=self._generator)
+        return Decision.from_credits((draws / draws.sum(1, keepdim=True)).to(view.theta), view)
 
 
 @registry.built_in("fixed")
@@ -78,8 +77,8 @@ class Fixed(Agent):
                 raise ValueError(f"credits must have a positive sum, got {list(credits)}")
             self._credits = values / values.sum()
 
-    def credits(self, view: ServerView) -> Tensor:
-        """See `Agent.credits`.
+    def decide(self, view: ServerView) -> Decision:
+        """See `Policy.decide`.
 
         Raises:
             ValueError: If there are not as many credits as submissions.
@@ -91,35 +90,23 @@ class Fixed(Agent):
             raise ValueError(f"credits must have {view.num_workers} entries, got {len(self._credits)}")
         else:
             credits += torch.as_tensor(self._credits, dtype=credits.dtype, device=credits.device)
-        return accepted(credits, view.rejected)
+        return Decision.from_credits(credits, view)
 
 
 @registry.built_in("oracle")
-class BenignOnlyOracle(Agent):
+class BenignOnlyOracle(Policy):
     """Averages the honest submissions: a reference, since no server knows who is honest.
 
     Args:
-        simulation: Where it looks up who is Byzantine; `bind` takes that of the environment.
+        simulation: Where it looks up who is Byzantine. `Agent.bind` and `agents.build` fill it in.
     """
 
     reference: ClassVar[bool] = True
 
-    def __init__(self, simulation: Simulation | None = None) -> None:
+    def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
 
-    def bind(self, env: Any) -> Self:
-        """Attach to an environment and its simulation."""
-        super().bind(env)
-        self._simulation = self._env.simulation
-        return self
-
-    def credits(self, view: ServerView) -> Tensor:
-        """See `Agent.credits`.
-
-        Raises:
-            RuntimeError: If the oracle was given neither a simulation nor an environment.
-        """
-        if self._simulation is None:
-            raise RuntimeError("the oracle needs simulation=..., or an environment through bind(env)")
+    def decide(self, view: ServerView) -> Decision:
+        """See `Policy.decide`."""
         honest = (~self._simulation.byzantine_rows & ~view.rejected).to(view.theta.dtype)
-        return honest / honest.sum(1, keepdim=True).clamp(min=1)
+        return Decision.from_credits(honest / honest.sum(1, keepdim=True).clamp(min=1), view)

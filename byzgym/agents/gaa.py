@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from byzgym.agents.base import Agent
 from byzgym.agents.registry import registry
-from byzgym.aggregation import ServerView, accepted
+from byzgym.aggregation import Decision, ServerView, move_credit as accepted
 from byzgym.precision import without_autocast
 from byzgym.validation import check_int, check_real
 
@@ -84,9 +84,13 @@ class GAA(Agent):
         self._began = envs if self._began is None else self._began | envs
         self._view = None
 
+    def decide(self, view: ServerView) -> Decision:
+        """See `Policy.decide`."""
+        return Decision.from_credits(self._credits(view), view)
+
     @without_autocast
     @torch.inference_mode(False)  # it learns from a simulation's view, whatever mode it is asked in
-    def credits(self, view: ServerView) -> Tensor:
+    def _credits(self, view: ServerView) -> Tensor:
         """See `Agent.credits`. The first call in a round also learns from the rounds before."""
         if view is self._view:
             return self._last_credits.to(view.gradients.dtype)

@@ -1,36 +1,34 @@
-"""Rules that aggregate submissions: gradients [..., n, d] -> credits [..., n] or a vector [..., d].
+"""Rules that aggregate submissions, and what every policy is given and gives.
 
-A new rule is one small file: subclass `Weighting` (it gives credits) or `Rule` (only a vector), decorate it
-with ``@registry.built_in("name")`` and import it here. From outside the package call `register` with a
-factory, which may also make any callable ``gradients -> vector``.
+A rule maps submissions [..., n, d] to a vector [..., d]: ``make("krum", num_byzantine=3)(gradients)``. As a
+`Policy` it turns a `ServerView` into a `Decision`. A new rule is one small file: subclass `Weighting` (it gives
+credits), `Rule` (only a vector) or `ServerRule` (it keeps a memory or reads the QV loss), decorate it with
+``@registry.built_in("name")`` and import it here. From outside the package call `register` with a factory, which
+may also make any callable ``gradients -> vector``.
 """
 
-from byzgym.aggregation.base import NotLinearError, Rule, Weighting, combine
+from byzgym.aggregation.base import CallableRule, HonestMajority, Rule, ServerRule, Weighting
+from byzgym.aggregation.brute_force import BruteForce
 from byzgym.aggregation.bulyan import Bulyan
-from byzgym.aggregation.norm_clipping import NormClipping
 from byzgym.aggregation.coordinatewise import MeanAroundMedian, Median, TrimmedMean
 from byzgym.aggregation.faba import FABA
 from byzgym.aggregation.geometric_median import GeometricMedian, Medoid
 from byzgym.aggregation.krum import Krum, MultiKrum
 from byzgym.aggregation.mean import Mean
-from byzgym.aggregation.brute_force import BruteForce
-from byzgym.aggregation.registry import largest_byzantine, make, make_from, names, register
-from byzgym.aggregation.serving import (
-    accepted,
-    apply_to_view,
-    checked_credits,
-    checked_update,
-    credits_for_view,
-    make_within,
-)
-from byzgym.aggregation.several import RuleOfEach
+from byzgym.aggregation.norm_clipping import NormClipping
+from byzgym.aggregation.per_environment import RulePerEnvironment
+from byzgym.aggregation.policy import Decision, NotLinearError, Policy, combine, move_credit
+from byzgym.aggregation.registry import RuleSpec, make, make_for, make_from, names, register
 from byzgym.aggregation.view import ServerView
 
 __all__ = [
     "FABA",
     "BruteForce",
     "Bulyan",
+    "CallableRule",
+    "Decision",
     "GeometricMedian",
+    "HonestMajority",
     "Krum",
     "Mean",
     "MeanAroundMedian",
@@ -39,21 +37,19 @@ __all__ = [
     "MultiKrum",
     "NormClipping",
     "NotLinearError",
+    "Policy",
     "Rule",
-    "RuleOfEach",
+    "RulePerEnvironment",
+    "RuleSpec",
+    "ServerRule",
     "ServerView",
     "TrimmedMean",
     "Weighting",
-    "accepted",
-    "apply_to_view",
-    "checked_credits",
-    "checked_update",
     "combine",
-    "credits_for_view",
-    "largest_byzantine",
     "make",
+    "make_for",
     "make_from",
-    "make_within",
+    "move_credit",
     "names",
     "register",
 ]

@@ -1,45 +1,52 @@
-"""The two kinds of rule: a `Weighting` gives credits, any other `Rule` only a vector."""
+"""The kinds of rule: a `Weighting` gives credits, any other `Rule` only a vector; a `ServerRule` needs more."""
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.received import is_finite, received_rows
+from byzgym.aggregation.policy import Decision, Policy, combine, no_credits
+from byzgym.aggregation.view import ServerView
+from byzgym.numerics.finite import finite_rows, is_finite
 from byzgym.precision import without_autocast
-from byzgym.validation import check_int
+from byzgym.validation import check_int, check_tensor
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Of submissions."""
 
 
-class NotLinearError(TypeError):
-    """Raised when credits are asked of a rule that no credit vector can express."""
-
-
-class Rule(ABC):
+class Rule(Policy):
     """Maps submissions [..., n, d] to their aggregate [..., d].
 
-    Rows with a non-finite entry count as not received: the rule acts on the others, with f reduced by the
-    number of rejected rows and to what the rule accepts for so few; where it accepts none, the aggregate is
+    A rule is called with plain tensors, ``rule(gradients)``, or as a policy, ``rule.decide(view)``. Rejected
+    submissions (those with a NaN or infinite entry) count as not received: the rule acts on the others, with f
+    reduced by the number of rejected ones and to what the rule accepts for so few. Where it accepts none, it takes
     their mean. Rules are right for entries from 1e-30 to 1e30 and never write into their input.
 
+    A subclass defines `_aggregate`, which is given accepted submissions only.
+
     Args:
-        num_byzantine: The number f of Byzantine workers that the rule is told to expect. Rules that make no
-            use of it take it all the same, so that one rule can stand in for another.
+        num_byzantine: The number f of Byzantine workers that the rule is told to expect. Rules that make no use of
+            it take it all the same, so that one rule can stand in for another.
 
     Attributes:
         linear: Whether the aggregate is a convex combination of the submissions, so that `credits` exists.
         condition: What the rule demands of n and f, as its errors state it.
+        needs: What the rule needs beside the submissions: "memory" (``view.memory``), "qv" (the QV loss).
+        uses_num_byzantine: Whether f changes the result.
+        differentiable: Whether the aggregate can be differentiated with respect to the submissions.
     """
 
-    linear: ClassVar[bool] = False
+    linear = False
     condition: ClassVar[str] = "n >= f + 1"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    uses_num_byzantine: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
 
     def __init__(self, num_byzantine: int = 0) -> None:
         self.num_byzantine = check_int("num_byzantine", num_byzantine, low=0)
@@ -57,42 +64,52 @@ class Rule(ABC):
             gradients: Submissions, shape [..., n, d].
 
         Returns:
-            The aggregate, shape [..., d]; zero where no submission is finite.
+            The aggregate, shape [..., d]; zero where every submission is rejected.
 
         Raises:
-            TypeError: If the submissions are not a tensor.
+            TypeError: If the submissions are no dense tensor.
             ValueError: If the shape, the type or the rule's condition on n and f does not fit.
         """
         self.check(gradients)
-        if not gradients.numel():  # no runs
-            return gradients.new_zeros(gradients.shape[:-2] + gradients.shape[-1:])
-        received = received_rows(gradients)
-        if received is None:
-            return self._aggregate(gradients)
-        total = gradients.new_zeros(received.shape[:-1].numel(), gradients.shape[-1])
-        for rule, runs, rows in self._by_received(received):
-            total[runs] = rule._aggregate(gradients.reshape(-1, *gradients.shape[-2:])[runs[:, None], rows])
-        return total.reshape(gradients.shape[:-2] + gradients.shape[-1:])
+        return self._aggregate_accepted(gradients, _accepted(gradients))
 
-    def credits(self, gradients: Tensor) -> Tensor:
-        """The credits [..., n] on the simplex with which the aggregate is a weighted sum.
+    def credits(self, submissions: Tensor | ServerView) -> Tensor:
+        """The credits on the simplex with which the aggregate is a weighted sum.
+
+        Args:
+            submissions: A tensor [..., n, d] or a `ServerView`.
+
+        Returns:
+            Shape [..., n].
 
         Raises:
-            NotLinearError: If the rule is not linear.
+            NotLinearError: If the rule has no credits.
+            TypeError, ValueError: As for a call.
         """
-        raise NotLinearError(
-            f"{type(self).__name__} is not a weighted sum of the submissions, so it has no credits; "
-            "call the rule for its vector, or offer it in byzgym.wrappers.RuleSelection"
-        )
+        if isinstance(submissions, ServerView):
+            return super().credits(submissions)
+        raise no_credits(self)
+
+    @without_autocast
+    def decide(self, view: ServerView) -> Decision:
+        """Decide on the update of this round.
+
+        Raises:
+            ValueError: If the rule's condition on n and f does not fit.
+        """
+        self.check(view.gradients)
+        return Decision(self._aggregate_accepted(view.gradients, _accepted_in(view)))
 
     def check(self, gradients: Tensor) -> None:
-        """Raise a ValueError unless shape, type and the rule's condition on n and f fit (or a TypeError)."""
-        if not isinstance(gradients, Tensor):
-            raise TypeError(f"gradients must be a tensor, got {type(gradients).__name__}")
-        if gradients.dim() < 2 or 0 in gradients.shape[-2:] or gradients.dtype not in TYPES:
+        """Raise an error unless shape, type and the rule's condition on n and f fit."""
+        if isinstance(gradients, Tensor) and gradients.dim() > 1:
+            shape = ["..."] * (gradients.dim() - 2) + ["n", "d"]
+        else:
+            shape = ["n", "d"]
+        check_tensor("gradients", gradients, *shape)
+        if 0 in gradients.shape[-2:] or gradients.dtype not in TYPES:
             raise ValueError(
-                "gradients must be floating point (64, 32 or 16 bits) of shape [..., n, d] with n and d of "
-                "at least 1, got "
+                "gradients must be floating point (64, 32 or 16 bits) with n and d of at least 1, got "
                 f"{gradients.dtype} of shape {tuple(gradients.shape)}"
             )
         num_workers = gradients.shape[-2]
@@ -106,23 +123,34 @@ class Rule(ABC):
 
     @abstractmethod
     def _aggregate(self, gradients: Tensor) -> Tensor:
-        """Aggregate finite submissions that `check` has accepted."""
+        """Aggregate accepted submissions [..., n, d], all of them finite, to [..., d]."""
 
-    def _by_received(self, received: Tensor) -> Iterator[tuple[Rule, Tensor, Tensor]]:
-        """Split the runs by the number of rows received, where that is not zero.
+    def _aggregate_accepted(self, gradients: Tensor, accepted: Tensor | None) -> Tensor:
+        """The aggregate [..., d] of the submissions with ``accepted`` [..., n], or of all where it is None."""
+        if not gradients.numel():  # no runs
+            return gradients.new_zeros(gradients.shape[:-2] + gradients.shape[-1:])
+        if accepted is None:
+            return self._aggregate(gradients)
+        total = gradients.new_zeros(accepted.shape[:-1].numel(), gradients.shape[-1])
+        for rule, runs, rows in self._by_accepted(accepted):
+            total[runs] = rule._aggregate(gradients.reshape(-1, *gradients.shape[-2:])[runs[:, None], rows])
+        return total.reshape(gradients.shape[:-2] + gradients.shape[-1:])
+
+    def _by_accepted(self, accepted: Tensor) -> Iterator[tuple[Rule, Tensor, Tensor]]:
+        """Split the runs by the number of accepted submissions, where that is not zero.
 
         Args:
-            received: Shape [..., n], bool.
+            accepted: Shape [..., n], bool.
 
         Yields:
-            The rule for so many rows, the indices [m] of the runs and the indices [m, k] of their rows.
+            The rule for so many submissions, the indices [m] of the runs and the indices [m, k] of their rows.
         """
-        received = received.reshape(-1, received.shape[-1])
-        counts = received.sum(-1)
-        first = received.sort(dim=-1, descending=True, stable=True).indices
+        accepted = accepted.reshape(-1, accepted.shape[-1])
+        counts = accepted.sum(-1)
+        first = accepted.sort(dim=-1, descending=True, stable=True).indices
         for count in sorted(set(counts.tolist()) - {0}):
             runs = (counts == count).nonzero()[:, 0]
-            yield self._for_fewer(count, received.shape[-1] - count), runs, first[runs, :count]
+            yield self._for_fewer(count, accepted.shape[-1] - count), runs, first[runs, :count]
 
     def _for_fewer(self, num_workers: int, num_rejected: int) -> Rule:
         """This rule for the workers left when some were rejected."""
@@ -149,40 +177,133 @@ class HonestMajority(Rule):
 
 
 class Weighting(Rule):
-    """A rule that is a convex combination of the submissions (a linear rule, GAA paper, Definition 2)."""
+    """A rule that is a convex combination of the submissions (a linear rule, GAA paper, Definition 2).
 
-    linear: ClassVar[bool] = True
+    A subclass defines `_credits`, which is given accepted submissions only.
+    """
+
+    linear = True
 
     @without_autocast
-    def credits(self, gradients: Tensor) -> Tensor:
-        """The credits on the simplex, shape [..., n].
+    def credits(self, submissions: Tensor | ServerView) -> Tensor:
+        """The credits on the simplex, shape [..., n]; see `Rule.credits`.
 
-        Args:
-            gradients: Submissions, shape [..., n, d].
-
-        Raises:
-            ValueError: If the shape, the type or the rule's condition on n and f does not fit.
+        Rejected submissions get none. Where all are rejected, a tensor gets uniform credits.
         """
-        self.check(gradients)
-        if not gradients.numel():  # no runs
-            return gradients.new_zeros(gradients.shape[:-1])
-        received = received_rows(gradients)
-        if received is None:
-            return self._credits(gradients)
-        credits = gradients.new_zeros(received.shape).reshape(-1, received.shape[-1])
-        for rule, runs, rows in self._by_received(received):
-            assert isinstance(rule, Weighting)
-            kept = gradients.reshape(-1, *gradients.shape[-2:])[runs[:, None], rows]
-            credits[runs[:, None], rows] = rule._credits(kept).to(credits.dtype)
-        credits = credits.reshape(received.shape)
-        return torch.where(received.any(-1, keepdim=True), credits, 1 / received.shape[-1])
+        if isinstance(submissions, ServerView):
+            return super().credits(submissions)
+        self.check(submissions)
+        return self._credits_accepted(submissions, _accepted(submissions), 1 / submissions.shape[-2])
+
+    @without_autocast
+    def decide(self, view: ServerView) -> Decision:
+        """See `Rule.decide`."""
+        self.check(view.gradients)
+        credits = self._credits_accepted(view.gradients, _accepted_in(view), 0.0)
+        return Decision(combine(credits, view.gradients), credits.detach())
 
     @abstractmethod
     def _credits(self, gradients: Tensor) -> Tensor:
-        """Credits for finite submissions that `check` has accepted."""
+        """Credits [..., n] for accepted submissions [..., n, d], all of them finite."""
+
+    def _credits_accepted(self, gradients: Tensor, accepted: Tensor | None, rest: float) -> Tensor:
+        """The credits [..., n], with ``rest`` for each submission of a run in which none is accepted."""
+        if not gradients.numel():  # no runs
+            return gradients.new_zeros(gradients.shape[:-1])
+        if accepted is None:
+            return self._credits(gradients)
+        credits = gradients.new_zeros(accepted.shape).reshape(-1, accepted.shape[-1])
+        for rule, runs, rows in self._by_accepted(accepted):
+            assert isinstance(rule, Weighting)
+            kept = gradients.reshape(-1, *gradients.shape[-2:])[runs[:, None], rows]
+            credits[runs[:, None], rows] = rule._credits(kept).to(credits.dtype)
+        return torch.where(accepted.any(-1, keepdim=True), credits.reshape(accepted.shape), rest)
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
         return combine(self._credits(gradients).to(gradients.dtype), gradients)
+
+
+class ServerRule(Rule):
+    """A rule that needs more than the submissions: a memory, or the server's QV loss.
+
+    A subclass says in ``needs`` what it needs, sets ``linear`` if its decisions have credits, and defines
+    `_decide`. What it keeps from round to round is in ``view.memory`` and nowhere else: it then resets with the
+    episode and travels in snapshots. Names in the memory begin with the rule's own.
+
+    Example:
+        >>> class Momentum(ServerRule):
+        ...     needs = frozenset({"memory"})
+        ...     def _decide(self, view):
+        ...         last = view.memory.read("momentum", view.theta.shape[1])  # [E, d], zero at first
+        ...         update = 0.9 * last + view.gradients.mean(1)
+        ...         view.memory.write("momentum", update)
+        ...         return Decision(update)
+    """
+
+    def __call__(self, gradients: Tensor) -> Tensor:
+        """Raise a TypeError: a tensor of submissions is not enough."""
+        raise self._needs_view()
+
+    def credits(self, submissions: Tensor | ServerView) -> Tensor:
+        """The credits [E, n] of ``decide(view)``; see `Policy.credits`."""
+        if isinstance(submissions, ServerView):
+            return super().credits(submissions)
+        raise self._needs_view()
+
+    @without_autocast
+    def decide(self, view: ServerView) -> Decision:
+        """Decide on the update of this round.
+
+        Raises:
+            TypeError: If given a tensor.
+            ValueError: If the condition on n and f does not fit, or the view lacks what the rule needs.
+        """
+        if not isinstance(view, ServerView):
+            raise self._needs_view()
+        self.check(view.gradients)
+        if "memory" in self.needs and view.memory is None:
+            raise ValueError(
+                f"{self!r} keeps a memory: build every ServerView with the same memory=Memory(num_envs)"
+            )
+        if "qv" in self.needs and view.qv_loss is None:
+            raise ValueError(f"{self!r} reads the QV loss: build the ServerView with a qv_loss")
+        return self._decide(view)
+
+    @abstractmethod
+    def _decide(self, view: ServerView) -> Decision:
+        """Decide on the update; rejected submissions are zero rows, marked in ``view.rejected``."""
+
+    def _aggregate(self, gradients: Tensor) -> Tensor:
+        raise self._needs_view()
+
+    def _needs_view(self) -> TypeError:
+        words = {"memory": "a memory", "qv": "the QV loss"}
+        wanted = " and ".join(words[need] for need in sorted(self.needs))
+        return TypeError(f"{self!r} needs {wanted}, which a tensor lacks: call decide(view) with a ServerView")
+
+
+class CallableRule(Rule):
+    """A plain callable ``gradients [..., n, d] -> vector [..., d]`` as a rule.
+
+    Args:
+        function: It is given accepted submissions only.
+        name: How errors call it.
+    """
+
+    uses_num_byzantine: ClassVar[bool] = False
+
+    def __init__(self, function: Callable[[Tensor], Tensor], name: str | None = None) -> None:
+        super().__init__()
+        self.function = function
+        self.name = name or getattr(function, "__name__", type(function).__name__)
+
+    def _aggregate(self, gradients: Tensor) -> Tensor:
+        result = self.function(gradients)
+        check_tensor(f"the result of rule {self.name!r}", result, *gradients.shape[:-2], gradients.shape[-1])
+        return result
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 class _Uniform(Weighting):
@@ -200,19 +321,14 @@ def combine_weights(weights: Tensor, gradients: Tensor) -> Tensor:
     return combine(weights.to(gradients.dtype), gradients)
 
 
-@without_autocast
-def combine(credits: Tensor, gradients: Tensor) -> Tensor:
-    """The weighted sum of submissions; a row without credit cannot spoil it, whatever it holds.
+def _accepted(gradients: Tensor) -> Tensor | None:
+    """Which submissions [..., n] are finite; None where all are."""
+    if is_finite(gradients):
+        return None
+    finite = finite_rows(gradients)
+    return None if finite.all() else finite
 
-    Args:
-        credits: Shape [..., n].
-        gradients: Shape [..., n, d].
 
-    Returns:
-        Shape [..., d].
-    """
-    total = (credits[..., None, :] @ gradients)[..., 0, :]
-    if not is_finite(total):
-        kept = torch.where((credits != 0)[..., None], gradients, 0)
-        total = (credits[..., None, :] @ kept)[..., 0, :]
-    return total
+def _accepted_in(view: ServerView) -> Tensor | None:
+    """Which submissions [E, n] of a view are accepted; None where all are."""
+    return ~view.rejected if view.rejected.any() else None

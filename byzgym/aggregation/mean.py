@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from byzgym.aggregation.base import Weighting
-from byzgym.aggregation.received import is_finite
+from byzgym.numerics.finite import is_finite
 from byzgym.aggregation.registry import registry
 from byzgym.precision import without_autocast
 

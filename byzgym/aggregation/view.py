@@ -10,42 +10,52 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.received import received_rows
+from byzgym.memory import Memory
+from byzgym.numerics.finite import finite_rows
+from byzgym.validation import check_tensor
 
 
 @dataclass(eq=False, repr=False)
 class ServerView:
     """All that the server holds in a round, for E independent runs (environments) at once.
 
-    Rules that need server data, agents and the observation builder take this record and nothing else, so
-    that Byzantine masks, test data and honest gradients cannot reach them. The simulation fills it in; a
-    training job outside the simulation can fill it in the same way. Only the first four fields are required.
+    Policies and the observation builder take this record and nothing else, so Byzantine masks, test data and
+    honest gradients cannot reach them. The simulation makes it; a training job outside the simulation can make it
+    in the same way. Only the first four fields are required.
 
-    The tensors are the server's own, not copies: read them during the round, clone what you keep, and do
-    not write into them.
+    The tensors are the server's own, not copies: read them during the round, clone what you keep, and do not
+    write into them.
 
     Attributes:
-        gradients: The submissions as received; rejected rows are zero. Where ``rejected`` is not given, rows
-            with a non-finite entry are found and replaced, in a copy.
+        gradients: The submissions as received; rejected rows are zero. Where ``rejected`` is not given, rows with
+            a NaN or infinite entry are rejected here, in a copy.
         theta: The parameters at which the gradients were computed.
         learning_rate: The step size that the server will apply in this round; a number will do.
-        qv_loss: Maps parameters [E, d] to the mean loss on the quasi-validation (QV) samples [E],
-            differentiable in them.
+        qv_loss: Maps parameters [E, d] to the mean loss on the quasi-validation (QV) samples [E], differentiable.
+            None in a job without QV samples.
         round: Rounds since the start of each run.
-        rejected: Submissions with a non-finite entry; they get no credit.
-        previous_update: The aggregate that the last round applied (zero in round 0).
+        rejected: Submissions with a NaN or infinite entry; they get no credit.
+        previous_update: The update that the last round applied (zero in round 0).
         previous_credits: The credits of the last round that had any (uniform at first).
+        memory: What rules keep from round to round. A job passes the same `Memory` in every round. None where
+            there is none; rules that need it then say so.
         qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
+
+    Example:
+        >>> view = ServerView(torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 1), 0.1, lambda theta: theta[:, 0] ** 2)
+        >>> view.num_workers, view.qv_value
+        (2, tensor([0.]))
     """
 
     gradients: Tensor  # [E, n, d]
     theta: Tensor  # [E, d]
     learning_rate: Tensor  # [E]
-    qv_loss: Callable[[Tensor], Tensor]  # [E, d] -> [E]
+    qv_loss: Callable[[Tensor], Tensor] | None  # [E, d] -> [E]
     round: Tensor = None  # type: ignore[assignment]  # [E] int64
     rejected: Tensor = None  # type: ignore[assignment]  # [E, n] bool
     previous_update: Tensor = None  # type: ignore[assignment]  # [E, d]
     previous_credits: Tensor = None  # type: ignore[assignment]  # [E, n]
+    memory: Memory | None = None
     qv_loss_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     _qv: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
@@ -53,14 +63,12 @@ class ServerView:
         """Fill the optional fields with their values at the start of a run.
 
         Raises:
+            TypeError: If ``gradients`` or ``theta`` is no dense tensor of real numbers.
             ValueError: If the shapes of ``gradients``, ``theta`` and ``learning_rate`` do not fit.
         """
-        if self.gradients.dim() != 3 or self.theta.shape != self.gradients.shape[::2]:
-            raise ValueError(
-                "gradients must have shape [E, n, d] and theta [E, d], got "
-                f"{tuple(self.gradients.shape)} and {tuple(self.theta.shape)}"
-            )
-        num_envs, num_workers, _ = self.gradients.shape
+        check_tensor("gradients", self.gradients, "E", "n", "d")
+        num_envs, num_workers, dimension = self.gradients.shape
+        check_tensor("theta", self.theta, num_envs, dimension)
         device = self.gradients.device
         rate = torch.as_tensor(self.learning_rate, dtype=self.theta.dtype, device=device)
         if rate.shape not in ((), (num_envs,)):
@@ -69,10 +77,8 @@ class ServerView:
         if self.round is None:
             self.round = torch.zeros(num_envs, dtype=torch.int64, device=device)
         if self.rejected is None:
-            self.rejected = torch.zeros(num_envs, num_workers, dtype=torch.bool, device=device)
-            received = received_rows(self.gradients)
-            if received is not None:
-                self.rejected = ~received
+            self.rejected = ~finite_rows(self.gradients)
+            if self.rejected.any():
                 self.gradients = self.gradients.masked_fill(self.rejected[..., None], 0)
         if self.previous_update is None:
             self.previous_update = torch.zeros_like(self.theta)
@@ -108,23 +114,26 @@ class ServerView:
         """
         if len(runs.unique()) < len(runs):
             raise ValueError(f"runs must name each run once, got {runs.tolist()}")
-        fast = self.qv_loss_and_gradient
+        loss, fast = self.qv_loss, self.qv_loss_and_gradient
         return ServerView(
             gradients=self.gradients[runs],
             theta=self.theta[runs],
             learning_rate=self.learning_rate[runs],
-            qv_loss=partial(_in_part, self.qv_loss, self.theta, runs),
+            qv_loss=None if loss is None else partial(_in_part, loss, self.theta, runs),
             qv_loss_and_gradient=None if fast is None else partial(_in_part, fast, self.theta, runs),
             round=self.round[runs],
             rejected=self.rejected[runs],
             previous_update=self.previous_update[runs],
             previous_credits=self.previous_credits[runs],
+            memory=None if self.memory is None else self.memory.of(runs),
         )
 
     def _quasi_validation(self) -> tuple[Tensor, Tensor]:
         if self._qv is None:
             if self.qv_loss_and_gradient is not None:
                 self._qv = self.qv_loss_and_gradient(self.theta)
+            elif self.qv_loss is None:
+                raise ValueError("the ServerView has no qv_loss: this job has no quasi-validation samples")
             else:
                 with torch.enable_grad():
                     theta = self.theta.detach().requires_grad_()

@@ -34,6 +34,7 @@ class AttackContext:
     num_classes: int = 2
     rule: Callable[[Tensor], Tensor] | None = None
     qv: tuple[Tensor, Tensor] | None = None
+    memory: Any = None
 
     @classmethod
     def standalone(cls, gradients: Tensor, seed: int = 0, num_classes: int = 2) -> AttackContext:

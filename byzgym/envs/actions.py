@@ -1,63 +1,105 @@
-"""Actions: from what an agent returns to the credits that the server applies."""
+"""What an action can be. Each kind turns actions into a `Decision`, and a policy's decision into actions."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from byzgym.aggregation import accepted
+from byzgym.aggregation import Decision, Mean, NotLinearError, Rule, RuleSpec, ServerRule, ServerView, make_for
+from byzgym.simulation import Simulation
 from byzgym.validation import check_choice
 
+SHORT = 1e-4
+"""Credits that sum to less than 1 by more than this need a null slot."""
 
-class CreditActions:
-    """Credit vectors: one number per received row.
 
-    Args:
-        kind: "credits", or "null_slot" with one slot more, for the zero vector.
-        num_rows: Rows that the server receives.
+class Actions(ABC):
+    """The actions of one kind.
 
-    Raises:
-        ValueError: If ``kind`` is unknown.
+    Attributes:
+        kind: The environment's argument ``action``.
+        space: Of one environment.
     """
 
-    def __init__(self, kind: str, num_rows: int) -> None:
-        self.kind = check_choice("action", kind, ("credits", "null_slot"))
-        self.num_rows = num_rows
-        self.size = num_rows + (kind == "null_slot")
-        self.space = spaces.Box(0.0, 1.0, (self.size,), np.float32)
+    kind: str
+    space: spaces.Space[Any]
 
-    def decode(self, actions: np.ndarray, num_envs: int, device: torch.device) -> Tensor:
-        """The credits that the actions ask for.
-
-        An action is divided by its sum; one whose sum is 1 (to 1e-6) passes unchanged, and all zero means
-        uniform.
-
-        Args:
-            actions: Shape [E, size], finite and not negative.
-            num_envs: E.
-            device: Where the credits go.
-
-        Returns:
-            Credits [E, rows], summing to 1 (to at most 1 with a null slot).
+    @abstractmethod
+    def decode(self, actions: np.ndarray, view: ServerView) -> Decision:
+        """The decision that actions [E, ...] ask for.
 
         Raises:
-            ValueError: If the shape is wrong or an entry negative, NaN or infinite.
+            ValueError: If the shape or a number is not allowed.
         """
-        try:
-            actions = np.asarray(actions)
-            actions = actions if actions.dtype.kind == "f" else actions.astype(np.float64, casting="safe")
-        except (TypeError, ValueError, RuntimeError):
-            raise ValueError(f"action must be an array of numbers, got {actions!r}") from None
-        if actions.shape[:1] != (num_envs,):
+
+    @abstractmethod
+    def encode(self, decision: Decision, view: ServerView) -> np.ndarray:
+        """The actions [E, ...] that ask for a policy's decision.
+
+        Raises:
+            ValueError, NotLinearError: If no action of this kind does.
+        """
+
+    def check_policy(self, policy: Any) -> None:
+        """Raise an error if a policy cannot act here, before it is asked to."""
+
+    def ignored(self, num_envs: int) -> np.ndarray:
+        """Valid actions [E, ...] for environments that will not play them."""
+        return np.zeros((num_envs, *(self.space.shape or ())), self.space.dtype)
+
+    def _numbers(self, actions: Any, view: ServerView) -> np.ndarray:
+        """Actions [E, ...] as an array of the right shape."""
+        shape = self.space.shape or ()
+        if actions.shape[:1] != (view.num_envs,):
             raise ValueError(
-                f"action must have one row for each of {num_envs} environments, got {actions.shape}"
+                f"action must have one row for each of {view.num_envs} environments, got {actions.shape}"
             )
-        if actions.shape[1:] != (self.size,):
+        if actions.shape[1:] != shape:
+            raise ValueError(f"action must have shape {shape} per environment, got {actions.shape[1:]}")
+        return actions
+
+
+class CreditActions(Actions):
+    """A credit per received row: ``Box(0, 1, (n,))``.
+
+    An action is divided by its sum. One whose sum is 1 (to 1e-6) passes unchanged, and all zero means uniform. The
+    credit of rejected rows goes to the accepted ones.
+    """
+
+    kind = "credits"
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self.space = spaces.Box(0.0, 1.0, (num_rows,), np.float32)
+
+    def decode(self, actions: np.ndarray, view: ServerView) -> Decision:
+        """See `Actions.decode`; entries must be finite and not negative."""
+        return Decision.from_credits(self._normalised(actions, view), view)
+
+    def encode(self, decision: Decision, view: ServerView) -> np.ndarray:
+        """See `Actions.encode`; the credits of a run must sum to 1 unless all its submissions are rejected."""
+        credits = _credits_of(decision, self.kind)
+        short = (credits.sum(1) < 1 - SHORT) & ~view.rejected.all(1)
+        if short.any():
             raise ValueError(
-                f"action must have shape {(self.size,)} per environment, got {actions.shape[1:]}"
+                f"the policy's credits sum to {float(credits[short][0].sum()):.4g}; make the environment with "
+                "action='null_slot' or action='update' for credits that sum to less than 1"
             )
+        return credits.cpu().numpy().astype(np.float32)
+
+    def check_policy(self, policy: Any) -> None:
+        """See `Actions.check_policy`."""
+        if not policy.linear:
+            raise NotLinearError(f"{policy!r} gives no credits; make the environment with action='update' for it")
+
+    def _normalised(self, actions: np.ndarray, view: ServerView) -> Tensor:
+        actions = self._numbers(_real(actions), view)
         # NumPy, because for so few numbers each operation of torch costs several times as much.
         if not (actions.min() >= -1e-6 and actions.max() < np.inf):  # false for NaN, too
             bad = int(np.flatnonzero(~((actions >= -1e-6) & (actions < np.inf)).all(1))[0])
@@ -67,20 +109,157 @@ class CreditActions:
             values /= values.max(1, keepdims=True)
         total = values.sum(1, keepdims=True)
         if not total.all():
-            values, total = np.where(total > 0, values, 1 / self.size), np.where(total > 0, total, 1)
+            values, total = np.where(total > 0, values, 1 / values.shape[1]), np.where(total > 0, total, 1)
         values /= np.where(np.abs(total - 1) <= 1e-6, 1, total)
-        return torch.from_numpy(values[:, : self.num_rows].astype(np.float32)).to(device)
+        return torch.from_numpy(values.astype(np.float32)).to(view.theta.device)
 
-    def accepted(self, credits: Tensor, rejected: Tensor) -> Tensor:
-        """Take the credit of rejected rows away.
 
-        It goes to the accepted rows in proportion (uniformly where they had none), or to the zero vector
-        where there is a slot for it.
+class NullSlotActions(CreditActions):
+    """Credits, and one slot more for the zero vector, so that the credits of the workers may sum to less than 1.
 
-        Args:
-            credits: Shape [E, rows].
-            rejected: Bool, shape [E, rows].
-        """
-        if self.kind == "null_slot":
-            return credits.masked_fill(rejected, 0)
-        return accepted(credits, rejected)
+    The credit of rejected rows goes to the zero vector.
+    """
+
+    kind = "null_slot"
+
+    def __init__(self, num_rows: int) -> None:
+        super().__init__(num_rows)
+        self.space = spaces.Box(0.0, 1.0, (num_rows + 1,), np.float32)
+
+    def decode(self, actions: np.ndarray, view: ServerView) -> Decision:
+        """See `Actions.decode`; entries must be finite and not negative."""
+        credits = self._normalised(actions, view)[:, : self.num_rows]
+        return Decision.from_credits(credits.masked_fill(view.rejected, 0), view)
+
+    def encode(self, decision: Decision, view: ServerView) -> np.ndarray:
+        """See `Actions.encode`."""
+        credits = _credits_of(decision, self.kind)
+        slot = 1 - credits.sum(1, keepdim=True).clamp(max=1)
+        return torch.cat([credits, slot], 1).cpu().numpy().astype(np.float32)
+
+
+class UpdateActions(Actions):
+    """The update itself: ``Box(-m, m, (d,))`` with m the largest float32. Rules without credits act through it."""
+
+    kind = "update"
+
+    def __init__(self, num_parameters: int) -> None:
+        largest = float(np.finfo(np.float32).max)
+        self.space = spaces.Box(-largest, largest, (num_parameters,), np.float32)
+
+    def decode(self, actions: np.ndarray, view: ServerView) -> Decision:
+        """See `Actions.decode`; entries must be finite."""
+        actions = self._numbers(_real(actions), view)
+        if not np.isfinite(actions).all():
+            raise ValueError("action must be a finite vector, got NaN or infinite entries")
+        return Decision(torch.from_numpy(actions.astype(np.float32)).to(view.theta.device))
+
+    def encode(self, decision: Decision, view: ServerView) -> np.ndarray:
+        """See `Actions.encode`."""
+        largest = float(np.finfo(np.float32).max)
+        return decision.update.detach().clamp(-largest, largest).cpu().numpy().astype(np.float32)
+
+
+class RuleActions(Actions):
+    """The number of the rule that aggregates this round: ``Discrete(len(rules))``.
+
+    Attacks that know the server's rule are shown the one used last, and in the first round the first.
+
+    Args:
+        rules: Names, mappings or rules. A rule is told the environment's (upper) f, or the largest it accepts.
+        simulation: The simulation it acts in.
+    """
+
+    kind = "rule"
+
+    def __init__(self, rules: Sequence[RuleSpec], simulation: Simulation) -> None:
+        self.rules: list[Rule] = [make_for(rule, simulation.num_rows, simulation.most_byzantine) for rule in rules]
+        self.space = spaces.Discrete(len(self.rules))
+        self._simulation = simulation
+        simulation.use_rules([shown_rule(rule) for rule in self.rules])
+
+    def decode(self, actions: np.ndarray, view: ServerView) -> Decision:
+        """See `Actions.decode`; entries must be whole numbers from 0 to the number of rules - 1."""
+        most = len(self.rules) - 1
+        if actions.shape != (view.num_envs,) or actions.dtype.kind not in "iu" or not _within(actions, most):
+            raise ValueError(f"action must be a whole number from 0 to {most}, got {actions.tolist()}")
+        numbers = torch.from_numpy(actions.astype(np.int64)).to(view.theta.device)
+        self._simulation.use_rules(self._simulation.rules, numbers)
+        update = torch.empty_like(view.theta)
+        credits = torch.full_like(view.previous_credits, torch.nan)
+        for number in sorted(set(actions.tolist())):
+            envs = (numbers == number).nonzero()[:, 0]
+            decision = self.rules[number].decide(view if len(envs) == view.num_envs else view.of(envs))
+            update[envs] = decision.update.to(update)
+            if decision.credits is not None:
+                credits[envs] = decision.credits.to(credits)
+        return Decision(update, credits)
+
+    def encode(self, decision: Decision, view: ServerView) -> np.ndarray:
+        """See `Actions.encode`."""
+        raise ValueError("an environment with action='rule' takes numbers of rules; use action='update'")
+
+    def check_policy(self, policy: Any) -> None:
+        """See `Actions.check_policy`."""
+        raise ValueError(
+            f"{policy!r} cannot act in an environment with action='rule', which takes numbers of rules; make it "
+            "with action='credits' or action='update'"
+        )
+
+
+KINDS = ("credits", "null_slot", "rule", "update")
+
+
+def make_actions(kind: str, rules: Any, simulation: Simulation) -> Actions:
+    """The actions of an environment.
+
+    Raises:
+        ValueError: If the kind is unknown, or rules are given and not wanted or the other way round.
+        TypeError: If ``rules`` is no list.
+    """
+    check_choice("action", kind, KINDS)
+    if kind != "rule":
+        if rules is not None:
+            raise ValueError(f"rules is for action='rule', got action={kind!r}")
+        if kind == "update":
+            return UpdateActions(simulation.num_parameters)
+        return (CreditActions if kind == "credits" else NullSlotActions)(simulation.num_rows)
+    if isinstance(rules, str) or not isinstance(rules, Sequence) or not rules:
+        raise ValueError(f"rules must be a list of at least one rule with action='rule', got {rules!r}")
+    return RuleActions(rules, simulation)
+
+
+def shown_rule(policy: Any) -> Any:
+    """What attacks that know the server's rule are shown: a rule of submissions alone, else the mean."""
+    return policy if isinstance(policy, Rule) and not isinstance(policy, ServerRule) else Mean()
+
+
+def as_array(actions: Any) -> np.ndarray:
+    """Actions as an array.
+
+    Raises:
+        ValueError: If no array can be made of them.
+    """
+    try:
+        return np.asarray(actions)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"action must be an array of numbers, got {actions!r}: {error}") from None
+
+
+def _real(actions: np.ndarray) -> np.ndarray:
+    if actions.dtype.kind == "f":
+        return actions
+    try:
+        return actions.astype(np.float64, casting="safe")
+    except (TypeError, ValueError):
+        raise ValueError(f"action must be an array of numbers, got {actions!r}") from None
+
+
+def _within(actions: np.ndarray, most: int) -> bool:
+    return bool(actions.min() >= 0 and actions.max() <= most)
+
+
+def _credits_of(decision: Decision, kind: str) -> Tensor:
+    if decision.credits is None or decision.credits.isnan().any():
+        raise NotLinearError(f"the decision has no credits for action={kind!r}; use action='update'")
+    return decision.credits

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from dataclasses import MISSING, fields
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
-from torch import Tensor
 
 from byzgym.aggregation import ServerView
+from byzgym.envs.actions import Actions, as_array
+from byzgym.envs.config import EnvConfig
 from byzgym.envs.core import Core, pick
 from byzgym.envs.rendering import History, Renderer
 from byzgym.simulation import Simulation
-from byzgym.simulation.settings import DEFAULT_ATTACKS
 
 
 class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
@@ -111,66 +112,19 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
 
     metadata = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 10}  # noqa: RUF012
 
-    def __init__(
-        self,
-        task: str | Mapping[str, Any] = "digits",
-        model: str | None = None,
-        num_workers: int = 10,
-        num_byzantine: int | Sequence[int] = 7,
-        attack: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = DEFAULT_ATTACKS,
-        roles: str | Mapping[str, Any] = "static",
-        partition: str | Mapping[str, Any] = "iid",
-        batch_size: int | None = None,
-        learning_rate: float | Mapping[str, Any] | None = None,
-        momentum: float = 0.0,
-        worker_momentum: float = 0.0,
-        qv_size: int = 10,
-        qv_source: str | Mapping[str, Any] = "held_out",
-        observation: str | Sequence[str] = "pooled",
-        pool_size: int | None = None,
-        action: str = "credits",
-        secure_group_size: int = 1,
-        rounds: int = 100,
-        evaluate_every: int | None = None,
-        device: str = "cpu",
-        render_mode: str | None = None,
-    ) -> None:
+    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
         """Build the environment; see the class for the arguments.
 
         Raises:
             ValueError: If a value is not allowed; the message names argument, value and what is allowed.
-            TypeError: If a parameter in a mapping does not exist.
+            TypeError: If an argument or a parameter does not exist.
         """
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(
                 f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}"
             )
         self.render_mode = render_mode
-        self._core = Core(
-            1,
-            observation,
-            pool_size,
-            action,
-            evaluate_every,
-            {
-                "task": task,
-                "model": model,
-                "num_workers": num_workers,
-                "num_byzantine": num_byzantine,
-                "attack": attack,
-                "roles": roles,
-                "partition": partition,
-                "batch_size": batch_size,
-                "learning_rate": learning_rate,
-                "momentum": momentum,
-                "worker_momentum": worker_momentum,
-                "qv_size": qv_size,
-                "qv_source": qv_source,
-                "secure_group_size": secure_group_size,
-                "rounds": rounds,
-                "device": device,
-            },
-        )
+        self._core = Core(1, arguments)
         self.observation_space = self._core.observations.space
         self.action_space = self._core.actions.space
         self._begun = False
@@ -187,20 +141,25 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         """What the server knows in this round, E = 1: all that an agent may use."""
         return self._core.simulation.view
 
-    def use_update(self, update: Tensor, credits: Tensor | None = None) -> None:
-        """Let the next step apply the vector ``update`` [1, d], if its action is all zero.
-
-        Rules that no credit vector can express act this way; see `byzgym.wrappers.RuleSelection`. Where there
-        are credits [1, rows] that made it, `info` and the next observation show these.
-        """
-        self._core.use_update(update, credits)
+    @property
+    def actions(self) -> Actions:
+        """The kind of actions: turns actions into decisions and a policy's decisions into actions."""
+        return self._core.actions
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin a new episode. ``options`` has no effect."""
+        """Begin a new episode.
+
+        Args:
+            seed: Of Gymnasium's `np_random`; None goes on with the present random state.
+            options: ``attack`` and ``num_byzantine`` of this episode only, in place of the environment's own.
+
+        Raises:
+            ValueError: If an option is unknown or its value not allowed.
+        """
         super().reset(seed=seed)
-        self._core.reset([self.np_random])
+        self._core.reset([self.np_random], options=options)
         self._begun = True
         info = pick(self._core.reset_info(), 0)
         if self._renderer:
@@ -209,16 +168,16 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         return self._observation(), info
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Play one round with these credits.
+        """Play one round.
 
         Raises:
-            ValueError: If the action has the wrong shape or an entry negative, NaN or infinite.
+            ValueError: If the action is not in the action space (credits need not sum to 1).
             ResetNeeded: If no episode has begun.
         """
         if not self._begun:
             raise ResetNeeded("call reset() before the first step()")
-        outcome = self._core.step(self._core.array(action)[None])
-        info = pick(outcome.info, 0)
+        outcome = self._core.step(as_array(action)[None])
+        info = pick(outcome.info, 0, bool(outcome.with_credits[0]))
         if outcome.evaluated[0]:
             info |= pick(outcome.metrics, 0)
         reward = float(outcome.rewards[0])
@@ -249,3 +208,19 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         self._history.add(info, reward, accuracy)
         if self.render_mode == "human" and self._renderer:
             self._renderer.draw(self._history)
+
+
+def _signature() -> inspect.Signature:
+    """The signature of the environment, from its configuration: help() and editors show all arguments."""
+    parameters = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+        )
+        for field in fields(EnvConfig)
+        if field.default is not MISSING
+    ]
+    render = inspect.Parameter("render_mode", inspect.Parameter.KEYWORD_ONLY, default=None)
+    return inspect.Signature([*parameters, render])
+
+
+ByzantineAggregationEnv.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -10,9 +10,9 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from torch import Tensor
 
 from byzgym.aggregation import ServerView
+from byzgym.envs.actions import Actions, as_array
 from byzgym.envs.core import Core, Outcome
 from byzgym.simulation import Simulation
 from byzgym.validation import check_int
@@ -29,11 +29,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             "Disabled" (reset with ``options={"reset_mask": mask}``).
         max_episode_steps: Ends episodes earlier than ``rounds``, as `gymnasium.make` with this argument does.
         render_mode: Only None; render the single environment.
-        observation: As for the single environment, like everything that follows.
-        pool_size: Blocks of the pooled observation; 32, or d where that is less, if None.
-        action: "credits" or "null_slot".
-        evaluate_every: Rounds between evaluations on test data.
-        simulation: The other arguments of `ByzantineAggregationEnv`.
+        arguments: As for `ByzantineAggregationEnv`.
 
     Raises:
         ValueError: If a value is not allowed; the message names argument, value and what is allowed.
@@ -47,11 +43,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
-        observation: str | Sequence[str] = "pooled",
-        pool_size: int | None = None,
-        action: str = "credits",
-        evaluate_every: int | None = None,
-        **simulation: Any,
+        **arguments: Any,
     ) -> None:
         if render_mode is not None:
             raise ValueError(f"render_mode of the vector environment must be None, got {render_mode!r}")
@@ -63,7 +55,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.num_envs = check_int("num_envs", num_envs, low=1)
         self.metadata = {"render_modes": [], "autoreset_mode": self._mode}
         self.render_mode = None
-        self._core = Core(num_envs, observation, pool_size, action, evaluate_every, simulation)
+        self._core = Core(num_envs, arguments)
         if max_episode_steps is not None:
             limit = check_int("max_episode_steps", max_episode_steps, low=1)
             self._core.rounds = min(self._core.rounds, limit)
@@ -88,6 +80,20 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return tuple(self._np_seeds)
 
     @property
+    def autoreset_mode(self) -> AutoresetMode:
+        """What happens where an episode has ended."""
+        return self._mode
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """An attribute, or the result of a method, once per environment; the method is called once."""
+        value = getattr(self, name)
+        return (value(*args, **kwargs) if callable(value) else value,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute, once per environment; see `call`."""
+        return self.call(name)
+
+    @property
     def simulation(self) -> Simulation:
         """The simulation underneath. For evaluation and reference controls, not for agents."""
         return self._core.simulation
@@ -97,12 +103,10 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """What the servers know in this round: all that an agent may use."""
         return self._core.simulation.view
 
-    def use_update(self, update: Tensor, credits: Tensor | None = None) -> None:
-        """Let the next step apply the vectors ``update`` [E, d], if its actions are all zero.
-
-        Where there are credits [E, rows] that made them, `info` and the next observation show these.
-        """
-        self._core.use_update(update, credits)
+    @property
+    def actions(self) -> Actions:
+        """The kind of actions: turns actions into decisions and a policy's decisions into actions."""
+        return self._core.actions
 
     def reset(
         self,
@@ -115,7 +119,8 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         Args:
             seed: Environment i is seeded with ``seed + i``, or with entry i of a list; None goes on with the
                 present random state.
-            options: ``{"reset_mask": mask}`` with a bool array [E] resets only those environments.
+            options: ``{"reset_mask": mask}`` with a bool array [E] resets only those environments; ``attack`` and
+                ``num_byzantine`` of these episodes only, in place of the environments' own.
 
         Raises:
             ValueError: If the seeds or the mask do not have one entry per environment.
@@ -124,8 +129,8 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         seeds = self._seeds(seed)
         if options is not None and not isinstance(options, Mapping):
             raise TypeError(f"options must be a mapping or None, got {options!r}")
-        mask = (options or {}).get("reset_mask")
-        envs = None
+        others = dict(options or {})
+        mask, envs = others.pop("reset_mask", None), None
         if mask is not None:
             mask = np.asarray(mask)
             if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
@@ -139,9 +144,9 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         fresh = {env: seeding.np_random(seeds[env]) for env in chosen if seeds[env] is not None}
         for env, (generator, number) in fresh.items():
             self._np_randoms[env], self._np_seeds[env] = generator, number
-        self._core.reset([self._np_randoms[env] for env in chosen], envs)
+        self._core.reset([self._np_randoms[env] for env in chosen], envs, others)
         self._done[list(chosen)], self._begun[list(chosen)] = False, True
-        return self._core.observe(), self._with_masks(self._core.reset_info(), chosen)
+        return self._core.observe(), self._reset_infos(chosen)
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Play one round everywhere; finished environments are treated as ``autoreset_mode`` says.
@@ -164,7 +169,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                 "autoreset_mode is 'Disabled': reset the finished environments "
                 f"{np.flatnonzero(self._done).tolist()} with options={{'reset_mask': mask}} first"
             )
-        outcome = self._core.step(actions)
+        outcome = self._core.step(as_array(actions))
         done = outcome.terminated | outcome.truncated
         observation = self._core.observe()
         everyone = np.ones(self.num_envs, dtype=bool)
@@ -183,17 +188,14 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """One step of the "NextStep" mode in which some environments only reset."""
         envs = np.flatnonzero(self._done).tolist()
         going = np.flatnonzero(~self._done).tolist()
-        actions = self._core.array(actions).copy()
+        actions = as_array(actions).copy()
         if actions.shape == self.action_space.shape:
-            actions[envs] = 0  # ignored, so it may be anything
+            actions[envs] = self.actions.ignored(len(envs))  # they may be anything
         outcome = self._core.step(actions, going)
         self._core.reset([self._np_randoms[env] for env in envs], envs)
-        fresh = self._core.reset_info()
-        for name, values in outcome.info.items():
-            values[envs] = fresh[name][envs]
+        self._put_reset_info(outcome, envs)
         outcome.rewards[envs] = 0.0
-        for flags in (outcome.terminated, outcome.truncated, outcome.evaluated):
-            flags[envs] = False
+        outcome.terminated[envs] = outcome.truncated[envs] = False
         self._done = outcome.terminated | outcome.truncated
         everyone = np.ones(self.num_envs, dtype=bool)
         return (
@@ -209,11 +211,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         envs = np.flatnonzero(done).tolist()
         final_info = self._infos(outcome, done)
         self._core.reset([self._np_randoms[env] for env in envs], envs)
-        fresh = self._core.reset_info()
-        for name, values in outcome.info.items():
-            final_info[name] = np.where(_column(done, values), values, np.zeros_like(values))
-            values[envs] = fresh[name][envs]
-        outcome.evaluated &= ~done
+        self._put_reset_info(outcome, envs)
         infos = self._infos(outcome, np.ones(self.num_envs, dtype=bool))
         final_obs = np.full(self.num_envs, None, dtype=object)
         for env in envs:
@@ -221,20 +219,30 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         infos |= {"final_obs": final_obs, "_final_obs": done, "final_info": final_info, "_final_info": done}
         return self._core.observe(), outcome.rewards, outcome.terminated, outcome.truncated, infos
 
-    def _infos(self, outcome: Outcome, present: np.ndarray) -> dict[str, Any]:
-        infos = self._with_masks(outcome.info, np.flatnonzero(present))
-        evaluated = outcome.evaluated & present
-        if evaluated.any():
-            for name, values in outcome.metrics.items():
-                infos[name] = np.where(evaluated, values, 0.0)
-                infos[f"_{name}"] = evaluated.copy()
-        return infos
-
-    def _with_masks(self, info: dict[str, np.ndarray], envs: Any) -> dict[str, Any]:
-        """Gymnasium's form: beside every entry ``name`` the mask ``_name`` of who has it."""
+    def _reset_infos(self, envs: Sequence[int]) -> dict[str, Any]:
         present = np.zeros(self.num_envs, dtype=bool)
         present[list(envs)] = True
-        return {**info, **{f"_{name}": present.copy() for name in info}}
+        info = self._core.reset_info()
+        return info | {f"_{name}": present.copy() for name in info}
+
+    def _put_reset_info(self, outcome: Outcome, envs: list[int]) -> None:
+        """Replace what an outcome says of environments that have begun anew."""
+        fresh = self._core.reset_info()
+        for name, values in outcome.info.items():
+            values[envs] = fresh[name][envs]
+        outcome.with_credits[envs] = True
+        outcome.evaluated[envs] = False
+
+    def _infos(self, outcome: Outcome, present: np.ndarray) -> dict[str, Any]:
+        """Gymnasium's form: beside every entry ``name`` the mask ``_name`` of the environments that have it."""
+        infos: dict[str, Any] = {}
+        for name, values in (outcome.info | outcome.metrics).items():
+            mask = present & outcome.evaluated if name in outcome.metrics else present
+            mask = mask & outcome.with_credits if name == "credits" else mask
+            if mask.any():
+                infos[name] = values if mask.all() else _where(mask, values)
+                infos[f"_{name}"] = mask.copy()
+        return infos
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
@@ -255,5 +263,8 @@ def _row(observation: Any, env: int) -> Any:
     return observation[env].copy()
 
 
-def _column(mask: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return mask.reshape(-1, *[1] * (like.ndim - 1))
+def _where(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The values of some environments, with blanks for the others."""
+    blank = np.full_like(values, "") if values.dtype == object else np.zeros_like(values)
+    blank[mask] = values[mask]
+    return blank

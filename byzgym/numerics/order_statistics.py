@@ -10,9 +10,9 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from byzgym.numerics.sorting_networks import Program
+from byzgym.ambient import keep_freed_memory
 from byzgym.numerics.compilation import compile_graph
-from byzgym.memory import keep_freed_memory
+from byzgym.numerics.sorting_networks import Program
 
 # Values in a block of all rows. On the CPU: long enough for PyTorch to share each operation among its threads
 # (so that a thread always meets the same columns) and to hide its dispatch, short enough for the scratch rows

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from byzgym.precision import without_autocast
 from byzgym.simulation.gradients import GradientEngine
-from byzgym.simulation.settings import Settings
-from byzgym.tasks import Task
+from byzgym.simulation.config import Setup
 from byzgym.validation import blamed
 
 LARGEST_LOSS = 1e30
@@ -54,20 +53,15 @@ class QuasiValidation:
         return loss, torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def draw_samples(settings: Settings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_samples(setup: Setup, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Samples x [q, ...] and labels y [q] from the QV source, which may be anybody's code.
 
     Raises:
-        ValueError: If the source has returned something else, or has written into the task.
+        ValueError: If the source has returned something else.
     """
-    task, size, source = settings.task, settings.qv_size, settings.draw_qv
-    before = _versions(task)
-    with blamed(f"qv_source {source!r}"):
-        samples = source(task, size, generator)
-    if _versions(task) != before:
-        raise ValueError(
-            f"qv_source {source!r} must not write into the task, whose data all simulations share"
-        )
+    task, size, source = setup.task, setup.qv_size, setup.qv_source_name
+    with blamed(f"qv_source {source}"):
+        samples = setup.draw_qv(task, size, generator)
     if (
         isinstance(samples, tuple | list)
         and all(isinstance(part, Tensor) for part in samples)
@@ -77,14 +71,8 @@ def draw_samples(settings: Settings, generator: torch.Generator) -> tuple[Tensor
         and bool(((samples[1] >= 0) & (samples[1] < task.num_classes)).all())
     ):
         x, y = samples
-        return x.detach().to(settings.device, torch.float32), y.to(settings.device)
+        return x.detach().to(setup.device, torch.float32), y.to(setup.device)
     raise ValueError(
-        f"qv_source {source!r} must return {size} finite samples of shape {task.input_shape} and their "
-        f"labels, int64 of shape ({size},) from 0 to {task.num_classes - 1}"
+        f"qv_source {source} must return {size} finite samples of shape {task.input_shape} and their labels, "
+        f"int64 of shape ({size},) from 0 to {task.num_classes - 1}"
     )
-
-
-def _versions(task: Task) -> list[int]:
-    """How often the tensors of a task have been written into; inference tensors do not count that."""
-    tensors = [*task.train, *task.test, *(task.held_out or ())]
-    return [tensor._version for tensor in tensors if not tensor.is_inference()]

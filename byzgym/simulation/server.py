@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from byzgym.simulation.settings import Settings
+from byzgym.numerics.finite import finite_rows
+from byzgym.simulation.config import Setup
 
 
 class Server:
@@ -21,11 +22,11 @@ class Server:
         diverged: Whether an update has been refused because parameters would not have been finite [E].
     """
 
-    def __init__(self, settings: Settings, num_envs: int, num_parameters: int) -> None:
-        device = settings.device
-        self._settings = settings
+    def __init__(self, setup: Setup, num_envs: int, num_parameters: int) -> None:
+        device = setup.device
+        self._setup = setup
         self.theta = torch.zeros(num_envs, num_parameters, device=device)
-        self.velocity = torch.zeros_like(self.theta) if settings.momentum else None
+        self.velocity = torch.zeros_like(self.theta) if setup.momentum else None
         self.round = torch.zeros(num_envs, dtype=torch.int64, device=device)
         self.previous_update = torch.zeros_like(self.theta)
         self.diverged = torch.zeros(num_envs, dtype=torch.bool, device=device)
@@ -33,7 +34,7 @@ class Server:
     @property
     def learning_rate(self) -> Tensor:
         """The step size of this round, shape [E]."""
-        return self._settings.learning_rate(self.round)
+        return self._setup.learning_rate(self.round)
 
     def reset(self, env: int, theta: Tensor) -> None:
         """Begin an episode at the parameters theta [d]."""
@@ -51,7 +52,7 @@ class Server:
         """
         direction = update
         if self.velocity is not None:
-            direction = self._settings.momentum * self.velocity + update
+            direction = self._setup.momentum * self.velocity + update
         theta = self.theta - self.learning_rate[:, None] * direction
         # The sum is the cheapest test; it can overflow where no entry does, which a closer look then clears.
         sound = math.isfinite(theta.sum())
@@ -73,24 +74,22 @@ class Server:
 
 
 def receive(submissions: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """What reaches the server: means over secure groups, without the rows that are not finite.
+    """What reaches the server: single submissions or means over secure groups, without those that are not finite.
+
+    This is the one place where submissions of a simulation are rejected.
 
     Args:
-        submissions: Shape [E, n, d]; rejected rows are overwritten with zero where groups have one member.
-        group_size: g; with secure aggregation the server sees only sums over g consecutive workers, here
-            divided by g so that credits mean the same as without.
+        submissions: Shape [E, n, d]. Rejected rows are set to zero in place where the group size is 1.
+        group_size: g. With secure aggregation the server sees only sums over g consecutive workers, here divided
+            by g so that credits mean the same as without.
 
     Returns:
-        The rows [E, n / g, d], rejected ones zero, and which were rejected [E, n / g].
+        The rows [E, n / g, d], rejected ones zero, and which were rejected, bool [E, n / g].
     """
     rows = submissions
     if group_size > 1:
         rows = submissions.unflatten(1, (-1, group_size)).mean(2)
-    # The sum is the cheapest test; it overflows for some finite rows, which a closer look then clears.
-    sums = rows.sum(2)
-    rejected = torch.zeros_like(sums, dtype=torch.bool)
-    if not math.isfinite(sums.sum()):
-        suspect = ~sums.isfinite()
-        rejected[suspect] = ~rows[suspect].isfinite().all(1)
+    rejected = ~finite_rows(rows)
+    if rejected.any():
         rows[rejected] = 0
     return rows, rejected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,73 +9,87 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.aggregation import Mean, RuleOfEach, ServerView
+from byzgym.aggregation import Decision, Mean, RulePerEnvironment, ServerView
+from byzgym.ambient import episode_seed, keep_freed_memory, shielded
 from byzgym.attacks import AttackContext
-from byzgym.memory import keep_freed_memory
-from byzgym.precision import without_autocast
-from byzgym.randomness import episode_seed
+from byzgym.memory import Memory
 from byzgym.simulation import snapshots
-from byzgym.simulation.engines import engine_for
-from byzgym.simulation.given import (
-    check_credits,
-    check_tensor,
-    checked_seeds,
-    environment_numbers,
-    own_copy,
+from byzgym.simulation.config import (
+    NamedAttack,
+    Setup,
+    SimulationConfig,
+    byzantine_bounds,
+    config_from,
+    named_attacks,
+    resolve,
 )
+from byzgym.simulation.engines import engine_for
 from byzgym.simulation.metrics import test_metrics
 from byzgym.simulation.quasi_validation import QuasiValidation, draw_samples
 from byzgym.simulation.server import Server, receive
-from byzgym.simulation.settings import Settings, merge, resolve
 from byzgym.simulation.workers import Workers
-from byzgym.validation import check_int
+from byzgym.validation import check_int, check_tensor
 
-ENVIRONMENT_ARGUMENTS = frozenset({"observation", "pool_size", "action", "evaluate_every", "render_mode"})
+ENVIRONMENT_ARGUMENTS = frozenset({"observation", "pool_size", "action", "rules", "evaluate_every", "render_mode"})
 """Arguments of the environment that mean nothing to the simulation."""
-KNOWN_ARGUMENTS = (*inspect.signature(resolve).parameters, *sorted(ENVIRONMENT_ARGUMENTS))
 
 
 class Simulation:
     """n workers, some of them Byzantine, and the server that aggregates what they submit.
 
-    E independent environments run side by side in batched tensors. A round: read `gradients` or `view`,
-    decide on an update [E, d], call `apply`; the next submissions are there when it returns.
+    E independent environments run side by side in batched tensors. A round: read `view` (or `gradients`), decide,
+    call `apply`; the next submissions are there when it returns.
 
-    Build one with `make`. Every environment has its own random generator; environment i of a batch equals
-    a simulation of one environment with the same seed (on CPU, up to rounding).
+    Every environment has its own random generator; environment i of a batch equals a simulation of one environment
+    with the same seed (on CPU, up to rounding).
+
+    Example:
+        >>> from byzgym import agents
+        >>> simulation = Simulation.make(num_envs=2, seed=0, task="synthetic", attack="ipm", rounds=10)
+        >>> policy = agents.build("krum", simulation)
+        >>> for _ in range(10):
+        ...     simulation.apply(policy.decide(simulation.view))
+        >>> simulation.evaluate()["accuracy"].shape
+        torch.Size([2])
     """
 
     def __init__(
         self,
-        settings: Settings,
+        setup: Setup,
         num_envs: int,
         num_byzantine: Sequence[tuple[int, int]],
         attack_choices: Sequence[Sequence[int]],
+        attacks: Sequence[NamedAttack],
     ) -> None:
+        """Not called by users; see `make`."""
         keep_freed_memory()
-        generator = torch.Generator(settings.device).manual_seed(0)  # what it draws is thrown away
-        module = settings.make_module(generator=generator)
-        self.settings = settings
+        generator = torch.Generator(setup.device).manual_seed(0)  # what it draws is thrown away
+        module = setup.make_module(generator=generator)
+        self.setup = setup
         self.num_envs = num_envs
-        x, y = settings.task.train
-        self.engine = engine_for(module.to(settings.device, torch.float32), x[:2], y[:2])
-        self.workers = Workers(settings, self.engine, num_byzantine, attack_choices)
-        self.server = Server(settings, num_envs, self.engine.num_parameters)
-        x, y = draw_samples(self.settings, generator)  # for shapes, and to fail early
+        x, y = setup.task.train
+        self.engine = engine_for(module.to(setup.device, torch.float32), x[:2], y[:2])
+        self.workers = Workers(setup, self.engine, num_byzantine, attack_choices, attacks)
+        self.server = Server(setup, num_envs, self.engine.num_parameters)
+        x, y = draw_samples(setup, generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
+        self.memory = Memory(num_envs, setup.device)
+        """What rules keep from round to round."""
         self.rules: list[Callable[[Tensor], Tensor]] = [Mean()]
-        """Those that the environments use; see `use_rules`."""
-        self._rule_numbers = torch.zeros(num_envs, dtype=torch.int64, device=settings.device)  # [E]
-        self._failed = False
-        self.initial_loss = torch.zeros(num_envs, device=settings.device)
+        self._rule_numbers = torch.zeros(num_envs, dtype=torch.int64, device=setup.device)  # [E]
+        self.initial_loss = torch.zeros(num_envs, device=setup.device)
         """The QV loss with which each episode began, shape [E]."""
-        self.previous_credits = torch.zeros(num_envs, self.num_rows, device=settings.device)
-        self.rejected = torch.zeros(num_envs, self.num_rows, dtype=torch.bool, device=settings.device)
+        self.previous_credits = torch.zeros(num_envs, setup.num_rows, device=setup.device)
+        self.rejected = torch.zeros(num_envs, setup.num_rows, dtype=torch.bool, device=setup.device)
+        self._group_means: Tensor | None = None  # [E, rows, d], what the server receives with secure groups
+        if setup.secure_group_size > 1:
+            shape = (num_envs, setup.num_rows, self.num_parameters)
+            self._group_means = torch.zeros(shape, device=setup.device)
         self._view: ServerView | None = None
+        self._in_round = False
 
     @classmethod
-    @without_autocast
-    @torch.inference_mode(False)  # what is kept must outlive a caller's inference mode
+    @shielded
     def make(
         cls,
         num_envs: int = 1,
@@ -88,34 +101,28 @@ class Simulation:
 
         Args:
             num_envs: E, the number of environments.
-            seed: Environment i gets the seed ``seed + i``, as `gymnasium.vector.VectorEnv.reset` does.
-                Fresh entropy where None.
+            seed: Environment i gets the seed ``seed + i``, as `gymnasium.vector.VectorEnv.reset` does. Fresh
+                entropy where None.
             per_environment: One mapping per environment that overrides ``attack`` or ``num_byzantine``.
-            arguments: The keyword arguments of the environment (see `settings.resolve`); those that only
-                concern observations, actions and rendering have no effect here.
+            arguments: The fields of `SimulationConfig`. Arguments that only concern the environment's observations,
+                actions and rendering have no effect here.
 
         Raises:
             ValueError: If a value is not allowed; the message names argument, value and what is allowed.
-            TypeError: If an argument does not exist.
+            TypeError: If an argument or a parameter does not exist.
         """
-        num_envs = check_int("num_envs", num_envs, low=1)
+        check_int("num_envs", num_envs, low=1)
         seed = None if seed is None else check_int("seed (unless None)", seed, low=0)
-        arguments = {k: v for k, v in arguments.items() if k not in ENVIRONMENT_ARGUMENTS}
-        unknown = sorted(set(arguments) - set(KNOWN_ARGUMENTS))
-        if unknown:
-            raise TypeError(f"unknown argument {unknown[0]!r}; known: {', '.join(KNOWN_ARGUMENTS)}")
-        overrides: Any = [{}] * num_envs if per_environment is None else per_environment
+        overrides = [{}] * num_envs if per_environment is None else per_environment
         if (
             not isinstance(overrides, Sequence)
             or len(overrides) != num_envs
-            or not all(isinstance(entry, Mapping) for entry in overrides)
+            or not all(isinstance(override, Mapping) for override in overrides)
         ):
-            raise ValueError(
-                f"per_environment must be a list of num_envs={num_envs} mappings, got {per_environment!r}"
-            )
-        base = resolve(**arguments)
-        settings, bounds, choices = merge(base, overrides)
-        simulation = cls(settings, num_envs, bounds, choices)
+            raise ValueError(f"per_environment must be {num_envs} mappings, got {per_environment!r}")
+        given = {key: value for key, value in arguments.items() if key not in ENVIRONMENT_ARGUMENTS}
+        setup = resolve(config_from(SimulationConfig, given))
+        simulation = cls(setup, num_envs, *_merged(setup, overrides))
         seeds = [None if seed is None else seed + i for i in range(num_envs)]
         simulation.reset([episode_seed(np.random.default_rng(seed)) for seed in seeds])
         return simulation
@@ -123,7 +130,7 @@ class Simulation:
     @property
     def num_rows(self) -> int:
         """Rows that the server receives per environment: workers, or secure groups of them."""
-        return self.settings.num_workers // self.settings.secure_group_size
+        return self.setup.num_rows
 
     @property
     def most_byzantine(self) -> int:
@@ -137,29 +144,26 @@ class Simulation:
 
     @property
     def view(self) -> ServerView:
-        """What the server knows in this round; valid until the next `apply` or `reset`."""
-        self._check_sound()
-        if self._view is None:
-            self._view = self._new_view()
-        return self._view
+        """What the server knows in this round; valid until the next `apply` or `reset`.
 
-    @without_autocast
-    @torch.inference_mode(False)
-    def _new_view(self) -> ServerView:
-        rows, rejected = receive(self.workers.submissions, self.settings.secure_group_size)
-        # Rejected rows are overwritten: of those met before, only this is left to tell.
-        self.rejected = self.rejected | rejected
-        return ServerView(
-            gradients=rows,
-            theta=self.server.theta,
-            learning_rate=self.server.learning_rate,
-            qv_loss=self.quasi_validation.loss,
-            round=self.server.round,
-            rejected=self.rejected,
-            previous_update=self.server.previous_update,
-            previous_credits=self.previous_credits,
-            qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
-        )
+        Raises:
+            RuntimeError: If somebody's attack, role function, partition or QV source failed in the last round.
+        """
+        self._check_whole()
+        if self._view is None:
+            self._view = ServerView(
+                gradients=self.workers.submissions if self._group_means is None else self._group_means,
+                theta=self.server.theta,
+                learning_rate=self.server.learning_rate,
+                qv_loss=self.quasi_validation.loss,
+                round=self.server.round,
+                rejected=self.rejected,
+                previous_update=self.server.previous_update,
+                previous_credits=self.previous_credits,
+                memory=self.memory,
+                qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
+            )
+        return self._view
 
     @property
     def gradients(self) -> Tensor:
@@ -168,11 +172,8 @@ class Simulation:
 
     @property
     def rule(self) -> Callable[[Tensor], Tensor]:
-        """The server's rule (the mean where it uses none), shown to attacks that declare this knowledge.
-
-        A `RuleOfEach` where `use_rules` has been told several.
-        """
-        return self.rules[0] if len(self.rules) == 1 else RuleOfEach(self.rules, self._rule_numbers)
+        """The server's rule (the mean where it uses none), shown to attacks that declare this knowledge."""
+        return self.rules[0] if len(self.rules) == 1 else RulePerEnvironment(self.rules, self._rule_numbers)
 
     @rule.setter
     def rule(self, rule: Callable[[Tensor], Tensor]) -> None:
@@ -182,24 +183,11 @@ class Simulation:
         """Say that environment e uses ``rules[numbers[e]]``, and the first of them after a reset.
 
         Args:
-            rules: Callables ``gradients -> vector``.
-            numbers: int64, shape [E]; all zero where None.
-
-        Raises:
-            ValueError: If there are no rules, or the numbers are not one of a rule for each environment.
+            rules: Callables ``gradients -> vector``, at least one.
+            numbers: int64, shape [E], values from 0 to ``len(rules) - 1``; all zero where None.
         """
-        given = torch.zeros_like(self._rule_numbers) if numbers is None else numbers
-        if (
-            not isinstance(given, Tensor)
-            or given.shape != (self.num_envs,)
-            or given.dtype != torch.int64
-            or not bool(((given >= 0) & (given < len(rules))).all())
-        ):
-            raise ValueError(
-                f"numbers must be an int64 tensor of {self.num_envs} of the numbers of {len(rules)} rules, "
-                f"got {given!r}"
-            )
-        self.rules, self._rule_numbers = list(rules), own_copy(given, self._rule_numbers)
+        self.rules = list(rules)
+        self._rule_numbers = torch.zeros_like(self._rule_numbers) if numbers is None else numbers.clone()
 
     @property
     def byzantine(self) -> Tensor:
@@ -209,79 +197,84 @@ class Simulation:
     @property
     def byzantine_rows(self) -> Tensor:
         """Which received rows have a Byzantine worker in them, bool, shape [E, rows]. For evaluation only."""
-        if self.settings.secure_group_size == 1:
+        if self.setup.secure_group_size == 1:
             return self.byzantine
-        return self.byzantine.unflatten(1, (-1, self.settings.secure_group_size)).any(2)
+        return self.byzantine.unflatten(1, (-1, self.setup.secure_group_size)).any(2)
 
     @property
     def attack_names(self) -> list[str]:
         """The attack of each environment's episode. For evaluation only."""
-        return [self.settings.attack_names[number] for number in self.workers.attack_of.tolist()]
+        return [self.workers.attacks[number].name for number in self.workers.attack_of.tolist()]
 
-    @without_autocast
-    @torch.inference_mode(False)
-    def reset(self, seeds: Sequence[int], envs: Sequence[int] | None = None) -> None:
+    @shielded
+    def reset(
+        self,
+        seeds: Sequence[int],
+        envs: Sequence[int] | None = None,
+        *,
+        attack: Any = None,
+        num_byzantine: int | Sequence[int] | None = None,
+    ) -> None:
         """Begin new episodes.
 
         Args:
-            seeds: For each of the environments the seed of its own generator, from 0 to 2**63 - 1. (`make`,
-                like Gymnasium, draws this number from a NumPy generator with the seed that it is given.)
+            seeds: For each of the environments the seed of its own generator, from 0 to 2**63 - 1. (`make`, like
+                Gymnasium, draws this number from a NumPy generator with the seed that it is given.)
             envs: Which environments; all where None.
+            attack: The attack of these episodes, or a list to draw from; what `make` was told where None.
+            num_byzantine: The f of these episodes, or its bounds; what `make` was told where None.
 
         Raises:
-            ValueError: If there is not one seed for each of the environments, or one does not exist.
+            ValueError: If a value is not allowed, or there is not one seed for each environment.
         """
-        chosen = environment_numbers(envs, self.num_envs)
-        seeds = checked_seeds(seeds, chosen)
-        whole = set(chosen) == set(range(self.num_envs))
-        sound = whole or not self._failed
-        self._failed = True  # a partition or a QV source may be anybody's code, too
+        chosen = self._environments(envs)
+        seeds = _checked_seeds(seeds, chosen)
+        bounds = None if num_byzantine is None else byzantine_bounds(num_byzantine, self.setup.num_workers)
+        choices = None if attack is None else self._numbers_of(attack)
+        whole = len(chosen) == self.num_envs
+        if not whole:
+            self._check_whole()
+        self._in_round = True
         for env, seed in zip(chosen, seeds, strict=True):
             generator = self.workers.generators[env].manual_seed(seed)
-            self.workers.reset(env)
+            self.workers.reset(env, bounds, choices)
             self.server.reset(env, self._initial_theta(generator))
-            x, y = draw_samples(self.settings, generator)
+            x, y = draw_samples(self.setup, generator)
             self.quasi_validation.assign(env, x, y)
             self.previous_credits[env] = 1 / self.num_rows
             self._rule_numbers[env] = 0
+        self.memory.reset(chosen)
         with torch.no_grad():
             self.initial_loss[chosen] = self.quasi_validation.loss_and_gradient(self.server.theta)[0][chosen]
-        self._failed = not sound
         self._submit(None if whole else chosen)
 
-    @without_autocast
-    @torch.inference_mode(False)
-    def apply(self, update: Tensor, credits: Tensor | None = None, envs: Sequence[int] | None = None) -> None:
+    @shielded
+    def apply(self, decision: Decision | Tensor, envs: Sequence[int] | None = None) -> None:
         """One server step, then the next submissions.
 
         Args:
-            update: The aggregate, shape [E, d]. Where the parameters would not stay finite, the environment
-                keeps them and is marked in `diverged`.
-            credits: The credits that made it, shape [E, rows], not negative, with sums of at most 1; only
-                remembered for the next `view`.
+            decision: A policy's `Decision`, or an update [E, d] alone. Where the parameters would not stay finite,
+                the environment keeps them and is marked in `diverged`. Credits are remembered for the next `view`.
             envs: Which environments take part; all where None. The others stay as they are.
 
         Raises:
-            TypeError: If ``update`` or ``credits`` is not a tensor.
-            ValueError: If one of them has another shape, ``credits`` are none, or an environment does not
-                exist.
+            TypeError: If the update is no dense tensor of real numbers.
+            ValueError: If a shape does not fit, or an environment does not exist.
         """
-        self._check_sound()
-        chosen = None if envs is None else environment_numbers(envs, self.num_envs)
-        theta = self.server.theta
-        check_tensor("update", update, theta.shape)
-        if credits is not None:
-            check_tensor("credits", credits, self.previous_credits.shape)
-            check_credits(credits)
+        self._check_whole()
+        chosen = None if envs is None else self._environments(envs)
+        update, credits = (decision.update, decision.credits) if isinstance(decision, Decision) else (decision, None)
+        check_tensor("update", update, *self.server.theta.shape)
         active = None
         if chosen is not None:
             active = torch.zeros_like(self.server.diverged)
             active[chosen] = True
-        self.server.step(own_copy(update, theta), active)
         if credits is not None:
-            new = own_copy(credits, self.previous_credits)
-            kept = self.previous_credits
-            self.previous_credits = new if active is None else torch.where(active[:, None], new, kept)
+            check_tensor("credits", credits, *self.previous_credits.shape)
+            given = ~credits[:, :1].isnan() if active is None else active[:, None] & ~credits[:, :1].isnan()
+            new = credits.detach().to(self.previous_credits)
+            self.previous_credits = torch.where(given, new, self.previous_credits)
+        self.server.step(update.detach().to(self.server.theta, copy=True), active)
         self._submit(chosen)
 
     @property
@@ -293,40 +286,25 @@ class Simulation:
         """The loss on the quasi-validation set at the current parameters, shape [E], always finite."""
         return self.view.qv_value
 
-    @without_autocast
+    @shielded
     def evaluate(self) -> dict[str, Tensor]:
         """Test metrics: "accuracy" and "top3_accuracy" (0 to 1) and "test_loss", each of shape [E]."""
-        return test_metrics(self.engine, self.server.theta, *self.settings.task.test)
+        return test_metrics(self.engine, self.server.theta, *self.setup.task.test)
 
-    @torch.inference_mode(False)
+    @shielded
     def snapshot(self) -> dict[str, Any]:
         """A copy of everything that changes, for `restore`."""
-        return snapshots.take(self._owners(), self.workers.generators)
+        return snapshots.take(self._owners(), self.workers.generators, self._memories())
 
-    @torch.inference_mode(False)
+    @shielded
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go back to a snapshot of this simulation; what follows repeats what followed it then.
 
         Raises:
-            ValueError: If the snapshot is none, or of a simulation of another shape; nothing changes then.
+            ValueError: If the snapshot is invalid or of another simulation; nothing changes then.
         """
-        snapshots.check(snapshot, self._owners(), self.workers.generators)
-        if int(snapshot["state"]["workers"]["attack_of"].max()) >= len(self.settings.attacks):
-            raise ValueError("snapshot must be of a simulation like this one, got one with more attacks")
-        if int(snapshot["state"]["batches"]["shares"].max()) >= len(self.settings.task.train[1]):
-            raise ValueError("snapshot must be of a simulation like this one, got one with more samples")
-        if int(snapshot["state"]["simulation"]["_rule_numbers"].max()) >= len(self.rules) > 1:
-            raise ValueError("snapshot must be of a simulation like this one, got one with more rules")
-        snapshots.put_back(snapshot, self._owners(), self.workers.generators)
-        self.workers.forget_groups()
-        self._view, self._failed = None, False
-
-    def _check_sound(self) -> None:
-        if self._failed:
-            raise RuntimeError(
-                "the last round or reset failed half way, in an attack, a role function, a partition or a QV "
-                "source; reset all environments first"
-            )
+        snapshots.put_back(snapshot, self._owners(), self.workers.generators, self._memories())
+        self._view, self._in_round = None, False
 
     def _owners(self) -> dict[str, Any]:
         return {
@@ -337,16 +315,46 @@ class Simulation:
             "quasi_validation": self.quasi_validation,
         }
 
+    def _memories(self) -> list[Memory]:
+        return [self.memory, *self.workers.memories]
+
+    def _check_whole(self) -> None:
+        if self._in_round:
+            raise RuntimeError(
+                "the last round failed half way, in an attack, a role function, a partition or a QV source; reset "
+                "all environments first"
+            )
+
+    def _environments(self, envs: Any) -> list[int]:
+        """The environments meant by an argument ``envs``: all where it is None."""
+        if envs is None:
+            return list(range(self.num_envs))
+        given: Any = envs.tolist() if isinstance(envs, Tensor | np.ndarray) else envs
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            raise ValueError(f"envs must be a list of numbers of environments, got {envs!r}")
+        numbers = [check_int("envs (each)", env, low=0, high=self.num_envs - 1) for env in given]
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"envs must name each environment once, got {numbers}")
+        return numbers
+
+    def _numbers_of(self, attack: Any) -> list[int]:
+        """The numbers of attacks that an episode asks for; those not met before are added."""
+        known = {one.key: number for number, one in enumerate(self.workers.attacks)}
+        return [
+            known[one.key] if one.key in known else self.workers.add_attack(one) for one in named_attacks(attack)
+        ]
+
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
-        module = self.settings.make_module(generator=generator)
+        module = self.setup.make_module(generator=generator)
         parameters = [parameter.detach().flatten() for parameter in module.parameters()]
-        return torch.cat(parameters).to(self.settings.device, torch.float32)
+        return torch.cat(parameters).to(self.setup.device, torch.float32)
 
     def _submit(self, envs: list[int] | None) -> None:
+        """Let the workers of some environments (all where None) submit, and the server receive."""
         self._view = None
         if envs is not None and not envs:
             return
-        index = None if envs is None else torch.tensor(envs, device=self.settings.device)
+        index = None if envs is None else torch.tensor(envs, device=self.setup.device)
         chosen = slice(None) if index is None else index
         rule = self.rule
         generators = self.workers.generators
@@ -355,14 +363,48 @@ class Simulation:
             generators=generators if envs is None else [generators[e] for e in envs],
             learning_rate=self.server.learning_rate[chosen],
             previous_update=self.server.previous_update[chosen],
-            num_classes=self.settings.task.num_classes,
-            rule=rule.of(envs) if envs is not None and isinstance(rule, RuleOfEach) else rule,
+            num_classes=self.setup.task.num_classes,
+            rule=rule.of(envs) if envs is not None and isinstance(rule, RulePerEnvironment) else rule,
             qv=(self.quasi_validation.x[chosen], self.quasi_validation.y[chosen]),
         )
-        # An attack may be anybody's code, and where it fails the round is half played, until all are reset.
-        sound = envs is None or not self._failed
-        self._failed = True
+        self._in_round = True  # an attack may be anybody's code, and fail
         self.workers.submit(index, self.server.theta[chosen], context)
-        self._failed = not sound
+        rows, rejected = receive(self.workers.submissions[chosen], self.setup.secure_group_size)
         self.rejected = self.rejected.clone()  # views keep the old one
-        self.rejected[chosen] = False
+        self.rejected[chosen] = rejected
+        if self._group_means is not None:
+            self._group_means[chosen] = rows
+        elif index is not None:
+            self.workers.submissions[chosen] = rows
+        self._in_round = False
+
+
+def _merged(
+    setup: Setup, overrides: Sequence[Mapping[str, Any]]
+) -> tuple[list[tuple[int, int]], list[list[int]], list[NamedAttack]]:
+    """Per environment the bounds of f and the numbers of its attacks, and all attacks.
+
+    Environments whose overrides say the same share their attacks, which then act on all of them at once.
+    """
+    made = {one.key: one for one in setup.attacks}
+    bounds, choices = [], []
+    for override in overrides:
+        unknown = set(override) - {"attack", "num_byzantine"}
+        if unknown:
+            raise ValueError(f"per_environment may override attack and num_byzantine, got {sorted(unknown)}")
+        bounds.append(setup.num_byzantine)
+        if "num_byzantine" in override:
+            bounds[-1] = byzantine_bounds(override["num_byzantine"], setup.num_workers)
+        own = named_attacks(override["attack"]) if "attack" in override else setup.attacks
+        for one in own:
+            made.setdefault(one.key, one)
+        numbers = {key: number for number, key in enumerate(made)}
+        choices.append([numbers[one.key] for one in own])
+    return bounds, choices, list(made.values())
+
+
+def _checked_seeds(seeds: Any, envs: Sequence[int]) -> list[int]:
+    """A seed for each of the environments ``envs``."""
+    if not isinstance(seeds, Sequence | np.ndarray) or isinstance(seeds, str) or len(seeds) != len(envs):
+        raise ValueError(f"seeds must be one for each of the environments {list(envs)}, got {seeds!r}")
+    return [check_int("seeds (each)", seed, low=0, high=2**63 - 1) for seed in seeds]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, TypeGuard
@@ -11,70 +10,95 @@ import torch
 from torch import Tensor
 
 from byzgym import attacks
-from byzgym.aggregation import RuleOfEach
+from byzgym.aggregation import RulePerEnvironment
+from byzgym.attacks import AttackContext
 from byzgym.attacks.base import as_submissions
+from byzgym.memory import Memory
 from byzgym.simulation.batches import BatchSampler, checked_shares
-from byzgym.simulation.gradients import LONG_ROW, GradientEngine
-from byzgym.simulation.settings import Attack, Settings
+from byzgym.simulation.config import Attack, NamedAttack, Setup
+from byzgym.simulation.gradients import GradientEngine
 from byzgym.validation import blamed
+
+LONG_ROW = 1 << 14
+"""Parameters from which rows are copied one by one, and gradients that nobody reads are left out."""
+
+Group = tuple[int, Tensor]
+"""The number of an attack, and the positions of the environments it acts in."""
 
 
 class Workers:
     """All workers of E environments.
 
     Args:
-        settings: What defines the simulation.
+        setup: What defines the simulation.
         engine: Computes their gradients.
         num_byzantine: Per environment, the bounds between which f is drawn at a reset.
         attack_choices: Per environment, the numbers of the attacks among which one is drawn at a reset.
+        named_attacks: All attacks; `attack_of` and ``attack_choices`` are numbers in this list.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        setup: Setup,
         engine: GradientEngine,
         num_byzantine: Sequence[tuple[int, int]],
         attack_choices: Sequence[Sequence[int]],
+        named_attacks: Sequence[NamedAttack],
     ) -> None:
-        num_envs, n, device = len(num_byzantine), settings.num_workers, settings.device
-        self._settings = settings
+        num_envs, n, device = len(num_byzantine), setup.num_workers, setup.device
+        self._setup = setup
         self._engine = engine
         self.num_byzantine = num_byzantine
         self._attack_choices = attack_choices
+        self.attacks: list[NamedAttack] = []
+        self.roles_memory = Memory(num_envs, device)
+        self.memories = [self.roles_memory]
+        """What roles keep, then what each attack keeps."""
+        for attack in named_attacks:
+            self.add_attack(attack)
         self.generators = [torch.Generator(device) for _ in range(num_envs)]
-        self.batches = BatchSampler(num_envs, n, settings.batch_size, device)
+        self.batches = BatchSampler(num_envs, n, setup.batch_size, device)
         self.assigned = torch.zeros(num_envs, n, dtype=torch.bool, device=device)  # [E, n]
         self.byzantine = torch.zeros_like(self.assigned)  # [E, n], in this round
         self.attack_of = torch.zeros(num_envs, dtype=torch.int64, device=device)  # [E]
         self.submissions = torch.zeros(num_envs, n, engine.num_parameters, device=device)  # [E, n, d]
-        self.momentum = torch.zeros_like(self.submissions) if settings.worker_momentum else None
-        self._groups_of_all: list[tuple[Attack, Tensor]] | None = None
+        self.momentum = torch.zeros_like(self.submissions) if setup.worker_momentum else None
 
-    def reset(self, env: int) -> None:
-        """Draw anew what belongs to one episode: who is Byzantine, the attack, the shares of the data."""
-        generator, n = self.generators[env], self._settings.num_workers
-        low, high = self.num_byzantine[env]
+    def add_attack(self, attack: NamedAttack) -> int:
+        """Add an attack that episodes can have; returns its number."""
+        self.attacks.append(attack)
+        self.memories.append(Memory(self.roles_memory.num_envs, self._setup.device))
+        return len(self.attacks) - 1
+
+    def reset(
+        self, env: int, num_byzantine: tuple[int, int] | None = None, choices: Sequence[int] | None = None
+    ) -> None:
+        """Draw anew what belongs to one episode: who is Byzantine, the attack, the shares of the data.
+
+        Args:
+            env: The environment.
+            num_byzantine: Bounds of f in this episode; the environment's own where None.
+            choices: Numbers of the attacks to draw from in this episode; the environment's own where None.
+        """
+        generator, n = self.generators[env], self._setup.num_workers
+        low, high = num_byzantine or self.num_byzantine[env]
         number = low if low == high else low + _randint(high - low + 1, generator)
         order = torch.randperm(n, generator=generator, device=generator.device)
         self.assigned[env] = False
         self.assigned[env, order[:number]] = True
         self.byzantine[env] = self.assigned[env]
-        choices = self._attack_choices[env]
+        choices = choices or self._attack_choices[env]
         self.attack_of[env] = choices[_randint(len(choices), generator)]
-        self._groups_of_all = None
-        labels = self._settings.task.train[1]
-        partition = self._settings.partition
-        with blamed(f"partition {partition!r}"):
-            result = partition(labels.clone(), n, generator)
-        self.batches.assign(env, *checked_shares(partition, result, n, len(labels)))
+        labels = self._setup.task.train[1]
+        with blamed(f"partition {self._setup.partition_name}"):
+            result = self._setup.partition(labels.clone(), n, generator)
+        self.batches.assign(env, *checked_shares(self._setup.partition_name, result, n, len(labels)))
+        for memory in self.memories:
+            memory.reset([env])
         if self.momentum is not None:
             self.momentum[env] = 0
 
-    def forget_groups(self) -> None:
-        """Must be called when `attack_of` has been changed from outside."""
-        self._groups_of_all = None
-
-    def submit(self, envs: Tensor | None, theta: Tensor, context: attacks.AttackContext) -> None:
+    def submit(self, envs: Tensor | None, theta: Tensor, context: AttackContext) -> None:
         """Compute the submissions of this round for the environments ``envs`` (all where None).
 
         Args:
@@ -82,55 +106,57 @@ class Workers:
             theta: Their parameters, shape [k, d].
             context: What attacks may know, for these environments.
         """
-        every = len(self.generators)
-        index = torch.arange(every, device=theta.device) if envs is None else envs
+        index = torch.arange(len(self.generators), device=theta.device) if envs is None else envs
         self._play_roles(index, context)
-        if envs is None and self._groups_of_all is None:
-            self._groups_of_all = self._groups(index)
-        groups = self._groups_of_all if envs is None and self._groups_of_all else self._groups(index)
+        groups = self._groups(index)
         rows = self._rows_in_use(index, groups)
         x, y = self._batch(index, groups, context, rows)
         out = self.submissions if envs is None else theta.new_empty(len(index), *self.submissions.shape[1:])
         self._engine.gradients(theta, x, y, context.generators, out, rows)
         if self.momentum is not None:
-            beta = self._settings.worker_momentum
+            beta = self._setup.worker_momentum
             torch.add(self.momentum[index].mul_(beta), out, alpha=1 - beta, out=out)
             self.momentum[index] = _without_broken_rows(out)
-        byzantine = self.byzantine if envs is None else self.byzantine[index]
-        for attack, members in groups:
-            self._tamper(attack, members, out, byzantine, context)
+        for number, members in groups:
+            self._attack(number, members, index, out, context)
         if envs is not None:
             self.submissions[index] = out
 
-    def _play_roles(self, index: Tensor, context: attacks.AttackContext) -> None:
-        if self._settings.static_roles:
+    def _play_roles(self, index: Tensor, context: AttackContext) -> None:
+        roles, name = self._setup.roles, self._setup.roles_name
+        if isinstance(roles, attacks.roles.Static):
             return
         assigned = self.assigned[index]
-        allowed = _select(context, torch.arange(len(index), device=index.device), self._settings.roles)
-        with blamed(f"role function {self._settings.roles!r}"):
-            roles = self._settings.roles(assigned, self.byzantine[index], allowed)
-        if not isinstance(roles, Tensor) or roles.shape != assigned.shape or roles.dtype != torch.bool:
-            got = f"{roles.dtype} {tuple(roles.shape)}" if isinstance(roles, Tensor) else repr(roles)
+        everyone = torch.arange(len(index), device=index.device)
+        given = _context_for(roles, context, everyone, self.roles_memory.of(index))
+        with blamed(f"role function {name}"):
+            result = roles(assigned, self.byzantine[index], given)
+        if not isinstance(result, Tensor) or result.shape != assigned.shape or result.dtype != torch.bool:
+            got = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
             raise ValueError(
-                f"role function {self._settings.roles!r} must return a bool tensor of shape "
-                f"{tuple(assigned.shape)}, got {got}"
+                f"role function {name} must return a bool tensor of shape {tuple(assigned.shape)}, got {got}"
             )
-        self.byzantine[index] = roles
+        self.byzantine[index] = result
 
-    def _rows_in_use(self, index: Tensor, groups: list[tuple[Attack, Tensor]]) -> Tensor | None:
+    def _groups(self, index: Tensor) -> list[Group]:
+        """The attacks in play, each with the positions in ``index`` of the environments it acts in."""
+        attack_of = self.attack_of[index]
+        return [
+            (number, (attack_of == number).nonzero()[:, 0]) for number in sorted(set(attack_of.tolist()))
+        ]
+
+    def _rows_in_use(self, index: Tensor, groups: list[Group]) -> Tensor | None:
         """The h workers [k, h] of each environment whose gradients anybody will see; None for all of them.
 
-        Many attacks put something else in place of a Byzantine worker's own gradient, unseen. It is left out
-        where that saves much and changes nothing else: a short row's last bits would depend on the number of
+        Many attacks put something else in place of a Byzantine worker's own gradient, unseen. It is left out where
+        that saves much and changes nothing else: the last bits of a short row would depend on the number of
         samples computed with it, and momentum is kept for a time when the worker may be honest.
         """
         engine = self._engine
         if self.momentum is not None or engine.draws or engine.num_parameters < LONG_ROW:
             return None
-        if any(
-            getattr(attack, "reads_own", True) or isinstance(attack, attacks.DataPoisoning)
-            for attack, _ in groups
-        ):
+        acting = [self.attacks[number].attack for number, _ in groups]
+        if any(getattr(a, "reads_own", True) or isinstance(a, attacks.DataPoisoning) for a in acting):
             return None
         honest = ~self.byzantine[index]
         counts = set(honest.sum(1).tolist())
@@ -139,116 +165,90 @@ class Workers:
         return honest.nonzero()[:, 1].view(len(index), -1)
 
     def _batch(
-        self,
-        index: Tensor,
-        groups: list[tuple[Attack, Tensor]],
-        context: attacks.AttackContext,
-        rows: Tensor | None,
+        self, index: Tensor, groups: list[Group], context: AttackContext, rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Batches x [k, h, B, ...] and y [k, h, B] of the workers ``rows`` (all n where None).
 
         They are poisoned where the attack is on data.
         """
-        x_train, y_train = self._settings.task.train
+        x_train, y_train = self._setup.task.train
         samples = self.batches.draw(index, context.round, self.generators)
         if rows is not None:
             samples = samples.gather(1, rows[..., None].expand(-1, -1, samples.shape[2]))
         x = x_train.index_select(0, samples.flatten()).view(*samples.shape, *x_train.shape[1:])
         y = y_train.index_select(0, samples.flatten()).view(samples.shape)
-        for attack, members in groups:
+        for number, members in groups:
+            attack, name = self.attacks[number].attack, self.attacks[number].name
             if isinstance(attack, attacks.DataPoisoning):
                 mask = self.byzantine[index][members]
-                with blamed(f"attack {attack!r}"):
-                    given = x[members], y[members]
-                    poisoned = attack.poison(*given, mask.clone(), _select(context, members, attack))
-                poisoned_x, poisoned_y = _checked_batches(attack, poisoned, given, mask, context.num_classes)
+                memory = self.memories[number + 1].of(index[members])
+                given = x[members], y[members]
+                with blamed(f"attack {name}"):
+                    poisoned = attack.poison(
+                        *given, mask.clone(), _context_for(attack, context, members, memory)
+                    )
+                poisoned_x, poisoned_y = _checked_batches(name, poisoned, given, mask, context.num_classes)
                 env, worker = mask.nonzero(as_tuple=True)
                 x[members[env], worker] = poisoned_x[env, worker]
                 y[members[env], worker] = poisoned_y[env, worker]
         return x, y
 
-    def _groups(self, index: Tensor) -> list[tuple[Attack, Tensor]]:
-        """The attacks in play, each with the positions in ``index`` of the environments it acts in."""
-        attack_of = self.attack_of[index]
-        if len(self._settings.attacks) == 1:
-            return [(self._settings.attacks[0], torch.arange(len(index), device=index.device))]
-        return [
-            (self._settings.attacks[number], (attack_of == number).nonzero()[:, 0])
-            for number in attack_of.unique().tolist()
-        ]
-
-    def _tamper(
-        self, attack: Attack, members: Tensor, out: Tensor, byzantine: Tensor, context: attacks.AttackContext
+    def _attack(
+        self, number: int, members: Tensor, index: Tensor, out: Tensor, context: AttackContext
     ) -> None:
-        """Replace the Byzantine rows of out [k, n, d], in the environments ``members`` only."""
-        whole = len(members) == len(out)
-        mask = byzantine if whole else byzantine[members]
-        if _is_plain_noise(attack):
-            with blamed(f"attack {attack!r}"):
-                rows = attack.rows(out, mask, _select(context, members, attack))
-                env, worker = mask.nonzero(as_tuple=True)
-                _put(out, members[env], worker, rows)
-            return
-        if not isinstance(attack, attacks.Attack):
-            gradients = out[members]  # A foreign attack may write into what it is given, or keep it.
-        else:
-            gradients = out if whole else out.index_select(0, members)
-        shape = gradients.shape
-        with blamed(f"attack {attack!r}"):
-            act = attack
-            if isinstance(attack, attacks.Attack) and type(attack).__call__ is attacks.Attack.__call__:
-                act = attack.corrupt  # honest rows are put back below, in any case
-            submitted = act(gradients, mask.clone(), _select(context, members, attack))
-        submitted = as_submissions(attack, submitted, shape).detach()
+        """Replace what Byzantine workers submit, in out [k, n, d], in the environments ``members`` only."""
+        attack, name = self.attacks[number].attack, self.attacks[number].name
+        mask = self.byzantine[index[members]]
+        env, worker = mask.nonzero(as_tuple=True)
+        given = _context_for(attack, context, members, self.memories[number + 1].of(index[members]))
+        with blamed(f"attack {name}"):
+            if _is_plain_noise(attack):
+                _write_rows(out, members[env], worker, attack.rows(out, mask, given))
+                return
+            whole = len(members) == len(out) and isinstance(attack, attacks.Attack)
+            gradients = out if whole else out[members]  # a foreign attack may write into what it is given
+            submitted = as_submissions(name, _acting(attack)(gradients, mask.clone(), given), gradients.shape)
+        submitted = submitted.detach()
         if getattr(attack, "scope", "workers") == "transmission":
             out[members] = submitted.to(out.dtype, copy=True)  # it may be a view of `out`
-            return
-        if whole and shape[2] < LONG_ROW:
-            # Not out=out: what is submitted may be a view of it.
-            out.copy_(torch.where(mask[..., None], submitted, out))
-            return
-        env, worker = mask.nonzero(as_tuple=True)
-        if shape[2] < LONG_ROW or submitted.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():
-            _put(out, members[env], worker, _rows_of(submitted, env, worker))
-            return
-        for target, source, row in zip(members[env].tolist(), env.tolist(), worker.tolist(), strict=True):
-            out[target, row] = submitted[source, row]
+        elif out.shape[2] >= LONG_ROW:
+            rows = [submitted[e, w] for e, w in zip(env.tolist(), worker.tolist(), strict=True)]
+            _write_rows(out, members[env], worker, rows)
+        else:
+            _write_rows(out, members[env], worker, submitted[env, worker])
 
 
 def _is_plain_noise(attack: Attack) -> TypeGuard[attacks.Noise]:
     """Whether what an attack submits is nothing but its `Noise.rows`."""
+    kind = type(attack)
     return (
         isinstance(attack, attacks.Noise)
         and attack.scope == "workers"
-        and getattr(attack.corrupt, "__func__", None) is attacks.Noise.corrupt
-        and type(attack).__call__ is attacks.Attack.__call__
+        and kind.corrupt is attacks.Noise.corrupt  # type: ignore[attr-defined]
+        and kind.__call__ is attacks.Attack.__call__
     )
 
 
-def _rows_of(submitted: Tensor, env: Tensor, worker: Tensor) -> Tensor:
-    """The rows (env, worker), each an index [m], of submissions [k, n, d]; shape [m, d]."""
-    if submitted.stride(1) == 0:  # a common submission
-        return submitted[:, 0].index_select(0, env)
-    return submitted.reshape(-1, submitted.shape[2]).index_select(0, env * submitted.shape[1] + worker)
+def _acting(attack: Attack) -> Attack:
+    """What to call: `Attack.__call__` would put honest rows back, which is done here for all attacks."""
+    if isinstance(attack, attacks.Attack) and type(attack).__call__ is attacks.Attack.__call__:
+        return attack.corrupt
+    return attack
 
 
-def _put(out: Tensor, env: Tensor, worker: Tensor, rows: Tensor) -> None:
+def _write_rows(out: Tensor, env: Tensor, worker: Tensor, rows: Tensor | Sequence[Tensor]) -> None:
     """Write rows [m, d] into the rows (env, worker), each an index [m], of out [k, n, d]."""
     _, n, d = out.shape
-    rows = rows.to(out.dtype)
-    if d >= LONG_ROW:
+    if d >= LONG_ROW:  # few rows, which an index would write at a seventh of the speed
         for e, w, row in zip(env.tolist(), worker.tolist(), rows, strict=True):
             out[e, w] = row
-        return
-    matrix = out.view(-1, d)  # one index is faster than two
-    if d * out.element_size() % 8 == 0:
-        # The time goes by entries, not by bytes: two at a time take less than half of it.
-        matrix, rows = matrix.view(torch.int64), rows.view(torch.int64)
-    matrix[env * n + worker] = rows
+    else:  # writing through two indices takes many times as long for many rows
+        assert isinstance(rows, Tensor)
+        out.view(-1, d).index_copy_(0, env * n + worker, rows.to(out.dtype))
 
 
 def _checked_batches(
-    attack: Attack, poisoned: Any, given: tuple[Tensor, Tensor], mask: Tensor, num_classes: int
+    name: str, poisoned: Any, given: tuple[Tensor, Tensor], mask: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
     """The inputs and labels that a data poisoning has returned in place of those given."""
     if (
@@ -261,7 +261,7 @@ def _checked_batches(
     ):
         return poisoned[0].detach().to(given[0].dtype), poisoned[1]
     raise ValueError(
-        f"attack {attack!r} must return inputs of shape {tuple(given[0].shape)} and labels of shape "
+        f"attack {name} must return inputs of shape {tuple(given[0].shape)} and labels of shape "
         f"{tuple(given[1].shape)}, int64 from 0 to {num_classes - 1}, from poison"
     )
 
@@ -274,27 +274,23 @@ def _without_broken_rows(momentum: Tensor) -> Tensor:
     return momentum.masked_fill(broken, 0)
 
 
-def _select(context: attacks.AttackContext, members: Tensor, reader: Any) -> attacks.AttackContext:
-    """The context of some environments, with no more of the server's data than its reader declares.
+def _context_for(actor: Any, context: AttackContext, members: Tensor, memory: Memory) -> AttackContext:
+    """The context of some environments, with no more of the server's data than the actor declares.
 
-    The reader is an attack or a role function.
+    The actor is an attack or a role function.
     """
-    knowledge: frozenset[str] = getattr(reader, "knowledge", frozenset())
-    qv = context.qv if "qv" in knowledge else None
+    knowledge: frozenset[str] = getattr(actor, "knowledge", frozenset())
     rule = context.rule if "rule" in knowledge else None
-    if len(members) == len(context.generators) and isinstance(reader, attacks.Attack):
-        # It has promised to write into nothing, so it may see the tensors themselves.
-        return dataclasses.replace(context, rule=rule, qv=qv)
-    if isinstance(rule, RuleOfEach):
-        rule = rule.of(members)
-    return attacks.AttackContext(
+    qv = context.qv if "qv" in knowledge else None
+    return AttackContext(
         round=context.round[members],
         generators=[context.generators[e] for e in members.tolist()],
         learning_rate=context.learning_rate[members],
         previous_update=context.previous_update[members],
         num_classes=context.num_classes,
-        rule=rule,
+        rule=rule.of(members) if isinstance(rule, RulePerEnvironment) else rule,
         qv=None if qv is None else (qv[0][members], qv[1][members]),
+        memory=memory,
     )
 
 

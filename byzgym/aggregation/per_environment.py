@@ -1,4 +1,4 @@
-"""Several rules at work side by side: each of E runs (environments) is aggregated by one of them."""
+"""Several rules at work side by side: each of E environments is aggregated by one of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import Tensor
 
 
-class RuleOfEach:
-    """A rule for each of E runs, as one callable.
+class RulePerEnvironment:
+    """A rule for each of E environments, as one callable; attacks that know the server's rule are shown it.
 
     Args:
         rules: Callables ``gradients -> vector``.
-        numbers: Which of them run e uses, int64, shape [E].
+        numbers: Which of them environment e uses, int64, shape [E].
     """
 
     def __init__(self, rules: Sequence[Callable[[Tensor], Tensor]], numbers: Tensor) -> None:
@@ -20,25 +20,25 @@ class RuleOfEach:
         self.numbers = numbers.clone()  # [E]
 
     def __call__(self, gradients: Tensor) -> Tensor:
-        """Aggregate each run with its rule: submissions [E, ..., n, d] to vectors [E, ..., d].
+        """Aggregate submissions [E, ..., n, d] to vectors [E, ..., d].
 
         Raises:
             ValueError: If the first dimension is not E.
         """
         if gradients.dim() < 3 or len(gradients) != len(self.numbers):
             raise ValueError(
-                f"gradients must be of shape [{len(self.numbers)}, ..., n, d], got {tuple(gradients.shape)}"
+                f"gradients must have shape [{len(self.numbers)}, ..., n, d], got {list(gradients.shape)}"
             )
         out = gradients.new_empty(gradients.shape[:-2] + gradients.shape[-1:])
-        for number, runs in self.groups():
-            out[runs] = self.rules[number](gradients[runs]).to(out)
+        for number, envs in self.groups():
+            out[envs] = self.rules[number](gradients[envs]).to(out)
         return out
 
     def groups(self) -> Iterator[tuple[int, Tensor]]:
-        """The numbers of the rules in use, each with the runs [m] that use it."""
+        """The numbers of the rules in use, each with the environments [m] that use it."""
         for number in self.numbers.unique().tolist():
             yield number, (self.numbers == number).nonzero()[:, 0]
 
-    def of(self, runs: Sequence[int] | Tensor) -> RuleOfEach:
-        """The rules of some runs."""
-        return RuleOfEach(self.rules, self.numbers[runs])
+    def of(self, envs: Sequence[int] | Tensor) -> RulePerEnvironment:
+        """The rules of some environments."""
+        return RulePerEnvironment(self.rules, self.numbers[envs])

@@ -1,0 +1,25 @@
+"""The arguments of the environments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from byzgym.aggregation import RuleSpec
+from byzgym.simulation.config import SimulationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig(SimulationConfig):
+    """A simulation, and what an agent sees of it and does in it."""
+
+    observation: str | Sequence[str] = "pooled"
+    """A part of the observation, a list of parts, or all."""
+    pool_size: int | None = None
+    """Blocks of the pooled observation; None is 32, or d where that is less."""
+    action: str = "credits"
+    """What an action is: credits, null_slot, rule or update."""
+    rules: Sequence[RuleSpec] | None = None
+    """With action="rule" the rules to choose from, such as median and krum."""
+    evaluate_every: int | None = None
+    """Rounds between evaluations on test data; None is only at the end of an episode."""

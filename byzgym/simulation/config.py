@@ -1,0 +1,271 @@
+"""The arguments of a training run, each named once: everything that takes them derives from here."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from byzgym import attacks, specs, tasks
+from byzgym.attacks import AttackContext
+from byzgym.registry import Registry, suggestion
+from byzgym.simulation.schedules import LearningRate
+from byzgym.validation import check_int, check_real
+
+KNOWLEDGE = frozenset({"qv", "rule"})
+"""What of the server an attack or a role function may ask for."""
+SCOPES = ("workers", "transmission")
+DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie", "random")
+
+Attack = Callable[[Tensor, Tensor, AttackContext], Tensor]
+Spec = str | Mapping[str, Any] | Any
+"""A name, "name:key=value,...", a mapping with a "name", or an object of the kind itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The training run that is attacked, whoever attacks it."""
+
+    task: Spec = "digits"
+    """Data: a task such as digits, mnist:root=data or csv:path=mine.csv,label=column."""
+    model: str | None = None
+    """Model: softmax, mlp:128,128, xie_mlp, xie_cnn, lenet or a registered one; None is the task's own."""
+    num_workers: int = 10
+    """Number n of workers, at least 1."""
+    roles: Spec = "static"
+    """Who attacks when: a role function such as static or randomized:period=50,probability=0.5."""
+    partition: Spec = "iid"
+    """How the workers share the training data: iid, dirichlet:alpha=0.1, shards ..."""
+    batch_size: int | None = None
+    """Samples per worker and round; None is the task's own."""
+    learning_rate: float | Mapping[str, Any] | None = None
+    """Step size of the server, or a schedule such as {"initial": 0.1, "schedule": "cosine"}; None is the task's own."""
+    momentum: float = 0.0
+    """Heavy-ball momentum of the server, from 0 to below 1."""
+    worker_momentum: float = 0.0
+    """beta of m <- beta m + (1 - beta) g at every worker, from 0 to below 1."""
+    qv_size: int = 10
+    """Samples in the server's quasi-validation (QV) set."""
+    qv_source: Spec = "held_out"
+    """Where the QV samples come from: held_out, train, noise:std=0.5 ..."""
+    secure_group_size: int = 1
+    """g: the server sees only means over groups of g workers; must divide the number of workers."""
+    rounds: int = 100
+    """Rounds of an episode, at least 1."""
+    device: str = "cpu"
+    """A torch device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationConfig(RunConfig):
+    """A training run and who attacks it."""
+
+    attack: Spec | Sequence[Spec] = DEFAULT_ATTACKS
+    """An attack such as alie or ipm:epsilon=1.0, or a list of attacks, one of which is drawn at each reset."""
+    num_byzantine: int | Sequence[int] | None = None
+    """Number f of Byzantine workers, less than n, or (low, high), drawn at each reset; None is 7 of 10 workers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What `resolve` makes of a configuration: checked values, and the objects that it names."""
+
+    task: tasks.Task
+    make_module: Callable[..., nn.Module]
+    model: str
+    num_workers: int
+    num_byzantine: tuple[int, int]
+    attacks: tuple[NamedAttack, ...]
+    roles: Callable[[Tensor, Tensor, AttackContext], Tensor]
+    roles_name: str
+    partition: Callable[[Tensor, int, torch.Generator], tuple[Tensor, Tensor]]
+    partition_name: str
+    batch_size: int
+    learning_rate: LearningRate
+    momentum: float
+    worker_momentum: float
+    qv_size: int
+    draw_qv: Callable[[tasks.Task, int, torch.Generator], tuple[Tensor, Tensor]]
+    qv_source_name: str
+    secure_group_size: int
+    rounds: int
+    device: torch.device
+
+    @property
+    def num_rows(self) -> int:
+        """Submissions that the server receives: workers, or secure groups of them."""
+        return self.num_workers // self.secure_group_size
+
+
+@dataclass(frozen=True, eq=False)
+class NamedAttack:
+    """An attack, and how errors and `info` call it."""
+
+    attack: Attack
+    name: str
+    key: str
+    """Equal for specs that say the same."""
+
+
+def resolve(config: SimulationConfig) -> Setup:
+    """Check a configuration and make what it names.
+
+    Raises:
+        ValueError: If a value is not allowed; the message names argument, value and what is allowed.
+        TypeError: If a parameter of a named thing does not exist.
+    """
+    n = check_int("num_workers", config.num_workers, low=1)
+    if config.model is not None and not isinstance(config.model, str):
+        raise ValueError(f"model must be a string such as 'mlp:32' or None, got {config.model!r}")
+    if torch.get_default_dtype() != torch.float32:
+        raise ValueError(f"torch's default dtype must be torch.float32, got {torch.get_default_dtype()}")
+    task = _made("task", tasks.registry.registry, config.task)
+    if not isinstance(task, tasks.Task):
+        raise TypeError(f"task: the factory of {config.task!r} must return a Task, got {type(task).__name__}")
+    model = task.model if config.model is None else config.model
+    group = check_int("secure_group_size", config.secure_group_size, low=1, high=n)
+    if n % group:
+        raise ValueError(f"secure_group_size must divide num_workers={n}, got {group}")
+    rounds = check_int("rounds", config.rounds, low=1)
+    device = _device(config.device)
+    rate = task.learning_rate if config.learning_rate is None else config.learning_rate
+    return Setup(
+        task=task.to(device),
+        make_module=partial(tasks.models.build, model, task.input_shape, task.num_classes),
+        model=model,
+        num_workers=n,
+        num_byzantine=byzantine_bounds(config.num_byzantine, n),
+        attacks=named_attacks(config.attack),
+        roles=_actor("roles", attacks.roles.registry, config.roles),
+        roles_name=attacks.roles.registry.describe(config.roles),
+        partition=_callable("partition", tasks.partitions.registry, config.partition),
+        partition_name=tasks.partitions.registry.describe(config.partition),
+        batch_size=_batch_size(config.batch_size, task, n),
+        learning_rate=LearningRate(rate, rounds),
+        momentum=_below_one("momentum", config.momentum),
+        worker_momentum=_below_one("worker_momentum", config.worker_momentum),
+        qv_size=check_int("qv_size", config.qv_size, low=1),
+        draw_qv=_callable("qv_source", tasks.quasi_validation.registry, config.qv_source),
+        qv_source_name=tasks.quasi_validation.registry.describe(config.qv_source),
+        secure_group_size=group,
+        rounds=rounds,
+        device=device,
+    )
+
+
+def config_from(cls: type[Any], arguments: Mapping[str, Any]) -> Any:
+    """A configuration from keyword arguments.
+
+    Raises:
+        TypeError: If an argument does not exist; the message lists those that do.
+    """
+    known = [field.name for field in fields(cls)]
+    for name in arguments:
+        if name not in known:
+            raise TypeError(f"unknown argument {name!r}; {suggestion(name, known)}")
+    return cls(**arguments)
+
+
+def named_attacks(attack: Spec | Sequence[Spec]) -> tuple[NamedAttack, ...]:
+    """The attacks of a spec or a list of specs."""
+    given = attack if isinstance(attack, list | tuple) else [attack]
+    if not given:
+        raise ValueError(f"attack must name at least one attack, got {attack!r}")
+    made = []
+    for spec in given:
+        name = attacks.registry.registry.describe(spec)
+        one = _actor("attack", attacks.registry.registry, spec)
+        scope = getattr(one, "scope", "workers")
+        if scope not in SCOPES:
+            raise ValueError(f"attack: the scope of {name} must be one of {SCOPES}, got {scope!r}")
+        made.append(NamedAttack(one, name, _key(spec)))
+    return tuple(made)
+
+
+def byzantine_bounds(num_byzantine: Any, num_workers: int) -> tuple[int, int]:
+    """The bounds between which f is drawn at each reset."""
+    if num_byzantine is None:
+        num_byzantine = 7 * num_workers // 10
+    if isinstance(num_byzantine, list | tuple):
+        if len(num_byzantine) != 2:
+            raise ValueError(f"num_byzantine must be an integer or (low, high), got {num_byzantine!r}")
+        low = check_int("num_byzantine[0]", num_byzantine[0], low=0, high=num_workers - 1)
+        return low, check_int("num_byzantine[1]", num_byzantine[1], low=low, high=num_workers - 1)
+    number = check_int("num_byzantine", num_byzantine, low=0, high=num_workers - 1)
+    return number, number
+
+
+def _key(spec: Spec) -> str:
+    try:
+        return json.dumps(specs.parse(spec) if isinstance(spec, str) else spec, sort_keys=True)
+    except TypeError:  # an object, or a mapping with one, equals only itself
+        return str(id(spec))
+
+
+def _made(argument: str, registry: Registry[Any], spec: Spec) -> Any:
+    """What a registry makes of a spec, with the argument's name in its errors."""
+    try:
+        return registry.make_from(spec)
+    except (TypeError, ValueError) as error:
+        if argument in str(error):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{argument}: {error}") from error
+
+
+def _callable(argument: str, registry: Registry[Any], spec: Spec) -> Any:
+    made = _made(argument, registry, spec)
+    if not callable(made):
+        raise TypeError(
+            f"{argument}: the factory of {registry.describe(spec)} must return a callable, got {type(made).__name__}"
+        )
+    return made
+
+
+def _actor(argument: str, registry: Registry[Any], spec: Spec) -> Any:
+    """An attack or a role function, whose declared knowledge is checked."""
+    made = _callable(argument, registry, spec)
+    knowledge: Any = getattr(made, "knowledge", frozenset())
+    if not isinstance(knowledge, set | frozenset) or not knowledge <= KNOWLEDGE:
+        raise ValueError(
+            f"{argument}: the knowledge of {registry.describe(spec)} must be a set of names from "
+            f"{sorted(KNOWLEDGE)}, got {knowledge!r}"
+        )
+    return made
+
+
+def _batch_size(batch_size: int | None, task: tasks.Task, num_workers: int) -> int:
+    if batch_size is None:
+        return task.batch_size
+    share = len(task.train[1]) // num_workers
+    if check_int("batch_size", batch_size, low=1) > share:
+        warnings.warn(
+            f"batch_size={batch_size} is more than the {share} samples that a worker has on average; "
+            "batches are drawn with replacement, so they repeat samples",
+            stacklevel=2,
+        )
+    return batch_size
+
+
+def _below_one(name: str, value: float) -> float:
+    value = check_real(name, value, low=0)
+    if value >= 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {value!r}")
+    return value
+
+
+def _device(device: str) -> torch.device:
+    try:
+        where = torch.device(device)
+        torch.Generator(where)
+        torch.empty(0, device=where)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be a torch device usable here, got {device!r}: {reason}") from None
+    return where
