@@ -1,57 +1,55 @@
-"""The geometric median and its restriction to the submissions, the medoid."""
+"""The geometric median."""
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from byzgym.aggregation.base import HonestMajority, Weighting, combine_weights
-from byzgym.numerics.distances import Geometry, shift_gram
+from byzgym.aggregation.medoid import find_medoid
 from byzgym.aggregation.registry import registry
 from byzgym.numerics.distances import take_row
 from byzgym.validation import check_int, check_real
 
 LOOK_EVERY = 3
-"""Steps of Weiszfeld's iteration from one look at how far they still go to the next, which costs as much."""
+"""Steps between two looks at whether the iteration has converged. A look costs as much as a step."""
 
 NEAR = 1e-3
-"""Part of the median distance from the medoid up to which a submission is at first taken to equal it."""
-
-
-@registry.built_in("medoid")
-class Medoid(HonestMajority, Weighting):
-    """The submission with the smallest sum of distances to all the others, n >= 2f + 1.
-
-    Source: Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", Definition 9. It makes no use of
-    ``num_byzantine`` but for its condition.
-    """
-
-    def _credits(self, gradients: Tensor) -> Tensor:
-        best = _medoid(gradients)[0].reshape(*gradients.shape[:-2], 1)
-        return gradients.new_zeros(gradients.shape[:-1]).scatter_(-1, best, 1.0)
-
-    def _aggregate(self, gradients: Tensor) -> Tensor:
-        return take_row(gradients, _medoid(gradients)[0].reshape(gradients.shape[:-2]))
+"""Part of the median distance from the medoid up to which a submission at first counts as equal to it."""
 
 
 @registry.built_in("geometric_median")
 class GeometricMedian(HonestMajority, Weighting):
-    """The point with the smallest sum of distances to the submissions, n >= 2f + 1.
+    """The geometric median (RFA): Pillutla, Kakade and Harchaoui 2022, "Robust Aggregation for Federated
+    Learning" (https://arxiv.org/abs/1912.13445); definition 6 of Xie, Koyejo and Gupta 2018, "Generalized
+    Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
 
-    Source: Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", Definition 6; the robust aggregation
-    of Pillutla, Kakade and Harchaoui, "Robust Aggregation for Federated Learning" (RFA). Weiszfeld's
-    iteration with the start and the test for an optimum at a data point of Vardi and Zhang, "The
-    multivariate L1-median and associated data depth". It runs on inner products, so that a step costs
-    n^2 and not n d; the credits are its last weights. It makes no use of ``num_byzantine`` but for its
-    condition.
+    The point z with the smallest sum of distances ||z - x_i||. It is found by Weiszfeld's iteration, with the
+    start and the test for an optimum at a submission of Vardi and Zhang 2000, "The multivariate L1-median and
+    associated data depth" (https://doi.org/10.1073/pnas.97.4.1423). The credits are the last weights. ByzFL
+    and krum smooth distances by 0.1 whatever their scale, so they return the mean of gradients with norms of
+    0.01 or less.
+
+    Condition: n >= 2f + 1. Cost: n^2 d, and n^2 for each step. Aggregates are differentiable (once), credits
+        are not.
 
     Args:
-        num_byzantine: The number f of Byzantine workers to expect.
-        tolerance: Stop when the mean of the unit vectors to the submissions, which is zero at the optimum, is
-            shorter than this, above 0 and at most 1. Distances are taken to be at least this part of the
+        num_byzantine: Checked, but not used otherwise.
+        tolerance: Stop when the mean of the unit vectors from z to the submissions, which is zero at the
+            optimum, is shorter than this, above 0 and at most 1. Distances count as at least this part of the
             median distance from the medoid.
-        max_iterations: Stop after so many steps in any case, at least 1.
+        max_iterations: Stop after this many steps in any case, at least 1.
+
+    Example:
+        >>> rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -5.0]])
+        >>> GeometricMedian()(rows).norm() < 1e-5  # it is where the diagonals cross
+        tensor(True)
     """
+
+    uses_num_byzantine: ClassVar[bool] = False
 
     def __init__(self, num_byzantine: int = 0, tolerance: float = 1e-6, max_iterations: int = 1000) -> None:
         super().__init__(num_byzantine)
@@ -59,22 +57,26 @@ class GeometricMedian(HonestMajority, Weighting):
         self.max_iterations = check_int("max_iterations", max_iterations, low=1)
 
     def _credits(self, gradients: Tensor) -> Tensor:
-        return self._weights(gradients).to(gradients.dtype)
+        return self._weights(gradients)[0].to(gradients.dtype)
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
-        return combine_weights(self._weights(gradients), gradients)
+        return _Optimum.apply(gradients, *self._weights(gradients))
 
-    def _weights(self, gradients: Tensor) -> Tensor:
-        """The credits in double precision: small as they are, those of huge submissions count."""
-        _, distances, gram = _medoid(gradients)
+    def _weights(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """The credits [..., n] and the least distance that is told from zero [..., 1].
+
+        Both are in double precision: the tiny credits of huge submissions count.
+        """
+        _, distances, gram = find_medoid(gradients)
         typical = distances.median(-1, keepdim=True).values
+        least = self.tolerance * typical
         weights, settled = _first_weights(distances, gram, NEAR * typical)
         # Lengths are compared as squares.
-        shortest = (self.tolerance * typical).square_()
+        shortest = least.square()
         small = (self.tolerance * gradients.shape[-2]) ** 2
         squared_norms = gram.diagonal(dim1=-2, dim2=-1)
         for iteration in range(self.max_iterations):
-            # A run that has arrived stays where it is, whatever runs beside it.
+            # A run that has converged stays where it is, whatever runs beside it.
             if iteration % LOOK_EVERY == 0 and settled.all():
                 break
             image = _apply(gram, weights)
@@ -89,7 +91,42 @@ class GeometricMedian(HonestMajority, Weighting):
                 pull = (step * _apply(gram, step)).sum(1, keepdim=True) * total.square_()
                 settled = settled | (pull <= small)
             weights = updated
-        return weights.reshape(gradients.shape[:-1])
+        return weights.reshape(gradients.shape[:-1]), least.reshape(*gradients.shape[:-2], 1)
+
+
+class _Optimum(torch.autograd.Function):
+    """The weighted sum of the submissions, with the gradient of the geometric median.
+
+    At the optimum z the unit vectors u_i = (z - x_i) / r_i, with r_i = ||z - x_i||, sum to zero.
+    Differentiating this with w_i = (1 / r_i) / sum_j (1 / r_j) gives H dz = sum_i w_i (I - u_i u_i^T) dx_i.
+    Here H = I - B^T B for the rows sqrt(w_i) u_i^T of B, so that its inverse is I + B^T (I - B B^T)^-1 B,
+    where B B^T is n x n. For submissions nearer than the least distance the smoothed sum of distances has no
+    term u_i u_i^T.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradients: Tensor, weights: Tensor, least: Tensor) -> Tensor:
+        ctx.save_for_backward(gradients, weights, least)
+        return combine_weights(weights, gradients)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        gradients, weights, least = ctx.saved_tensors
+        # About the row with the largest weight, equal and nearly equal rows keep their digits.
+        rows = gradients.double() - take_row(gradients, weights.argmax(-1))[..., None, :]
+        shares = weights[..., None]  # [..., n, 1]
+        away = (shares * rows).sum(-2, keepdim=True) - rows  # [..., n, d]
+        distances = torch.linalg.vector_norm(away, dim=-1, keepdim=True)
+        units = torch.where(distances > least[..., None], away / distances, 0.0)
+        factor = shares.sqrt() * units  # B
+        identity = torch.eye(factor.shape[-2], dtype=factor.dtype, device=factor.device)
+        # Where all submissions are on a line, H is singular, and nothing depends on the direction it lacks.
+        inverse = torch.linalg.pinv(identity - factor @ factor.mT, hermitian=True)
+        row = grad.double()[..., None, :]  # [..., 1, d]
+        solved = row + (row @ factor.mT @ inverse) @ factor
+        result = shares * (solved - (units @ solved.mT) * units)
+        return result.to(gradients.dtype), None, None
 
 
 def _apply(gram: Tensor, weights: Tensor) -> Tensor:
@@ -97,41 +134,13 @@ def _apply(gram: Tensor, weights: Tensor) -> Tensor:
     return (gram * weights[:, None]).sum(-1)
 
 
-def _medoid(gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The medoid of each run, the distances from it and the Gram matrix about it.
-
-    Sums of distances are of no use beside an outlier that swallows all their digits. What is summed here is
-    how much farther a row is from each other row than some central row is: |a| - |b| = (a² - b²)/(|a| + |b|),
-    with the numerator from inner products about the central row.
-
-    Returns:
-        Shapes [E], [E, n] and [E, n, n], the latter two in double precision.
-    """
-    geometry = Geometry(gradients)
-    distances = geometry.squared.sqrt()
-    num_rows = distances.shape[-1]
-    central = distances.sort(dim=-1).values[..., num_rows // 2].argmin(-1)
-    gram = geometry.gram_about(central)
-    from_central = _row_of(distances, central)
-    numerator = gram.diagonal(dim1=-2, dim2=-1)[:, :, None] - 2 * gram
-    denominator = distances + from_central[:, None, :]
-    excess = torch.where(denominator > 0, numerator / denominator, 0.0).sum(-1)
-    medoid = excess.argmin(-1)
-    return medoid, _row_of(distances, medoid), shift_gram(gram, medoid)
-
-
-def _row_of(matrix: Tensor, index: Tensor) -> Tensor:
-    """The row [E, n] of a matrix [E, n, n] at an index [E]."""
-    return matrix.gather(1, index[:, None, None].expand(-1, 1, matrix.shape[-1]))[:, 0]
-
-
 def _first_weights(distances: Tensor, gram: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [E, n] one step down from the medoid, and where that is the optimum already [E, 1].
+    """Weights [E, n] one step down from the medoid, and where the medoid is already the optimum [E, 1].
 
-    If the optimum is a data point it is the medoid, and it is if the unit vectors from it to the other
-    points sum to no more than its multiplicity. If it is not, a first step leads below the objective of
-    every data point, so that the iteration can never get stuck in one. Submissions that are all but equal to
-    the medoid count as equal for this step: out of their midst the iteration would take very many.
+    If the optimum is a submission it is the medoid, and it is if the unit vectors from it to the others sum
+    to no more than its multiplicity. If it is not, the first step leads below the objective of every
+    submission, so the iteration cannot get stuck at one. Submissions that are all but equal to the medoid
+    count as equal for this step: out of their midst the iteration would take very many.
 
     Args:
         distances: Distances from the medoid, shape [E, n].
