@@ -17,7 +17,7 @@ from byzgym.envs.observations import ObservationBuilder
 from byzgym.envs.rewards import WORST_REWARD, exploded, relative_drop
 from byzgym.simulation import Simulation
 from byzgym.simulation.config import SimulationConfig, config_from
-from byzgym.validation import check_int
+from byzgym.validation import check_int, unknown
 
 RESET_OPTIONS = ("attack", "num_byzantine")
 """What `reset(options=...)` can say of the episodes that begin."""
@@ -85,7 +85,7 @@ class Core:
             raise TypeError(f"options must be a mapping or None, got {options!r}")
         for name in options or {}:
             if name not in RESET_OPTIONS:
-                raise ValueError(f"unknown reset option {name!r}; known: {', '.join(RESET_OPTIONS)}")
+                raise unknown("reset option", name, RESET_OPTIONS)
         seeds = [episode_seed(generator) for generator in np_randoms]
         self.simulation.reset(seeds, envs, **(options or {}))
 

@@ -242,7 +242,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             mask = present & outcome.evaluated if name in outcome.metrics else present
             mask = mask & outcome.with_credits if name == "credits" else mask
             if mask.any():
-                infos[name] = values if mask.all() else _where(mask, values)
+                infos[name] = _where(mask, values)
                 infos[f"_{name}"] = mask.copy()
         return infos
 
@@ -266,7 +266,7 @@ def _row(observation: Any, env: int) -> Any:
 
 
 def _where(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The values of some environments, with blanks for the others."""
-    blank = np.full_like(values, "") if values.dtype == object else np.zeros_like(values)
+    """The values of some environments, with blanks for the others, in an array of its own."""
+    blank = np.full_like(values, None) if values.dtype == object else np.zeros_like(values)
     blank[mask] = values[mask]
     return blank
