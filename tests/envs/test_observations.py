@@ -78,7 +78,7 @@ def test_other_parts_by_hand(scale):
 
 
 @pytest.mark.parametrize("value", [1e30, -3e38, 1e-30, 0.0])
-def test_finite_submissions_give_points_of_the_space(value):
+def test_observations_are_in_their_space(value):
     rows = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
     rows[1:3] = value
     builder = ObservationBuilder("all", 5, 4, 50, rounds=10)

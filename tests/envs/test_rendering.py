@@ -122,7 +122,7 @@ def test_frames_of_many_environments(num_envs, shape):
     assert not np.array_equal(frames[0], empty[0])
 
 
-def test_small_frames_show_credits_and_byzantine_workers():
+def test_small_frames_show_credits():
     byzantine = np.zeros((3, 5), bool)
     byzantine[2] = True
     credits = np.repeat([[1.0, 0, 0, 0, 0]], 3, 0)
