@@ -148,9 +148,7 @@ def grid(frames: Sequence[np.ndarray]) -> np.ndarray:
     """
     columns = math.ceil(len(frames) ** 0.5)
     frames = [*frames, *[np.full_like(frames[0], 255)] * (-len(frames) % columns)]
-    return np.concatenate(
-        [np.concatenate(frames[i : i + columns], 1) for i in range(0, len(frames), columns)]
-    )
+    return np.vstack([np.hstack(frames[i : i + columns]) for i in range(0, len(frames), columns)])
 
 
 def small_frame(history: History, width: int, font: Any) -> np.ndarray:
@@ -168,12 +166,8 @@ def small_frame(history: History, width: int, font: Any) -> np.ndarray:
     pen.rectangle((0, 0, image.width - 1, image.height - 1), outline=GREY)
     if not history.losses:
         return np.array(image)
-    texts = (
-        f"round {history.round}  {history.attack}",
-        history.credit_line(),
-        f"loss {history.losses[-1]:.3g}",
-    )
-    for text, y in zip(texts, (3, 15, 79), strict=True):
+    header, loss = f"round {history.round}  {history.attack}", f"loss {history.losses[-1]:.3g}"
+    for text, y in ((header, 3), (history.credit_line(), 15), (loss, 79)):
         pen.text((6 * unit, y * unit), text[:28], "black", font)
     edges = np.linspace(6 * unit, 154 * unit, len(history.byzantine) + 1).round()
     credits = np.zeros(len(edges) - 1) if history.credits is None else history.credits
