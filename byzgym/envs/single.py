@@ -189,7 +189,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         self._begun = True
         info = pick(self._core.reset_info(), 0)
         if self._renderer:
-            self._history.clear()
+            self._history = History()
             self._record(info, 0.0)
         return self._observation(), info
 
