@@ -1,0 +1,1 @@
+"""What rules and attacks compute with: distances, order statistics, moments."""
