@@ -110,10 +110,11 @@ class Attack:
 
     knowledge: ClassVar[frozenset[str]] = frozenset()
     scope: str = "workers"
-    reads_own: ClassVar[bool] = True
+    reads_own: bool = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        # The new method may read those rows, whatever the class above promised.
         if {"corrupt", "__call__"} & vars(cls).keys() and "reads_own" not in vars(cls):
             cls.reads_own = True
 
@@ -139,10 +140,8 @@ class Attack:
         _check_gradients(gradients)
         _check_tensor("byzantine", byzantine)
         if byzantine.dtype != torch.bool or byzantine.shape != gradients.shape[:2]:
-            expected, got = tuple(gradients.shape[:2]), tuple(byzantine.shape)
-            raise ValueError(
-                f"byzantine must be bool of shape {expected}, got {byzantine.dtype} of shape {got}"
-            )
+            got = f"{byzantine.dtype} of shape {tuple(byzantine.shape)}"
+            raise ValueError(f"byzantine must be bool of shape {tuple(gradients.shape[:2])}, got {got}")
         submitted = as_submissions(self, self.corrupt(gradients, byzantine, context), gradients.shape)
         submitted = submitted.to(gradients.dtype)
         if self.scope == "transmission":
@@ -199,7 +198,8 @@ def as_submissions(attack: Any, submitted: Any, shape: torch.Size) -> Tensor:
             return submitted.expand(shape)
         except RuntimeError:
             got = str(tuple(submitted.shape))
-    raise ValueError(f"attack {attack!r} must return real numbers of shape {tuple(shape)}, got {got}")
+    wanted = f"a tensor of real numbers of shape {tuple(shape)}"
+    raise ValueError(f"attack {attack!r} must return {wanted}, got {got}")
 
 
 def _check_gradients(gradients: Any) -> None:

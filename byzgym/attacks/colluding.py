@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from statistics import NormalDist
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ class Omniscient(Attack):
     tensor([-40., -20.])
     """
 
-    reads_own: ClassVar[bool] = False
+    reads_own = False
 
     def __init__(self, factor: float = 1e20) -> None:
         self.factor = check_real("factor", factor, above=0)
@@ -61,7 +60,7 @@ class InnerProductManipulation(Attack):
     tensor([-1.0000, -0.5000])
     """
 
-    reads_own: ClassVar[bool] = False
+    reads_own = False
 
     def __init__(self, epsilon: float = 0.5) -> None:
         self.epsilon = check_real("epsilon", epsilon, low=0)
@@ -94,7 +93,7 @@ class ALittleIsEnough(Attack):
     tensor([ 0., -5.])
     """
 
-    reads_own: ClassVar[bool] = False
+    reads_own = False
 
     def __init__(self, z: float | None = None, min_z: float | None = None) -> None:
         self.z = None if z is None else check_real("z (unless None)", z)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ class Noise(Attack, ABC):
     They are drawn for Byzantine rows only: a normal number costs twenty times as much as a copied one.
     """
 
-    reads_own: ClassVar[bool] = False
+    reads_own = False
 
     @abstractmethod
     def draw(self, rows: Tensor, generator: torch.Generator) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -81,7 +79,7 @@ class Zero(Attack):
     tensor([[[0., 0.]]])
     """
 
-    reads_own: ClassVar[bool] = False
+    reads_own = False
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return shape [E, 1, d]; see `Attack.corrupt`."""

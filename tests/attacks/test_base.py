@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import pytest
 import torch
 from attack_cases import context_for, gradients_like, mask_of, states_of
@@ -61,7 +59,7 @@ def test_an_override_does_not_inherit_reads_own():
             return gradients
 
     class Promising(Peeking):
-        reads_own: ClassVar[bool] = False
+        reads_own = False
 
     class Renamed(attacks.InnerProductManipulation):
         """Changes nothing that matters."""
@@ -117,7 +115,9 @@ def test_what_is_no_submission_is_refused(returned):
         def corrupt(self, gradients, byzantine, context):
             return returned
 
-    with pytest.raises(ValueError, match=r"attack Wrong\(\) must return real numbers of shape \(4, 6, 33\)"):
+    with pytest.raises(
+        ValueError, match=r"attack Wrong\(\) must return a tensor of real numbers of shape \(4, 6, 33\)"
+    ):
         Wrong()(*given())
 
 
