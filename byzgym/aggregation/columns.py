@@ -11,7 +11,7 @@ import torch.fx
 from torch import Tensor
 
 from byzgym.aggregation.networks import Program
-from byzgym.compilation import compile_graph
+from byzgym.numerics.compilation import compile_graph
 from byzgym.ambient import keep_freed_memory
 
 # Values in a block of all rows. On the CPU: long enough for PyTorch to share each operation among its threads
