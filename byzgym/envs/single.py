@@ -184,8 +184,9 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         Raises:
             ValueError: If an option is unknown or its value not allowed.
         """
+        checked = self._core.check_options(options)
         super().reset(seed=seed)
-        self._core.reset([self.np_random], options=options)
+        self._core.reset([self.np_random], options=checked)
         self._begun = True
         info = pick(self._core.reset_info(), 0)
         if self._renderer:

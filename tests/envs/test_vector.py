@@ -238,7 +238,7 @@ def test_bad_arguments_are_named():
         make(autoreset_mode="sometimes")
     with pytest.raises(ValueError, match="num_envs must be an integer of at least 1"):
         byzgym.envs.ByzantineAggregationVectorEnv(num_envs=0)
-    with pytest.raises(ValueError, match="render_mode of the vector environment"):
+    with pytest.raises(ValueError, match="render_mode must be"):
         byzgym.envs.ByzantineAggregationVectorEnv(num_envs=1, render_mode="ansi")
     venv = make()
     venv.reset(seed=0)
@@ -274,3 +274,25 @@ def test_rejected_rows_change_nothing_elsewhere():
     *_, infos = venv.step(np.stack([action, action]))
     assert infos["rejected"].sum(1).tolist() == [2, 0]
     assert np.array_equal(infos["credits"][1], action)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_frames_for_video_wrappers(mode):
+    venv = make(num_envs=3, autoreset_mode=mode, render_mode="rgb_array", rounds=2)
+    venv.reset(seed=0)
+    frames = [venv.render()]
+    for _ in range(4):
+        venv.step(venv.action_space.sample())
+        frames.append(venv.render())
+    assert all(isinstance(drawn, tuple) and len(drawn) == 3 for drawn in frames)
+    assert {frame.shape for drawn in frames for frame in drawn} == {(240, 320, 3)}
+    assert not np.array_equal(frames[0][0], frames[1][0])
+
+
+def test_what_gymnasium_calls_by_name():
+    venv = make(num_envs=3).unwrapped
+    assert venv.autoreset_mode is AutoresetMode.NEXT_STEP
+    assert venv.spec.max_episode_steps == 6
+    assert venv.get_attr("autoreset_mode") == (AutoresetMode.NEXT_STEP,) * 3
+    assert venv.call("render") == (None, None, None)
+    assert gym.make_vec(venv.spec, num_envs=2).spec.max_episode_steps == 6
