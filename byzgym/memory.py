@@ -31,6 +31,11 @@ class Memory:
         self._envs = torch.arange(self._num_rows, device=device)  # the rows that are this memory's own
         self._values: dict[str, Tensor] = {}
 
+    @property
+    def num_envs(self) -> int:
+        """E, the number of environments."""
+        return len(self._envs)
+
     def read(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """A copy of what was written last, shape [E, *shape]; zeros before the first time.
 
@@ -38,7 +43,7 @@ class Memory:
             ValueError: If what was written has another shape or type.
         """
         if name not in self._values:
-            return torch.zeros(len(self._envs), *shape, dtype=dtype, device=self._envs.device)
+            return torch.zeros(self.num_envs, *shape, dtype=dtype, device=self._envs.device)
         self._check(name, shape, dtype)
         return self._values[name][self._envs]
 
@@ -49,7 +54,7 @@ class Memory:
             TypeError: If they are not a dense tensor of real numbers.
             ValueError: If they have not E rows, or another shape or type than before.
         """
-        check_tensor(f"memory {name!r}", values, len(self._envs), ...)
+        check_tensor(f"memory {name!r}", values, self.num_envs, ...)
         if name not in self._values:
             shape = (self._num_rows, *values.shape[1:])
             self._values[name] = torch.zeros(shape, dtype=values.dtype, device=self._envs.device)
@@ -64,7 +69,7 @@ class Memory:
 
     def reset(self, envs: Tensor | Iterable[int] | None = None) -> None:
         """Set the environments with these indices to zero. Where None, forget everything, shapes included."""
-        if envs is None and len(self._envs) == self._num_rows:
+        if envs is None and self.num_envs == self._num_rows:
             self._values.clear()
         for values in self._values.values():
             values[self._envs if envs is None else self._rows_of(envs)] = 0

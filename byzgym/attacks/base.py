@@ -184,7 +184,7 @@ class DataPoisoning(Attack, ABC):
 
 
 def as_submissions(attack: Any, submitted: Any, shape: torch.Size) -> Tensor:
-    """What an attack returned, expanded to ``shape`` [E, n, d].
+    """What an attack returned, expanded to ``shape`` [E, n, d]. Errors show ``attack``, or its name.
 
     Raises:
         ValueError: If it is not a dense tensor of real numbers that broadcasts to the shape.
@@ -199,7 +199,7 @@ def as_submissions(attack: Any, submitted: Any, shape: torch.Size) -> Tensor:
         except RuntimeError:
             got = str(tuple(submitted.shape))
     wanted = f"a tensor of real numbers of shape {tuple(shape)}"
-    raise ValueError(f"attack {attack!r} must return {wanted}, got {got}")
+    raise ValueError(f"attack {attack} must return {wanted}, got {got}")
 
 
 def _check_gradients(gradients: Any) -> None:

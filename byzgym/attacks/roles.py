@@ -18,7 +18,9 @@ from byzgym.attacks.base import AttackContext
 from byzgym.registry import Registry, is_callable
 from byzgym.validation import check_bool, check_int, check_real
 
-registry: Registry[Callable[[Tensor, Tensor, AttackContext], Tensor]] = Registry("role function", is_callable, "a callable")
+registry: Registry[Callable[[Tensor, Tensor, AttackContext], Tensor]] = Registry(
+    "role function", is_callable, "a callable"
+)
 names = registry.names
 register = registry.register
 make = registry.make
