@@ -252,7 +252,7 @@ SETTINGS = {
     "shards and cosine": partial(
         simulate,
         MEDIAN,
-        attack="alie",
+        attack={"name": "alie", "z": 1.5},
         partition="shards",
         learning_rate={"initial": 0.2, "schedule": "cosine"},
         qv_source="train",
