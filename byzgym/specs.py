@@ -1,77 +1,99 @@
-"""Names with parameters, as the command line takes them: ``ipm`` or ``ipm:epsilon=1.0``."""
+"""Names with parameters, spelt alike in Python and at the command line: "ipm" or "ipm:epsilon=1.0"."""
 
 from __future__ import annotations
 
 import ast
 import math
 from collections.abc import Mapping
-from keyword import iskeyword
 from typing import Any
+
+_OPENING = ("'", '"', "(", "[", "{")
 
 
 def parse(text: str) -> dict[str, Any]:
     """Read ``name`` or ``name:key=value,key=value``.
 
-    Values are Python literals; a bare word is a string, as in ``other:task=digits``.
+    A value that is a Python literal stands for that literal; any other value is plain text up to the next
+    comma. Quote text that holds a comma, begins with a quote or a bracket, or looks like a literal.
 
     Returns:
         ``{"name": name, key: value, ...}``, which every ``make_from`` of byzgym takes.
 
     Raises:
         ValueError: If the text has another form.
+
+    Example:
+        >>> parse("csv:path=/data/mine.csv,label=column")
+        {'name': 'csv', 'path': '/data/mine.csv', 'label': 'column'}
+        >>> parse("fixed:credits=[1, 0, 2],scale=1e-3,note='1,000'")
+        {'name': 'fixed', 'credits': [1, 0, 2], 'scale': 0.001, 'note': '1,000'}
     """
+    problem = ValueError(
+        f"expected 'name' or 'name:key=value,...' with text or Python literals as values, got {text!r}"
+    )
     if not isinstance(text, str):
-        raise ValueError(f"expected 'name' or 'name:key=value,...', got {text!r}")
+        raise problem
     name, colon, rest = text.partition(":")
-    if not name.strip() or (colon and not rest.strip()):
-        raise ValueError(f"expected 'name' or 'name:key=value,...', got {text!r}")
-    return {"name": name.strip(), **(_keywords(text, rest) if colon else {})}
+    spec: dict[str, Any] = {"name": name.strip()}
+    pending = ""
+    for piece in rest.split(",") if colon else ():
+        pending += piece
+        key, _, value = (part.strip() for part in pending.partition("="))
+        if value.startswith(_OPENING) and not _is_literal(value):
+            pending += ","  # a comma inside a quote or a bracket
+            continue
+        if not value or not key.isidentifier() or key in spec:
+            raise problem
+        spec[key] = ast.literal_eval(value) if _is_literal(value) else value
+        pending = ""
+    if pending or not spec["name"]:
+        raise problem
+    return spec
+
+
+def label(spec: Mapping[str, Any]) -> str:
+    """The inverse of `parse`.
+
+    Example:
+        >>> label({"name": "csv", "path": "/data/mine.csv", "label": "None"})
+        "csv:path=/data/mine.csv,label='None'"
+    """
+    parameters = ",".join(f"{key}={_spelt(value)}" for key, value in spec.items() if key != "name")
+    return f"{spec['name']}:{parameters}" if parameters else str(spec["name"])
 
 
 def canonical(text: str) -> str:
-    """The spelling under which tables and files list ``text``: Python's spelling of values.
+    """The one spelling under which tables and files list ``text``.
 
     Raises:
         ValueError: As `parse`.
+
+    Example:
+        >>> canonical("gaussian: mean=-1, std=1e3")
+        'gaussian:mean=-1,std=1000.0'
     """
     return label(parse(text))
 
 
-def label(spec: Mapping[str, Any]) -> str:
-    """The inverse of `parse`."""
-    parameters = ",".join(f"{key}={_shown(value)}" for key, value in spec.items() if key != "name")
-    return f"{spec['name']}:{parameters}" if parameters else str(spec["name"])
-
-
-def _keywords(text: str, source: str) -> dict[str, Any]:
-    problem = ValueError(
-        f"expected 'name:key=value,...' with Python literals as values (a path as root=\"/data\", quotes "
-        f"included), got {text!r}"
-    )
+def _is_literal(text: str) -> bool:
     try:
-        call = ast.parse(f"f({source})", mode="eval").body
+        ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        raise problem from None
-    if not isinstance(call, ast.Call) or call.args:
-        raise problem
-    parameters: dict[str, Any] = {}
-    for keyword in call.keywords:
-        if keyword.arg is None or keyword.arg == "name":
-            raise problem
-        try:
-            parameters[keyword.arg] = _value(keyword.value)
-        except ValueError:
-            raise problem from None
-    return parameters
+        return False
+    return True
 
 
-def _value(node: ast.expr) -> Any:
-    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str) and value.isidentifier() and value.isascii() and not iskeyword(value):
-        return value  # others are literals or no expressions, or come back in another Unicode form
+def _spelt(value: Any) -> str:
     if isinstance(value, float) and math.isinf(value):
-        return "1e999" if value > 0 else "-1e999"  # inf would be a word
+        return "1e999" if value > 0 else "-1e999"  # inf would be text
+    if (
+        isinstance(value, str)
+        and value
+        and value == value.strip()
+        and value.isprintable()
+        and "," not in value
+        and not value.startswith(_OPENING)
+        and not _is_literal(value)
+    ):
+        return value
     return repr(value)

@@ -9,8 +9,9 @@ from byzgym import aggregation, specs
 from byzgym.agents.adapter import PolicyAgent
 from byzgym.agents.base import Agent
 from byzgym.aggregation.registry import registry as rules
-from byzgym.registry import Registry, suggestion
+from byzgym.registry import Registry, describe
 from byzgym.simulation import Simulation
+from byzgym.validation import unknown
 
 INJECTED = ("num_byzantine", "simulation")
 """Parameters of factories that whoever builds an agent fills in."""
@@ -18,7 +19,15 @@ INJECTED = ("num_byzantine", "simulation")
 PROBED = 1000
 """Workers for which every rule accepts some f."""
 
-registry: Registry[Any] = Registry("agent", accepts=lambda spec: _decides(spec))
+
+
+def decides(spec: Any) -> bool:
+    """Whether an object can decide."""
+    methods = ("decide", "credits", "aggregate")
+    return not isinstance(spec, type) and any(callable(getattr(spec, method, None)) for method in methods)
+
+
+registry: Registry[Any] = Registry("agent", decides, "an object with decide(view), credits(view) or aggregate(view)")
 
 
 def names() -> list[str]:
@@ -46,15 +55,15 @@ def make(name: str, /, **parameters: Any) -> Agent:
     """Build an agent; the name of a rule gives that rule as an agent.
 
     What the agent wants to know of its environment (``num_byzantine``, ``simulation``) and is not given here, `bind`
-    tells it.
+    tells it. A rule is told f, or the largest that it accepts for the number of submissions.
 
     Raises:
         ValueError: If the name is unknown; the message lists the known ones.
         TypeError: If it has no such parameter.
 
     Example:
-        >>> make("multi_krum", num_byzantine=2).decide
-        <bound method PolicyAgent.decide of MultiKrum(num_byzantine=2)>
+        >>> make("multi_krum", num_selected=3), make("gaa")
+        (multi_krum:num_selected=3, GAA)
     """
     return make_from({"name": name, **parameters})
 
@@ -65,30 +74,39 @@ def make_from(spec: Any) -> Agent:
         spec = specs.parse(spec)
     if not isinstance(spec, Mapping):
         made = registry.make_from(spec)
-        return made if isinstance(made, Agent) else PolicyAgent.of(made, registry.describe(spec))
-    name = spec.get("name")
-    if name not in names():
-        raise ValueError(f"unknown agent {name!r}; {suggestion(str(name), names())}")
-    source: Registry[Any] = registry if name in registry.names() else rules
-    label = specs.label(spec)
-    wanted = [key for key in INJECTED if key not in spec and source.takes(name, key)]
-    if not wanted:
-        made = registry.make_from(spec) if source is registry else aggregation.make_from(spec)
-        return made if isinstance(made, Agent) else PolicyAgent.of(made, label)
+        return made if isinstance(made, Agent) else PolicyAgent.of(made, describe(spec))
+    if spec.get("name") not in names():
+        raise unknown("agent", spec.get("name"), names())
+    return _agent_from(spec) if spec["name"] in registry.names() else _rule_from(spec)
+
+
+def _rule_from(spec: Mapping[str, Any]) -> Agent:
+    """A rule as an agent; it is built when the number of submissions is known."""
+    given = {key: value for key, value in spec.items() if key != "num_byzantine"}
+    told = spec.get("num_byzantine")
 
     def build(num_workers: int, num_byzantine: int | None, simulation: Simulation | None) -> Any:
-        if source is rules:
-            return aggregation.make_for(spec, num_workers, num_workers if num_byzantine is None else num_byzantine)
-        known = {"num_byzantine": num_byzantine, "simulation": simulation}
-        for key in wanted:
-            if known[key] is None:
-                raise ValueError(f"agent {label!r} needs {key}: give it, or attach the agent with bind(env)")
-        return registry.make_from(spec, {key: known[key] for key in wanted})
+        f = num_byzantine if told is None else told
+        return aggregation.make_for(given, num_workers, num_workers if f is None else f)
 
-    factory = source.factory(name)
-    if "simulation" not in wanted:
-        factory = build(PROBED, 0, None)  # parameters that are not allowed fail now, not in the first round
-    return PolicyAgent(label, build, getattr(factory, "linear", True), getattr(factory, "reference", False))
+    probe = build(PROBED, 0, None)  # parameters that are not allowed fail now, not in the first round
+    return PolicyAgent(specs.label(spec), build, probe.linear)
+
+
+def _agent_from(spec: Mapping[str, Any]) -> Agent:
+    """A registered agent; it is built at once unless it wants to know its environment."""
+    label, name = specs.label(spec), spec["name"]
+    wanted = [key for key in INJECTED if key not in spec and registry.takes(name, key)]
+
+    def build(num_workers: int, num_byzantine: int | None, simulation: Simulation | None) -> Any:
+        known = {"num_byzantine": num_byzantine, "simulation": simulation}
+        return registry.make_from(spec, {key: known[key] for key in wanted if known[key] is not None})
+
+    if wanted:
+        factory = registry.factory(name)
+        return PolicyAgent(label, build, getattr(factory, "linear", True), getattr(factory, "reference", False))
+    made = registry.make_from(spec)
+    return made if isinstance(made, Agent) else PolicyAgent.of(made, label)
 
 
 def build(spec: Any, simulation: Simulation) -> Agent:
@@ -108,7 +126,3 @@ def build(spec: Any, simulation: Simulation) -> Agent:
     agent = make_from(spec)
     agent._attach(simulation)
     return agent
-
-
-def _decides(spec: Any) -> bool:
-    return any(callable(getattr(spec, method, None)) for method in ("decide", "credits", "aggregate"))

@@ -13,7 +13,7 @@ from torch import Tensor
 from byzgym.aggregation.policy import Decision, Policy, combine, no_credits
 from byzgym.aggregation.view import ServerView
 from byzgym.numerics.finite import finite_rows, is_finite
-from byzgym.precision import without_autocast
+from byzgym.ambient import without_autocast
 from byzgym.validation import check_int, check_tensor
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -40,6 +40,7 @@ class Rule(Policy):
         needs: What the rule needs beside the submissions: "memory" (``view.memory``), "qv" (the QV loss).
         uses_num_byzantine: Whether f changes the result.
         differentiable: Whether the aggregate can be differentiated with respect to the submissions.
+        symmetric: Whether the order of the workers has no effect.
     """
 
     linear = False
@@ -47,6 +48,7 @@ class Rule(Policy):
     needs: ClassVar[frozenset[str]] = frozenset()
     uses_num_byzantine: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
+    symmetric: ClassVar[bool] = True
 
     def __init__(self, num_byzantine: int = 0) -> None:
         self.num_byzantine = check_int("num_byzantine", num_byzantine, low=0)
@@ -102,11 +104,7 @@ class Rule(Policy):
 
     def check(self, gradients: Tensor) -> None:
         """Raise an error unless shape, type and the rule's condition on n and f fit."""
-        if isinstance(gradients, Tensor) and gradients.dim() > 1:
-            shape = ["..."] * (gradients.dim() - 2) + ["n", "d"]
-        else:
-            shape = ["n", "d"]
-        check_tensor("gradients", gradients, *shape)
+        check_tensor("gradients", gradients, ..., "n", "d")
         if 0 in gradients.shape[-2:] or gradients.dtype not in TYPES:
             raise ValueError(
                 "gradients must be floating point (64, 32 or 16 bits) with n and d of at least 1, got "

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from byzgym.aggregation.base import Weighting
 from byzgym.aggregation.registry import registry
+from byzgym.ambient import without_autocast
 from byzgym.numerics.finite import is_finite
-from byzgym.precision import without_autocast
 
 
 @registry.built_in("mean")

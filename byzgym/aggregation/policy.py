@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byzgym.aggregation.view import ServerView
 from byzgym.numerics.finite import is_finite
-from byzgym.precision import without_autocast
+from byzgym.ambient import without_autocast
 from byzgym.validation import check_tensor
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from byzgym import specs
 from byzgym.aggregation.base import CallableRule, Rule
-from byzgym.registry import Registry
+from byzgym.registry import Registry, describe, is_callable
 
 RuleSpec = str | Mapping[str, Any] | Rule | Callable[[Tensor], Tensor]
 """A name, "name:key=value", a mapping with a "name", a rule, or a callable ``gradients -> vector``."""
 
-registry: Registry[Any] = Registry("rule", accepts=callable)
+registry: Registry[Any] = Registry("rule", is_callable, "a callable")
 names = registry.names
 register = registry.register
 
@@ -43,7 +43,7 @@ def make_from(spec: RuleSpec) -> Rule:
     rule = _made(spec)
     if rule.uses_num_byzantine and not _is_told(spec):
         warnings.warn(
-            f"rule {registry.describe(spec)} is not told num_byzantine and assumes 0", stacklevel=3
+            f"rule {describe(spec)} is not told num_byzantine and assumes 0", stacklevel=3
         )
     return rule
 
@@ -68,7 +68,7 @@ def make_for(spec: RuleSpec, num_workers: int, num_byzantine: int) -> Rule:
     if not _is_told(spec):
         allowed = rule.max_byzantine(num_workers)
         if allowed < 0:
-            raise ValueError(f"rule {registry.describe(spec)} needs {rule.condition}, got n={num_workers}")
+            raise ValueError(f"rule {describe(spec)} needs {rule.condition}, got n={num_workers}")
         rule = _made(spec, min(num_byzantine, allowed))
     rule.check(torch.zeros(num_workers, 1))
     return rule
@@ -78,9 +78,7 @@ def _made(spec: RuleSpec, num_byzantine: int | None = None) -> Rule:
     made = registry.make_from(spec, {} if num_byzantine is None else {"num_byzantine": num_byzantine})
     if isinstance(made, Rule):
         return made
-    if not callable(made):
-        raise TypeError(f"the factory of rule {registry.describe(spec)} must return a callable, got {made!r}")
-    return CallableRule(made, registry.describe(spec))
+    return CallableRule(made, describe(spec))
 
 
 def _is_told(spec: RuleSpec) -> bool:

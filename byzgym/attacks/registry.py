@@ -7,9 +7,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from byzgym.attacks.base import AttackContext
-from byzgym.registry import Registry
+from byzgym.registry import Registry, is_callable
 
-registry: Registry[Callable[[Tensor, Tensor, AttackContext], Tensor]] = Registry("attack")
+registry: Registry[Callable[[Tensor, Tensor, AttackContext], Tensor]] = Registry(
+    "attack", is_callable, "a callable"
+)
 names = registry.names
 register = registry.register
 make = registry.make

@@ -163,7 +163,7 @@ def play_batch(
     seconds = (time.perf_counter() - started) / len(members)
     common = {
         "task": specs.canonical(comparison.task),
-        "model": comparison.model or simulation.settings.task.model,
+        "model": comparison.model or simulation.setup.task.model,
         "roles": specs.canonical(comparison.roles),
         "partition": specs.canonical(comparison.partition),
         "num_workers": comparison.num_workers,

@@ -13,7 +13,7 @@ import numpy as np
 
 from byzgym import agents, attacks
 from byzgym.experiments import specs
-from byzgym.randomness import episode_seed
+from byzgym.ambient import episode_seed
 from byzgym.validation import check_int
 
 DEFAULT_POLICIES = ("mean", "krum", "median", "geometric_median", "faba", "gaa", "oracle")

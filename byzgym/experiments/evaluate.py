@@ -85,7 +85,7 @@ def _episode(
     frames: int,
 ) -> dict[str, Any]:
     simulation: Any = env.unwrapped.simulation  # type: ignore[attr-defined]
-    every = max(1, simulation.settings.rounds // frames)
+    every = max(1, simulation.setup.rounds // frames)
     observation, info = env.reset(seed=seed)
     state, start, total, rounds, done = None, np.array([True]), 0.0, 0, False
     while not done:

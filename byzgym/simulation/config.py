@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from byzgym import attacks, specs, tasks
 from byzgym.attacks import AttackContext
-from byzgym.registry import Registry, suggestion
+from byzgym.registry import Registry, describe
 from byzgym.simulation.schedules import LearningRate
-from byzgym.validation import check_int, check_real
+from byzgym.validation import check_int, check_real, unknown
 
 KNOWLEDGE = frozenset({"qv", "rule"})
 """What of the server an attack or a role function may ask for."""
@@ -126,8 +126,6 @@ def resolve(config: SimulationConfig) -> Setup:
     if torch.get_default_dtype() != torch.float32:
         raise ValueError(f"torch's default dtype must be torch.float32, got {torch.get_default_dtype()}")
     task = _made("task", tasks.registry.registry, config.task)
-    if not isinstance(task, tasks.Task):
-        raise TypeError(f"task: the factory of {config.task!r} must return a Task, got {type(task).__name__}")
     model = task.model if config.model is None else config.model
     group = check_int("secure_group_size", config.secure_group_size, low=1, high=n)
     if n % group:
@@ -143,16 +141,16 @@ def resolve(config: SimulationConfig) -> Setup:
         num_byzantine=byzantine_bounds(config.num_byzantine, n),
         attacks=named_attacks(config.attack),
         roles=_actor("roles", attacks.roles.registry, config.roles),
-        roles_name=attacks.roles.registry.describe(config.roles),
-        partition=_callable("partition", tasks.partitions.registry, config.partition),
-        partition_name=tasks.partitions.registry.describe(config.partition),
+        roles_name=describe(config.roles),
+        partition=_made("partition", tasks.partitions.registry, config.partition),
+        partition_name=describe(config.partition),
         batch_size=_batch_size(config.batch_size, task, n),
         learning_rate=LearningRate(rate, rounds),
         momentum=_below_one("momentum", config.momentum),
         worker_momentum=_below_one("worker_momentum", config.worker_momentum),
         qv_size=check_int("qv_size", config.qv_size, low=1),
-        draw_qv=_callable("qv_source", tasks.quasi_validation.registry, config.qv_source),
-        qv_source_name=tasks.quasi_validation.registry.describe(config.qv_source),
+        draw_qv=_made("qv_source", tasks.quasi_validation.registry, config.qv_source),
+        qv_source_name=describe(config.qv_source),
         secure_group_size=group,
         rounds=rounds,
         device=device,
@@ -168,7 +166,7 @@ def config_from(cls: type[Any], arguments: Mapping[str, Any]) -> Any:
     known = [field.name for field in fields(cls)]
     for name in arguments:
         if name not in known:
-            raise TypeError(f"unknown argument {name!r}; {suggestion(name, known)}")
+            raise TypeError(str(unknown("argument", name, known)))
     return cls(**arguments)
 
 
@@ -179,7 +177,7 @@ def named_attacks(attack: Spec | Sequence[Spec]) -> tuple[NamedAttack, ...]:
         raise ValueError(f"attack must name at least one attack, got {attack!r}")
     made = []
     for spec in given:
-        name = attacks.registry.registry.describe(spec)
+        name = describe(spec)
         one = _actor("attack", attacks.registry.registry, spec)
         scope = getattr(one, "scope", "workers")
         if scope not in SCOPES:
@@ -219,22 +217,13 @@ def _made(argument: str, registry: Registry[Any], spec: Spec) -> Any:
         raise kind(f"{argument}: {error}") from error
 
 
-def _callable(argument: str, registry: Registry[Any], spec: Spec) -> Any:
-    made = _made(argument, registry, spec)
-    if not callable(made):
-        raise TypeError(
-            f"{argument}: the factory of {registry.describe(spec)} must return a callable, got {type(made).__name__}"
-        )
-    return made
-
-
 def _actor(argument: str, registry: Registry[Any], spec: Spec) -> Any:
     """An attack or a role function, whose declared knowledge is checked."""
-    made = _callable(argument, registry, spec)
+    made = _made(argument, registry, spec)
     knowledge: Any = getattr(made, "knowledge", frozenset())
     if not isinstance(knowledge, set | frozenset) or not knowledge <= KNOWLEDGE:
         raise ValueError(
-            f"{argument}: the knowledge of {registry.describe(spec)} must be a set of names from "
+            f"{argument}: the knowledge of {describe(spec)} must be a set of names from "
             f"{sorted(KNOWLEDGE)}, got {knowledge!r}"
         )
     return made

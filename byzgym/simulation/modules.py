@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from byzgym.randomness import seeded
+from byzgym.ambient import seeded
 from byzgym.simulation.gradients import LONG_ROW, cross_entropy, place
 
 VALUES_AT_ONCE = 1 << 18

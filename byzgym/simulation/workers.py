@@ -67,7 +67,7 @@ class Workers:
     def add_attack(self, attack: NamedAttack) -> int:
         """Add an attack that episodes can have; returns its number."""
         self.attacks.append(attack)
-        self.memories.append(Memory(self.roles_memory.num_envs, self._setup.device))
+        self.memories.append(Memory(len(self.num_byzantine), self._setup.device))
         return len(self.attacks) - 1
 
     def reset(
@@ -211,11 +211,13 @@ class Workers:
         submitted = submitted.detach()
         if getattr(attack, "scope", "workers") == "transmission":
             out[members] = submitted.to(out.dtype, copy=True)  # it may be a view of `out`
-        elif out.shape[2] >= LONG_ROW:
-            rows = [submitted[e, w] for e, w in zip(env.tolist(), worker.tolist(), strict=True)]
-            _write_rows(out, members[env], worker, rows)
+            return
+        is_view = submitted.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
+        if out.shape[2] < LONG_ROW or is_view:
+            rows: Tensor | list[Tensor] = submitted[env, worker]
         else:
-            _write_rows(out, members[env], worker, submitted[env, worker])
+            rows = [submitted[e, w] for e, w in zip(env.tolist(), worker.tolist(), strict=True)]
+        _write_rows(out, members[env], worker, rows)
 
 
 def _is_plain_noise(attack: Attack) -> TypeGuard[attacks.Noise]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from byzgym.randomness import seeded
+from byzgym.ambient import seeded
 from byzgym.registry import Registry
 from byzgym.validation import check_int
 

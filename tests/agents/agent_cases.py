@@ -22,8 +22,9 @@ def play(agent, simulation, rounds):
     """Let the agent decide; the credits [rounds, E, n] that it gave."""
     credits = []
     for _ in range(rounds):
-        credits.append(agent.credits(simulation.view).clone())
-        simulation.apply(mix(credits[-1], simulation.gradients), credits[-1])
+        decision = agent.decide(simulation.view)
+        credits.append(decision.credits.clone())
+        simulation.apply(decision)
     return torch.stack(credits)
 
 
@@ -84,8 +85,8 @@ class Job:
                 qv_loss=lambda theta: torch.stack([self.loss(row, self.own_x) for row in theta]),
                 round=torch.tensor([number]),
             )
-            update = agent.aggregate(view)
-            given.append(agent.credits(view)[0])
-            torch.testing.assert_close(update, mix(given[-1][None], view.gradients))
-            self.theta = self.theta - learning_rate * update[0]
+            decision = agent.decide(view)
+            given.append(decision.credits[0])
+            torch.testing.assert_close(decision.update, mix(given[-1][None], view.gradients))
+            self.theta = self.theta - learning_rate * decision.update[0]
         return torch.stack(given)

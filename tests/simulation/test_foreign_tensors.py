@@ -38,7 +38,7 @@ def test_writing_into_the_labels_given_to_a_partition_spoils_nothing():
 
     tasks.partitions.register("test_writing", lambda: partition)
     before = tasks.make("digits").train[1].clone()
-    assert torch.equal(make(task="digits", partition="test_writing").settings.task.train[1], before)
+    assert torch.equal(make(task="digits", partition="test_writing").setup.task.train[1], before)
 
 
 def test_a_qv_source_that_writes_into_the_task_is_refused():

@@ -13,7 +13,7 @@ from byzgym import aggregation, attacks, tasks
 from byzgym.simulation import gradients, modules
 from byzgym.simulation.schedules import LearningRate
 from byzgym.simulation.server import Server, receive
-from byzgym.simulation.settings import resolve
+from byzgym.simulation.config import SimulationConfig, resolve
 
 OVERFLOWING = {"name": "omniscient", "factor": 3e38}
 
@@ -154,7 +154,7 @@ def test_an_update_that_is_not_finite_is_refused_and_changes_nothing():
 
 
 def test_momentum_that_is_not_finite_is_refused():
-    server = Server(resolve(task="synthetic", momentum=0.9, learning_rate=1e-30), 1, 3)
+    server = Server(resolve(SimulationConfig(task="synthetic", momentum=0.9, learning_rate=1e-30)), 1, 3)
     server.step(torch.full((1, 3), 3e38), None)
     server.step(torch.full((1, 3), 3e38), None)  # 0.9 * 3e38 + 3e38 overflows
     assert server.diverged.all()
@@ -162,7 +162,7 @@ def test_momentum_that_is_not_finite_is_refused():
 
 
 def test_divergence_is_remembered_and_leaves_the_momentum_alone():
-    server = Server(resolve(task="synthetic", momentum=0.9), 2, 3)
+    server = Server(resolve(SimulationConfig(task="synthetic", momentum=0.9)), 2, 3)
     server.step(torch.ones(2, 3), None)
     server.step(torch.tensor([[torch.nan] * 3, [1.0] * 3]), None)
     assert server.velocity[0].tolist() == [1, 1, 1]
@@ -203,7 +203,7 @@ def test_an_update_that_is_no_tensor_is_named(update):
 
 def test_evaluate_against_counting_by_hand():
     simulation = make(num_envs=3)
-    x, y = simulation.settings.task.test
+    x, y = simulation.setup.task.test
     metrics = simulation.evaluate()
     logits = simulation.engine.logits(simulation.view.theta, x.expand(3, *x.shape))
     for e in range(3):
@@ -222,7 +222,7 @@ def test_a_constant_model_earns_no_accuracy():
 
 def test_top3_accuracy_where_there_are_more_than_three_classes():
     simulation = make(task={"name": "synthetic", "num_classes": 8})
-    x, y = simulation.settings.task.test
+    x, y = simulation.setup.task.test
     logits = simulation.engine.logits(simulation.view.theta, x.expand(2, *x.shape))
     expected = (logits.topk(3, -1).indices == y[:, None]).any(-1).float().mean(1)
     torch.testing.assert_close(simulation.evaluate()["top3_accuracy"], expected)
@@ -239,8 +239,8 @@ def test_a_model_that_overflows_has_a_finite_test_loss():
 def test_the_view_gives_no_way_to_what_a_server_does_not_know():
     simulation = make()
     secrets = [
-        simulation.settings.task.test[0],
-        simulation.settings.task.train[0],
+        simulation.setup.task.test[0],
+        simulation.setup.task.train[0],
         simulation.workers.assigned,
         simulation.workers.byzantine,
         simulation.workers.attack_of,

@@ -62,7 +62,7 @@ def make(build, num_envs=2):
 def test_models_that_write_into_their_input(build):
     """The task's data and the QV set stay as they are, and the gradients are those of an honest loop."""
     simulation = make(build)
-    task = simulation.settings.task
+    task = simulation.setup.task
     before = [part.clone() for part in (task.train[0], task.test[0], simulation.quasi_validation.x)]
     first = simulation.evaluate()["test_loss"]
     simulation.apply(simulation.gradients.mean(1))

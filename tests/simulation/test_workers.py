@@ -11,10 +11,10 @@ from byzgym import attacks, tasks
 
 def test_honest_submissions_are_gradients_of_the_workers_batches():
     simulation = make(attack="none")
-    task = simulation.settings.task
+    task = simulation.setup.task
     module = tasks.models.build("mlp:16", task.input_shape, task.num_classes, torch.Generator())
     samples = simulation.workers.batches.samples[:, 0]
-    x, y = simulation.settings.task.train
+    x, y = simulation.setup.task.train
     for e in range(2):
         nn.utils.vector_to_parameters(simulation.view.theta[e].clone(), module.parameters())
         for i in range(6):
@@ -105,7 +105,7 @@ def test_an_attack_must_return_an_ordinary_tensor_of_real_numbers(form):
 
 def test_label_flip_is_the_gradient_of_flipped_labels():
     honest, flipped = make(attack="none"), make(attack="label_flip")
-    task = honest.settings.task
+    task = honest.setup.task
     samples = honest.workers.batches.samples[:, 0]
     x, y = task.train[0][samples], task.train[1][samples]
     y = torch.where(honest.byzantine[..., None], task.num_classes - 1 - y, y)
@@ -123,7 +123,7 @@ def test_poisoned_inputs_and_labels_reach_the_byzantine_workers_only():
     attacks.register("test_poison", Poison)
     overrides = [{}, {"attack": "test_poison"}, {"attack": "test_poison"}]
     honest, poisoned = make(3, attack="none"), make(3, attack="none", per_environment=overrides)
-    task, samples = honest.settings.task, honest.workers.batches.samples[:, 0]
+    task, samples = honest.setup.task, honest.workers.batches.samples[:, 0]
     hit = honest.byzantine & torch.tensor([[False], [True], [True]])
     x = task.train[0][samples] + hit[..., None, None]
     y = (task.train[1][samples] + hit[..., None].long()) % task.num_classes
@@ -176,7 +176,7 @@ def test_worker_momentum_begins_anew_after_a_gradient_that_is_not_finite():
 
 def test_qv_samples_are_in_no_workers_share_nor_in_the_test_data():
     simulation = make(num_envs=3, task="digits")
-    task = simulation.settings.task
+    task = simulation.setup.task
     qv = {tuple(row.tolist()) for row in simulation.quasi_validation.x.flatten(0, 1).flatten(1)}
     held_out = {tuple(row.tolist()) for row in task.held_out[0].flatten(1)}
     train = {tuple(row.tolist()) for row in task.train[0].flatten(1)}

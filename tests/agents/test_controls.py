@@ -1,0 +1,202 @@
+"""Uniform, random and fixed credits, the oracle, and agents in a training job without byzgym."""
+
+import gymnasium as gym
+import pytest
+import torch
+from agent_cases import ID, TINY, Job, assert_on_simplex, make, mix, normal_view, play, view_of
+
+from byzgym import agents
+from byzgym.aggregation import ServerView
+
+
+def rejecting_view(num_envs=2, num_workers=5):
+    rejected = torch.zeros(num_envs, num_workers, dtype=torch.bool)
+    rejected[0, [0, 3]] = True
+    gradients = normal_view(num_envs, num_workers).gradients
+    return view_of(gradients.masked_fill(rejected[..., None], 0), rejected)
+
+
+def test_uniform():
+    view = normal_view(num_workers=5)
+    agent = agents.make("uniform")
+    torch.testing.assert_close(agent.credits(view), torch.full((2, 5), 0.2))
+    torch.testing.assert_close(agent.aggregate(view), view.gradients.mean(1))
+    credits = agent.credits(rejecting_view())
+    torch.testing.assert_close(credits[0], torch.tensor([0, 1 / 3, 1 / 3, 0, 1 / 3]))
+    torch.testing.assert_close(credits[1], torch.full((5,), 0.2))
+
+
+def test_random_draws_uniformly_from_the_simplex():
+    credits = agents.make("random", seed=1).credits(normal_view(num_envs=20_000, num_workers=4))
+    assert_on_simplex(credits)
+    # Dirichlet(1, 1, 1, 1): mean 1/4, variance (1/4)(3/4)/5, and P(c > x) = (1 - x)^3.
+    torch.testing.assert_close(credits.mean(0), torch.full((4,), 0.25), rtol=0.0, atol=0.006)
+    torch.testing.assert_close(credits.var(0), torch.full((4,), 3 / 80), rtol=0.0, atol=0.002)
+    assert (credits > 0.5).float().mean().item() == pytest.approx(0.125, abs=0.006)
+
+
+def test_random_is_reproducible_and_changes_every_round():
+    agent = agents.make("random", seed=3)
+    first = play(agent, make(), 4)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0, 0], first[0, 1])
+    agent.reset()
+    assert torch.equal(play(agent, make(), 4), first)
+    assert torch.equal(play(agents.make("random", seed=3), make(), 4), first)
+    assert not torch.equal(play(agents.make("random", seed=4), make(), 4), first)
+    # An environment that begins anew must not repeat what the others are in the middle of.
+    agent.reset(torch.tensor([True, False]))
+    assert not torch.equal(play(agent, make(), 4), first)
+
+
+def test_random_gives_rejected_rows_nothing():
+    view = rejecting_view()
+    credits = agents.make("random").credits(view)
+    assert_on_simplex(credits)
+    assert (credits[view.rejected] == 0).all()
+    assert (credits[~view.rejected] > 0).all()
+
+
+def test_fixed():
+    view = normal_view(num_workers=3)
+    agent = agents.make("fixed", credits=[1, 0, 3])
+    torch.testing.assert_close(agent.credits(view), torch.tensor([[0.25, 0, 0.75]] * 2))
+    expected = 0.25 * view.gradients[:, 0] + 0.75 * view.gradients[:, 2]
+    torch.testing.assert_close(agent.aggregate(view), expected)
+    assert agents.make("fixed").credits(view).tolist() == [[1, 0, 0]] * 2
+
+
+def test_fixed_moves_the_credit_of_rejected_rows():
+    credits = agents.make("fixed", credits=[4, 1, 1, 0, 2]).credits(rejecting_view())
+    torch.testing.assert_close(credits[0], torch.tensor([0, 0.25, 0.25, 0, 0.5]))
+    torch.testing.assert_close(credits[1], torch.tensor([0.5, 0.125, 0.125, 0, 0.25]))
+    credits = agents.make("fixed").credits(rejecting_view())
+    torch.testing.assert_close(credits[0], torch.tensor([0, 1 / 3, 1 / 3, 0, 1 / 3]))
+
+
+def test_fixed_refuses_what_is_no_credit_vector():
+    for credits in ([1, -1, 2], [float("nan"), 1], [float("inf"), 1], ["a", 1]):
+        with pytest.raises(ValueError, match="must be a finite number of at least 0"):
+            agents.make("fixed", credits=credits)
+    for credits in ([0, 0], []):
+        with pytest.raises(ValueError, match="credits must have a positive sum"):
+            agents.make("fixed", credits=credits)
+    with pytest.raises(ValueError, match="credits must have 4 entries, got 2"):
+        agents.make("fixed", credits=[1, 1]).credits(normal_view(num_workers=4))
+
+
+def honest_mean(simulation):
+    rows = [g[~b].mean(0) for g, b in zip(simulation.gradients, simulation.byzantine, strict=True)]
+    return torch.stack(rows)
+
+
+def test_oracle_averages_the_honest():
+    simulation = make(3, num_byzantine=4, roles={"name": "randomized", "period": 1, "probability": 0.5})
+    agent = agents.make("oracle", simulation=simulation)
+    seen = set()
+    for _ in range(5):
+        seen.add(tuple(simulation.byzantine[0].tolist()))
+        update = agent.aggregate(simulation.view)
+        torch.testing.assert_close(update, honest_mean(simulation))
+        assert not torch.allclose(update, simulation.gradients.mean(1))
+        assert_on_simplex(agent.credits(simulation.view))
+        simulation.apply(update)
+    assert len(seen) > 1, "the roles never changed"
+
+
+def test_oracle_leaves_out_rejected_honest_rows():
+    simulation = make(1)
+    honest = (~simulation.byzantine[0]).nonzero()[:, 0]
+    simulation.rejected[0, honest[0]] = True
+    credits = agents.make("oracle", simulation=simulation).credits(simulation.view)[0]
+    expected = torch.zeros(6)
+    expected[honest[1:]] = 1 / 3
+    torch.testing.assert_close(credits, expected)
+
+
+def test_oracle_in_secure_groups_credits_those_without_byzantine_workers():
+    simulation = make(4, num_byzantine=1, secure_group_size=2)
+    credits = agents.make("oracle", simulation=simulation).credits(simulation.view)
+    hit = simulation.byzantine.unflatten(1, (3, 2)).any(2)
+    torch.testing.assert_close(credits, (~hit) / 2.0)
+
+
+def test_oracle_takes_the_simulation_of_its_environment():
+    env = gym.make(ID, **TINY)
+    env.reset(seed=0)
+    agent = agents.make("oracle").bind(env)
+    simulation = env.unwrapped.simulation
+    torch.testing.assert_close(agent.aggregate(env.unwrapped.view), honest_mean(simulation))
+
+
+def test_an_oracle_bound_anew_looks_at_the_new_environment():
+    first, second = gym.make(ID, **TINY), gym.make(ID, **TINY)
+    first.reset(seed=0)
+    observation, info = second.reset(seed=3)
+    byzantine = info["byzantine"]
+    assert byzantine.tolist() != first.unwrapped.simulation.byzantine[0].tolist()
+    action, _ = agents.make("oracle").bind(first).bind(second).predict(observation)
+    assert (action[byzantine] == 0).all()
+    assert (action[~byzantine] > 0).all()
+
+
+def test_the_oracle_needs_a_simulation():
+    with pytest.raises(TypeError, match="simulation"):
+        agents.make("oracle").credits(normal_view())
+
+
+@pytest.mark.parametrize("name", ["gaa", "krum", "uniform", "fixed", "geometric_median"])
+def test_runs_in_a_job_without_a_simulation(name):
+    given = Job().run(agents.make(name), 5)
+    assert given.shape == (5, 5)
+    assert_on_simplex(given)
+
+
+def test_gaa_learns_in_a_job_without_a_simulation():
+    errors = {}
+    for name in ("gaa", "uniform", "krum"):
+        job = Job()
+        parameters = {"learning_rate": 0.1} if name == "gaa" else {}
+        given = job.run(agents.make(name, **parameters), 80)
+        errors[name] = (job.theta - job.truth).norm().item()
+        if name == "gaa":
+            assert given[-1, 2:].sum() < 0.1
+    # Three of five flip the sign: the mean goes the wrong way, and Krum follows the majority.
+    assert errors["gaa"] < 0.1
+    assert min(errors["uniform"], errors["krum"]) > 1
+
+
+@pytest.mark.parametrize("name", ["gaa", "uniform", "mean", "krum", "median"])
+def test_a_job_may_hand_over_what_is_not_finite(name):
+    agent = agents.make(name)
+    for round in range(8):
+        gradients = normal_view(num_envs=1, num_workers=5, seed=round).gradients.clone()
+        if round == 2:
+            gradients[0, 0, 0] = torch.nan
+        view = view_of(gradients)
+        assert agent.aggregate(view).isfinite().all()
+        assert view.rejected.tolist() == [[round == 2, False, False, False, False]]
+        assert not view.gradients[view.rejected].any()
+        assert gradients.isnan().any() == (round == 2)  # what was handed over is as it was
+
+
+@pytest.mark.parametrize("name", ["gaa", "uniform", "krum"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_agents_keep_the_type_of_a_job(name, dtype):
+    agent = agents.make(name)
+    for round in range(3):
+        view = normal_view(num_envs=1, num_workers=5, seed=round)
+        values = [value.to(dtype) for value in (view.gradients, view.theta, view.learning_rate)]
+        typed = ServerView(*values, view.qv_loss)
+        credits, update = agent.credits(typed), agent.aggregate(typed)
+        assert credits.dtype == update.dtype == dtype
+        torch.testing.assert_close(credits.sum(1).float(), torch.ones(1), rtol=0.02, atol=0.0)
+
+
+def test_krum_protects_a_job_with_few_byzantine_workers():
+    job = Job(num_workers=9, num_byzantine=2)
+    given = job.run(agents.make("krum", num_byzantine=2), 60)
+    assert given[:, 7:].sum() == 0
+    assert (job.theta - job.truth).norm() < 0.1
+    update = agents.make("krum", num_byzantine=2).aggregate(view_of(job.submissions()[None]))
+    torch.testing.assert_close(update, mix(given[-1:], job.submissions()[None]), rtol=0.0, atol=0.05)

@@ -1,0 +1,81 @@
+"""Names of agents: built-in ones, rules, and those from outside."""
+
+import pytest
+import torch
+from agent_cases import make, normal_view
+
+from byzgym import agents, aggregation
+
+
+class First(agents.Agent):
+    def __init__(self, which=0):
+        self.which = which
+
+    def decide(self, view):
+        credits = torch.eye(view.num_workers)[self.which].repeat(view.num_envs, 1)
+        return aggregation.Decision.from_credits(credits, view)
+
+
+def test_every_rule_is_an_agent():
+    assert set(aggregation.names()) <= set(agents.names())
+    assert agents.names() == sorted(agents.names())
+
+
+def test_a_registered_rule_is_an_agent():
+    aggregation.register("twice_the_first", lambda: lambda rows: 2 * rows[..., 0, :])
+    agent, view = agents.make("twice_the_first"), normal_view()
+    torch.testing.assert_close(agent.aggregate(view), 2 * view.gradients[:, 0])
+    assert not agent.linear
+
+
+def test_a_registered_agent_is_taken_as_it_is():
+    agents.register("mine", First)
+    agent = agents.make("mine", which=3)
+    assert isinstance(agent, First)
+    assert agents.make_from(agent) is agent
+    assert agents.make_from("mine:which=1").which == 1
+    assert agent.credits(make().view)[:, 3].tolist() == [1, 1]
+    with pytest.raises(TypeError, match="which"):
+        agents.make("mine", what=3)
+
+
+def test_an_object_that_decides_nothing_is_refused():
+    agents.register("nothing", object)
+    with pytest.raises(TypeError, match=r"decide\(view\), credits\(view\) or aggregate\(view\)"):
+        agents.make("nothing")
+    with pytest.raises(TypeError, match="agent must be"):
+        agents.make_from(3)
+
+
+def test_names_of_byzgym_cannot_be_taken():
+    for name, kind in (("krum", "is the rule of that name"), ("gaa", "is built in")):
+        with pytest.raises(ValueError, match=kind):
+            agents.register(name, First)
+    assert "mine" not in agents.names()
+
+
+def test_an_agent_goes_before_a_rule_of_ones_own():
+    aggregation.register("mine", lambda: lambda rows: rows.sum(-2))
+    agents.register("mine", First)
+    assert agents.make("mine").credits(normal_view())[:, 0].tolist() == [1, 1]
+    assert agents.names().count("mine") == 1
+    rows = torch.eye(3)
+    assert torch.equal(aggregation.make("mine")(rows), rows.sum(0))  # still the rule
+
+
+def test_mistakes_are_refused_at_once():
+    for name, error, message in (
+        ("krumm", ValueError, "did you mean 'krum'"),
+        ("multi_krum:selected=2", TypeError, "num_selected"),
+        ("krum:num_byzantine=-1", ValueError, "num_byzantine must be an integer of at least 0"),
+        ("multi_krum:num_selected=0", ValueError, "num_selected must be an integer of at least 1"),
+        ("fixed:credits=[0, 0]", ValueError, "positive sum"),
+    ):
+        with pytest.raises(error, match=message):
+            agents.make_from(name)
+    with pytest.raises(ValueError, match=r"needs n >= 2f \+ 3, got n=2"):
+        agents.make("krum").credits(normal_view(num_workers=2))
+
+
+def test_only_the_oracle_is_a_reference():
+    assert [name for name in agents.names() if agents.make(name).reference] == ["oracle"]

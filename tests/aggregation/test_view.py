@@ -1,0 +1,96 @@
+"""The ServerView: filled in, cut into parts, and with submissions rejected where it is made by hand."""
+
+import pickle
+
+import pytest
+import torch
+
+from byzgym.aggregation import ServerView
+from byzgym.memory import Memory
+from byzgym.simulation import Simulation
+
+TINY = {"task": "synthetic", "num_workers": 7, "num_byzantine": 2, "attack": "sign_flip", "rounds": 4}
+FIELDS = ("gradients", "theta", "learning_rate", "round", "rejected", "previous_update", "previous_credits")
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_view(**fields):
+    target = normal(3, 5, seed=1)
+    given = {
+        "gradients": normal(3, 4, 5).index_fill(1, torch.tensor([2]), torch.nan),
+        "theta": normal(3, 5, seed=2),
+        "learning_rate": torch.tensor([0.1, 0.2, 0.3]),
+        "qv_loss": lambda theta: (theta - target).square().sum(1),
+        "round": torch.tensor([4, 5, 6]),
+    }
+    return ServerView(**{**given, **fields})
+
+
+def test_rows_that_are_not_finite_are_rejected():
+    rows = normal(3, 4, 5)
+    rows[1, 2, 0], rows[2, 3, 4] = torch.nan, -torch.inf
+    view = make_view(gradients=rows)
+    assert view.rejected.nonzero().tolist() == [[1, 2], [2, 3]]
+    assert view.gradients[1, 2].tolist() == [0] * 5
+    assert rows[1, 2].isnan().any()  # the caller's own stay as they are
+
+
+def test_rows_whose_sum_overflows_are_accepted():
+    assert not make_view(gradients=torch.full((3, 4, 5), 3e38)).rejected.any()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"gradients": [[1.0]]},
+        {"gradients": normal(4, 5)},
+        {"gradients": normal(3, 4, 5).to_sparse()},
+        {"theta": normal(3, 6)},
+        {"theta": normal(3, 5).numpy()},
+        {"learning_rate": torch.tensor([[0.3]])},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_bad_fields_are_named(fields):
+    with pytest.raises((TypeError, ValueError), match=next(iter(fields))):
+        make_view(**fields)
+
+
+def test_gradient_of_the_qv_loss():
+    view = make_view()
+    expected = 2 * (view.theta - normal(3, 5, seed=1))
+    torch.testing.assert_close(view.qv_gradient, expected)
+    torch.testing.assert_close(view.qv_value, (expected / 2).square().sum(1))
+
+
+def test_a_job_without_qv_samples():
+    with pytest.raises(ValueError, match="no qv_loss"):
+        _ = make_view(qv_loss=None).qv_value
+
+
+def test_a_part_of_the_runs():
+    memory, runs = Memory(3), torch.tensor([2, 0])
+    view = make_view(memory=memory)
+    part = view.of(runs)
+    for name in (*FIELDS, "qv_value", "qv_gradient"):
+        torch.testing.assert_close(getattr(part, name), getattr(view, name)[runs], msg=name)
+    assert part.rejected[:, 2].all()
+    part.memory.write("mine", torch.ones(2, 1))
+    assert memory.read("mine", 1).tolist() == [[1], [0], [1]]
+    with pytest.raises(ValueError, match="runs must name each run once"):
+        view.of(torch.tensor([1, 1]))
+
+
+def test_a_part_made_in_inference_mode_can_be_used_outside():
+    view, runs = Simulation.make(3, seed=0, **TINY).view, torch.tensor([2, 0])
+    with torch.inference_mode():
+        part = view.of(runs)
+        torch.testing.assert_close(part.qv_gradient, view.qv_gradient[runs])
+    theta = part.theta.clone().requires_grad_()
+    part.qv_loss(theta).sum().backward()
+    torch.testing.assert_close(theta.grad, part.qv_gradient)
+    again = pickle.loads(pickle.dumps(view.of(runs)))
+    torch.testing.assert_close(again.qv_value, part.qv_value)
