@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from byzgym import specs
+from byzgym.validation import shown, unknown
+
 T = TypeVar("T")
 
 
@@ -14,11 +17,25 @@ class Registry(Generic[T]):
     """A mapping from names to factories.
 
     Args:
-        kind: What is registered, as errors should call it ("rule", "attack", ...).
+        kind: What is registered, as errors call it ("rule", "attack", ...).
+        accepts: Whether an object is of this kind: `make_from` returns it as it is, and factories must return
+            one. Where None, `make_from` takes no objects, and what factories return is not checked.
+        objects: What ``accepts`` accepts, as errors call it ("a Task", "a callable", ...).
+
+    Example:
+        >>> registry = Registry("rule", is_callable, "a callable")
+        >>> registry.register("quantile", lambda q=0.5: lambda rows: rows.quantile(q, -2))
+        >>> rule = registry.make_from("quantile:q=0.2")  # or {"name": "quantile", "q": 0.2}
+        >>> registry.make_from(rule) is rule
+        True
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(
+        self, kind: str, accepts: Callable[[Any], bool] | None = None, objects: str = "an object"
+    ) -> None:
         self.kind = kind
+        self._accepts = accepts
+        self._objects = objects
         self._factories: dict[str, Callable[..., T]] = {}
         self._built_in: set[str] = set()
 
@@ -39,10 +56,10 @@ class Registry(Generic[T]):
         if not isinstance(name, str) or not name or set(name) & set(":,= "):
             raise ValueError(
                 f"{self.kind}: a name must be a non-empty string without ':', ',', '=' and spaces, "
-                f"which the command line needs, got {name!r}"
+                f"which the command line needs, got {shown(name)}"
             )
         if not callable(factory):
-            raise TypeError(f"the factory of {self.kind} {name!r} must be callable, got {factory!r}")
+            raise TypeError(f"the factory of {self.kind} {name!r} must be callable, got {shown(factory)}")
         if name in self._built_in:
             raise ValueError(f"{self.kind} {name!r} is built in and cannot be replaced; choose another name")
         self._factories[name] = factory
@@ -68,56 +85,86 @@ class Registry(Generic[T]):
             ValueError: If the name is unknown; the message lists the known ones.
         """
         if not isinstance(name, str) or name not in self._factories:
-            raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(self.names())}")
+            raise unknown(self.kind, name, self.names())
         return self._factories[name]
 
     def takes(self, name: str, parameter: str) -> bool:
-        """Whether the factory registered as ``name`` takes such a keyword, or any, and has not been given it.
+        """Whether the factory registered as ``name`` has this parameter, not yet bound by a `partial`.
 
-        Raises:
-            ValueError: If the name is unknown.
+        A factory with ``**parameters`` takes num_byzantine, which any rule may be told, and nothing else.
         """
         factory = self.factory(name)
         if isinstance(factory, partial) and parameter in factory.keywords:
             return False
-        try:
-            known = inspect.signature(factory).parameters.values()
-        except ValueError:  # some built-in classes have none
-            return False
+        kinds = {p.name: p.kind for p in inspect.signature(factory).parameters.values()}
+        if parameter == "num_byzantine" and inspect.Parameter.VAR_KEYWORD in kinds.values():
+            return True
         by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        return any(p.kind is p.VAR_KEYWORD or (p.name == parameter and p.kind in by_name) for p in known)
+        return kinds.get(parameter) in by_name
 
     def make(self, name: str, /, **parameters: Any) -> T:
         """Build the one registered as ``name``.
 
         Raises:
             ValueError: If the name is unknown; the message lists the known ones.
-            TypeError: If it has no such parameter, or lacks one; the message lists its parameters.
+            TypeError: If it has no such parameter, or lacks one (the message lists its parameters), or if its
+                factory returns something of another kind.
         """
         factory = self.factory(name)
-        try:
-            signature = inspect.signature(factory)
-        except ValueError:  # some built-in classes have none
-            return factory(**parameters)
+        signature = inspect.signature(factory)
         try:
             signature.bind(**parameters)
         except TypeError as error:
             allowed = ", ".join(str(p) for p in signature.parameters.values()) or "none"
             raise TypeError(f"{self.kind} {name!r}: {error}; its parameters: {allowed}") from None
-        return factory(**parameters)
+        made = factory(**parameters)
+        if self._accepts and not self._accepts(made):
+            raise TypeError(
+                f"the factory of {self.kind} {name!r} must return {self._objects}, got {shown(made)}"
+            )
+        return made
 
-    def make_from(self, spec: str | Mapping[str, Any]) -> T:
-        """Build from a name, or from a mapping ``{"name": ..., **parameters}``.
+    def make_from(self, spec: str | Mapping[str, Any] | T, inject: Mapping[str, Any] | None = None) -> T:
+        """Build from "name", "name:key=value,..." or {"name": ..., **parameters}; return an object as it is.
+
+        Args:
+            spec: One of these.
+            inject: Values of parameters, used where the factory `takes` one that ``spec`` does not give.
 
         Raises:
-            ValueError: If the name is missing or unknown.
-            TypeError: If ``spec`` is neither, or a parameter does not fit.
+            ValueError: If the name is missing or unknown, or a text has another form.
+            TypeError: If ``spec`` is something else, or a parameter does not fit.
         """
-        if isinstance(spec, str):
-            return self.make(spec)
-        if not isinstance(spec, Mapping):
-            raise TypeError(f"{self.kind} must be a name or a mapping with a 'name', got {spec!r}")
-        parameters = dict(spec)
+        if self._accepts and self._accepts(spec):
+            return spec  # type: ignore[return-value]
+        if not isinstance(spec, str | Mapping):
+            objects = f" or {self._objects}" if self._accepts else ""
+            raise TypeError(
+                f"{self.kind} must be 'name', 'name:key=value,...', a mapping with a 'name'{objects}, "
+                f"got {shown(spec)}"
+            )
+        parameters = specs.parse(spec) if isinstance(spec, str) else dict(spec)
         if "name" not in parameters:
-            raise ValueError(f"{self.kind}: a mapping needs the key 'name', got {spec!r}")
-        return self.make(parameters.pop("name"), **parameters)
+            raise ValueError(f"{self.kind}: a mapping needs the key 'name', got {shown(spec)}")
+        name = parameters.pop("name")
+        injected = {key: value for key, value in (inject or {}).items() if self.takes(name, key)}
+        return self.make(name, **(injected | parameters))
+
+
+def is_callable(value: Any) -> bool:
+    """Whether it is a function or an object to call. A class is not: it makes such objects."""
+    return callable(value) and not isinstance(value, type)
+
+
+def describe(spec: Any) -> str:
+    """What errors and tables call the thing made from ``spec``: its name with parameters, never an address.
+
+    Example:
+        >>> describe({"name": "ipm", "epsilon": 1.0}), describe("ipm"), describe(len)
+        ('ipm:epsilon=1.0', 'ipm', 'len')
+    """
+    if isinstance(spec, str):
+        return spec
+    if isinstance(spec, Mapping):
+        return specs.label(spec)
+    return getattr(spec, "__name__", type(spec).__name__)

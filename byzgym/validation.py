@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
+_short.maxlist = _short.maxtuple = _short.maxdict = 20
+
+
+def shown(value: Any) -> str:
+    """The value as an error shows it: on one line, and not at length.
+
+    Example:
+        >>> shown([1, "two"])
+        "[1, 'two']"
+    """
+    return " ".join(_short.repr(value).split())
+
+
+def unknown(kind: str, name: Any, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not one of those known; it suggests the nearest one.
+
+    Example:
+        >>> print(unknown("rule", "krmu", ["krum", "mean"]))
+        unknown rule 'krmu'; did you mean 'krum'? known: krum, mean
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ValueError(f"unknown {kind} {shown(name)}; {hint}known: {', '.join(known)}")
 
 
 @contextmanager
@@ -20,18 +49,17 @@ def blamed(author: str) -> Iterator[None]:
 
 
 def check_int(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
-    """Return ``value`` as an int in ``[low, high]``.
+    """Return ``value`` as an int in ``[low, high]``, and of 64 bits.
 
     Raises:
-        ValueError: If it is not a whole number of 64 bits (booleans are not) or lies outside.
+        ValueError: If it is not a whole number (booleans are not) or lies outside.
     """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    number = int(value) if whole else 0
-    if whole and not -(2**63) <= number < 2**63:
-        raise ValueError(f"{name} must be an integer of 64 bits{_range(low, high)}, got {value!r}")
-    if not whole or (low is not None and number < low) or (high is not None and number > high):
-        raise ValueError(f"{name} must be an integer{_range(low, high)}, got {value!r}")
-    return number
+    if whole and not -(2**63) <= value < 2**63:
+        low, high = -(2**63) if low is None else low, 2**63 - 1 if high is None else high
+    if not whole or (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError(f"{name} must be an integer{_range(low, high)}, got {shown(value)}")
+    return int(value)
 
 
 def check_real(
@@ -56,7 +84,7 @@ def check_real(
         or (high is not None and number > high)
         or (above is not None and number <= above)
     ):
-        raise ValueError(f"{name} must be a finite number{allowed}, got {value!r}")
+        raise ValueError(f"{name} must be a finite number{allowed}, got {shown(value)}")
     return number
 
 
@@ -69,7 +97,7 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     allowed = list(allowed)
     # Not `value in allowed`, which an array answers with an array.
     if not any(isinstance(value, type(one)) and value == one for one in allowed):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {shown(value)}")
     return value
 
 
@@ -80,7 +108,7 @@ def check_bool(name: str, value: Any) -> bool:
         ValueError: If it is anything else.
     """
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
+        raise ValueError(f"{name} must be True or False, got {shown(value)}")
     return value
 
 

@@ -1,0 +1,99 @@
+"""Names with parameters, spelt alike in Python and at the command line: "ipm" or "ipm:epsilon=1.0"."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from typing import Any
+
+_OPENING = ("'", '"', "(", "[", "{")
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Read ``name`` or ``name:key=value,key=value``.
+
+    A value that is a Python literal stands for that literal; any other value is plain text up to the next
+    comma. Quote text that holds a comma, begins with a quote or a bracket, or looks like a literal.
+
+    Returns:
+        ``{"name": name, key: value, ...}``, which every ``make_from`` of byzgym takes.
+
+    Raises:
+        ValueError: If the text has another form.
+
+    Example:
+        >>> parse("csv:path=/data/mine.csv,label=column")
+        {'name': 'csv', 'path': '/data/mine.csv', 'label': 'column'}
+        >>> parse("fixed:credits=[1, 0, 2],scale=1e-3,note='1,000'")
+        {'name': 'fixed', 'credits': [1, 0, 2], 'scale': 0.001, 'note': '1,000'}
+    """
+    problem = ValueError(
+        f"expected 'name' or 'name:key=value,...' with text or Python literals as values, got {text!r}"
+    )
+    if not isinstance(text, str):
+        raise problem
+    name, colon, rest = text.partition(":")
+    spec: dict[str, Any] = {"name": name.strip()}
+    pending = ""
+    for piece in rest.split(",") if colon else ():
+        pending += piece
+        key, _, value = (part.strip() for part in pending.partition("="))
+        if value.startswith(_OPENING) and not _is_literal(value):
+            pending += ","  # a comma inside a quote or a bracket
+            continue
+        if not value or not key.isidentifier() or key in spec:
+            raise problem
+        spec[key] = ast.literal_eval(value) if _is_literal(value) else value
+        pending = ""
+    if pending or not spec["name"]:
+        raise problem
+    return spec
+
+
+def label(spec: Mapping[str, Any]) -> str:
+    """The inverse of `parse`.
+
+    Example:
+        >>> label({"name": "csv", "path": "/data/mine.csv", "label": "None"})
+        "csv:path=/data/mine.csv,label='None'"
+    """
+    parameters = ",".join(f"{key}={_spelt(value)}" for key, value in spec.items() if key != "name")
+    return f"{spec['name']}:{parameters}" if parameters else str(spec["name"])
+
+
+def canonical(text: str) -> str:
+    """The one spelling under which tables and files list ``text``.
+
+    Raises:
+        ValueError: As `parse`.
+
+    Example:
+        >>> canonical("gaussian: mean=-1, std=1e3")
+        'gaussian:mean=-1,std=1000.0'
+    """
+    return label(parse(text))
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _spelt(value: Any) -> str:
+    if isinstance(value, float) and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"  # inf would be text
+    if (
+        isinstance(value, str)
+        and value
+        and value == value.strip()
+        and value.isprintable()
+        and "," not in value
+        and not value.startswith(_OPENING)
+        and not _is_literal(value)
+    ):
+        return value
+    return repr(value)
