@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from byzgym.agents.base import Agent
 from byzgym.agents.registry import registry
 from byzgym.aggregation import ServerView, accepted
-from byzgym.precision import without_autocast
+from byzgym.ambient import without_autocast
 from byzgym.validation import check_int, check_real
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.received import is_finite, received_rows
-from byzgym.precision import without_autocast
+from byzgym.ambient import without_autocast
 from byzgym.validation import check_int
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -11,8 +11,8 @@ import torch.fx
 from torch import Tensor
 
 from byzgym.aggregation.networks import Program
+from byzgym.ambient import keep_freed_memory
 from byzgym.compilation import compile_graph
-from byzgym.memory import keep_freed_memory
 
 # Values in a block of all rows. On the CPU: long enough for PyTorch to share each operation among its threads
 # (so that a thread always meets the same columns) and to hide its dispatch, short enough for the scratch rows

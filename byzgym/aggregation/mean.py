@@ -7,7 +7,7 @@ from torch import Tensor
 from byzgym.aggregation.base import Weighting
 from byzgym.aggregation.received import is_finite
 from byzgym.aggregation.registry import registry
-from byzgym.precision import without_autocast
+from byzgym.ambient import without_autocast
 
 
 @registry.built_in("mean")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation import combine
+from byzgym.ambient import episode_seed
 from byzgym.envs.actions import CreditActions
 from byzgym.envs.observations import ObservationBuilder
 from byzgym.envs.rewards import WORST_REWARD, exploded, relative_drop
-from byzgym.randomness import episode_seed
 from byzgym.simulation import Simulation
 from byzgym.validation import check_int
 

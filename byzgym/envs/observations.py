@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from byzgym.aggregation import ServerView
-from byzgym.precision import without_autocast
+from byzgym.ambient import without_autocast
 from byzgym.validation import check_choice, check_int
 
 BOUND = 100.0

@@ -11,9 +11,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from byzgym import agents, attacks
-from byzgym.experiments import specs
-from byzgym.randomness import episode_seed
+from byzgym import agents, attacks, specs
+from byzgym.ambient import episode_seed
 from byzgym.validation import check_int
 
 DEFAULT_POLICIES = ("mean", "krum", "median", "geometric_median", "faba", "gaa", "oracle")

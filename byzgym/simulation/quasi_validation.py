@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from byzgym.precision import without_autocast
+from byzgym.ambient import without_autocast
 from byzgym.simulation.gradients import GradientEngine
 from byzgym.simulation.settings import Settings
 from byzgym.tasks import Task

@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation import Mean, RuleOfEach, ServerView
+from byzgym.ambient import episode_seed, keep_freed_memory, without_autocast
 from byzgym.attacks import AttackContext
-from byzgym.memory import keep_freed_memory
-from byzgym.precision import without_autocast
-from byzgym.randomness import episode_seed
 from byzgym.simulation import snapshots
-from byzgym.simulation.engines import engine_for
 from byzgym.simulation.given import (
     check_credits,
     check_tensor,
@@ -24,6 +21,7 @@ from byzgym.simulation.given import (
     environment_numbers,
     own_copy,
 )
+from byzgym.simulation.gradients import engine_for
 from byzgym.simulation.metrics import test_metrics
 from byzgym.simulation.quasi_validation import QuasiValidation, draw_samples
 from byzgym.simulation.server import Server, receive

@@ -14,7 +14,8 @@ from byzgym import attacks
 from byzgym.aggregation import RuleOfEach
 from byzgym.attacks.base import as_submissions
 from byzgym.simulation.batches import BatchSampler, checked_shares
-from byzgym.simulation.gradients import LONG_ROW, GradientEngine
+from byzgym.simulation.gradients import GradientEngine
+from byzgym.simulation.modules import LARGE_MODEL as LONG_ROW
 from byzgym.simulation.settings import Attack, Settings
 from byzgym.validation import blamed
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from byzgym.randomness import seeded
-from byzgym.simulation.engines import engine_for
-from byzgym.simulation.gradients import DenseEngine
+from byzgym.ambient import seeded
+from byzgym.simulation.dense import DenseEngine
+from byzgym.simulation.gradients import engine_for
 from byzgym.simulation.modules import ModuleEngine
 from byzgym.tasks import models
 
