@@ -16,6 +16,7 @@ from byzgym.tasks.base import Task, split_held_out, split_stratified
 from byzgym.tasks.registry import registry
 from byzgym.validation import check_int, check_real, shown, unknown
 
+_MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "?"]
 _MOST_CATEGORIES = 1000
 
 
@@ -36,6 +37,7 @@ def csv(
       training rows. A missing number becomes their mean.
     - Columns of text become one feature for each text that training rows hold, 1 in rows with that text and
       0 elsewhere. A missing text, and one that no training row holds, is 0 in all of them.
+    - Missing in these is what is empty, NA, N/A, NaN, null, None or a question mark.
 
     Args:
         path: The file. It is read once, and again when it has changed.
@@ -65,7 +67,7 @@ def csv(
         )
     file = Path(path).expanduser().resolve()
     if not file.is_file():
-        raise FileNotFoundError(f"path must be a file, got {str(path)!r}, which does not exist")
+        raise FileNotFoundError(f"path must be an existing file, got {str(path)!r}")
     check_real("test_fraction", test_fraction, above=0)
     if test_fraction >= 1:
         raise ValueError(f"test_fraction must be less than 1, got {test_fraction}")
@@ -82,7 +84,7 @@ def _load(file: Path, changed: int, label: str, test_fraction: float, seed: int,
     if len(classes) < 2 or counts.min() < 2:
         raise ValueError(
             f"column {label!r} of {file} must hold at least two labels, each in at least two rows, "
-            f"got {len(classes)} different ones, {classes[counts.argmin()]!r} in {counts.min()}"
+            f"got {len(classes)} of them, {classes.tolist()[counts.argmin()]!r} in {counts.min()}"
         )
     try:
         rest, test = split_stratified(y, test_fraction, seed)
@@ -102,13 +104,17 @@ def _read(file: Path, label: str, delimiter: str) -> tuple[Any, np.ndarray]:
     """The table of features and the labels, without the rows that have no label."""
     import pandas as pd
 
+    form: dict[str, Any] = {"sep": delimiter, "skipinitialspace": True, "index_col": False}
     try:
-        # A converter keeps pandas from reading the class "None" as a missing label.
-        table = pd.read_csv(file, sep=delimiter, converters={label: str.strip}, low_memory=False)
+        names = pd.read_csv(file, nrows=0, **form).columns
+        if label in names:
+            missing = {name: _MISSING for name in names if name != label}
+            form |= {"dtype": {label: str}, "na_values": missing, "keep_default_na": False}
+            table = pd.read_csv(file, low_memory=False, **form)
     except ValueError as error:  # no columns, rows of different lengths, another encoding
-        raise ValueError(f"{file} cannot be read as a CSV file: {error}") from None
-    if label not in table:
-        raise unknown(f"column of {file} (with delimiter {delimiter!r})", label, table.columns)
+        raise ValueError(f"{file} cannot be read as a CSV file: {str(error).strip()}") from None
+    if label not in names:
+        raise unknown(f"column of {file} (with delimiter {delimiter!r})", label, names)
     labels = table.pop(label)
     try:
         labels = pd.to_numeric(labels)

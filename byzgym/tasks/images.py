@@ -18,7 +18,7 @@ from byzgym.validation import check_bool, shown
 ROOT_VARIABLE = "BYZGYM_DATA_ROOT"
 
 # one copy of each data set, however many environments use it
-_loaded: dict[tuple[str, str], Task] = {}
+_loaded: dict[tuple[str, Path], Task] = {}
 
 
 @registry.built_in("mnist")
@@ -40,7 +40,7 @@ def mnist(root: str | os.PathLike[str] | None = None, download: bool = False) ->
 
     Source: Y. LeCun, C. Cortes and C. Burges, The MNIST database of handwritten digits (CC BY-SA 3.0).
     """
-    return _load("MNIST", root, download, 0.1307, 0.3081, model="mlp:32", batch_size=32, learning_rate=0.1)
+    return _load("MNIST", root, download, 0.1307, 0.3081, model="mlp:32")
 
 
 @registry.built_in("fashion_mnist")
@@ -51,9 +51,7 @@ def fashion_mnist(root: str | os.PathLike[str] | None = None, download: bool = F
 
     Source: H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, arXiv:1708.07747 (MIT licence).
     """
-    return _load(
-        "FashionMNIST", root, download, 0.2860, 0.3530, model="mlp:32", batch_size=32, learning_rate=0.1
-    )
+    return _load("FashionMNIST", root, download, 0.2860, 0.3530, model="mlp:32")
 
 
 @registry.built_in("cifar10")
@@ -67,38 +65,25 @@ def cifar10(root: str | os.PathLike[str] | None = None, download: bool = False) 
     Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009 (no licence stated;
     cite the report).
     """
-    return _load("CIFAR10", root, download, 0.5, 0.5, model="lenet", batch_size=32, learning_rate=0.1)
+    return _load("CIFAR10", root, download, 0.5, 0.5, model="lenet")
 
 
 @shielded
 def _load(
-    name: str,
-    root: str | os.PathLike[str] | None,
-    download: bool,
-    mean: float,
-    std: float,
-    **defaults: Any,
+    name: str, root: str | os.PathLike[str] | None, download: bool, mean: float, std: float, **defaults: Any
 ) -> Task:
     check_bool("download", download)
-    folder = _root(root)
-    key = (name, str(folder))
-    if key not in _loaded:
-        train, test = (_read(name, folder, part, download, mean, std) for part in (True, False))
-        _loaded[key] = Task(train, test, num_classes=10, **defaults)
-    return _loaded[key]
-
-
-def _root(root: str | os.PathLike[str] | None) -> Path:
     given = root if root is not None else os.environ.get(ROOT_VARIABLE)
     if not given or not isinstance(given, str | os.PathLike):
         raise ValueError(
             f"root must be the folder of the data, got {shown(root)}; pass root=... to the task or set the "
             f"environment variable {ROOT_VARIABLE}"
         )
-    try:
-        return Path(given).expanduser().resolve()
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"root {given!r} cannot be read: {error}") from error
+    folder = Path(given).expanduser().resolve()
+    if (name, folder) not in _loaded:
+        train, test = (_read(name, folder, part, download, mean, std) for part in (True, False))
+        _loaded[name, folder] = Task(train, test, num_classes=10, **defaults)
+    return _loaded[name, folder]
 
 
 def _read(
