@@ -61,12 +61,12 @@ def test_classes_are_sorted_by_value(write):
 
 
 def test_missing_values(write):
-    rows = [f"{i}, {('', i * i)[i % 2]}, {('a', '?', 'b', 'NA')[i % 4]}, {i % 2}" for i in range(40)]
+    rows = [f"{i}, {('', i)[i % 2]}, {('a', '?', 'b', 'NA')[i % 4]}, {i % 2}" for i in range(40)]
     task = tasks.make("csv", path=write("n, m, c, y", *rows), label="y")
     x, _ = whole(task)
     assert x.shape == (40, 4)
     assert (x[::2, 1] == 0).all()
-    assert (x[1::2, 1] != 0).all()
+    assert (x[1::2, 1].diff() > 0).all()
     assert x[:, 2:].tolist() == [[1, 0], [0, 0], [0, 1], [0, 0]] * 10
 
 
@@ -105,7 +105,7 @@ TWO = [f"{i},{i % 2}" for i in range(20)]
         (
             ["n,y", *(f"t{i},{i % 2}" for i in range(1500))],
             {},
-            "'n' of .* at most 1000 different texts, got 1080",
+            "'n' of .* at most 1000 .* got 1080",
         ),
     ],
 )

@@ -49,7 +49,7 @@ def test_grey_images_are_standardised(name, mean, std, tmp_path):
     assert task.test[0].unique().tolist() == pytest.approx([-mean / std])
 
 
-def test_cifar10_is_channels_first_from_minus_one_to_one(tmp_path):
+def test_cifar10_is_channels_first(tmp_path):
     image = tasks.make("cifar10", root=tmp_path).train[0][0]
     assert image.shape == (3, 32, 32)
     assert image[2, 0, 1] == 1
@@ -88,7 +88,7 @@ def test_download_must_be_a_bool(tmp_path):
         (RuntimeError("Dataset not found. Try"), False, FileNotFoundError, "not in root .*download=True"),
         (RuntimeError("Dataset not found or corrupted."), False, FileNotFoundError, "not in root"),
         (EOFError("Ran out of input"), False, ValueError, "cannot be read: Ran out .*download=True"),
-        (OSError("no network"), True, RuntimeError, "cannot be downloaded into root .*: no network"),
+        (OSError("no network"), True, RuntimeError, "could not be downloaded into root .*: no network"),
     ],
 )
 def test_unreadable_data(torchvision, tmp_path, raised, download, error, message):
@@ -127,32 +127,14 @@ def test_a_missing_torchvision_is_reported_alike(tmp_path, monkeypatch):
         tasks.make("mnist", root=tmp_path)
 
 
-@pytest.fixture
-def real_data(monkeypatch):
+@pytest.mark.skipif(not ROOT, reason=f"{images.ROOT_VARIABLE} is not set")
+def test_real_mnist(monkeypatch):
     monkeypatch.undo()
-    if not ROOT:
-        pytest.skip(f"{images.ROOT_VARIABLE} is not set")
-
-
-def _real(name):
     try:
-        return tasks.make(name, root=ROOT)
+        task = tasks.make("mnist")
     except (FileNotFoundError, RuntimeError) as error:
         pytest.skip(str(error))
-
-
-def test_real_mnist(real_data):
-    task = _real("mnist")
     assert [len(x) for x, _ in (task.train, task.test, task.held_out)] == [54_000, 10_000, 6_000]
-    some = task.train[0][:10_000]
-    assert some.mean().abs() < 0.02
-    assert (some.std() - 1).abs() < 0.02
+    assert task.train[0].mean().abs() < 0.02
+    assert (task.train[0].std() - 1).abs() < 0.02
     assert task.test[1].bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-
-
-def test_real_cifar10(real_data):
-    task = _real("cifar10")
-    data = pytest.importorskip("torchvision.datasets").CIFAR10(ROOT, train=False)
-    assert task.test[1].tolist() == data.targets
-    expected = torch.from_numpy(data.data[7, 3, 4].astype(np.float32)) / 127.5 - 1
-    torch.testing.assert_close(task.test[0][7, :, 3, 4], expected)

@@ -151,7 +151,7 @@ def test_numpy_and_python_are_seeded_too(untouched_randomness):
     assert not torch.equal(first, other)
 
 
-def test_default_device_and_inference_mode_do_not_matter():
+def test_modes_of_the_caller_do_not_matter():
     expected = flat(models.build("mlp:4", (2,), 3, seeded(0)))
     with torch.inference_mode(), torch.device("meta"):
         model = models.build("mlp:4", (2,), 3, seeded(0))

@@ -72,17 +72,11 @@ def test_iid_shares_are_random():
     assert counts.min() > 150  # sample 0 falls to each worker 200 times on average, with deviation 11.5
 
 
-def test_dirichlet_divides_classes_at_the_fractions():
-    counts, edges = (
-        torch.tensor([4, 3]),
-        torch.tensor([[0.5, 1.0, 1.0], [0.0, 0.4, 1.0]], dtype=torch.float64),
-    )
-    assert partitions._divide(counts, edges).tolist() == [0, 0, 1, 1, 1, 2, 2]
-
-
-def test_dirichlet_survives_edges_that_round_below_one():
-    edges = torch.tensor([[0.5, 0.9]], dtype=torch.float64)
-    assert partitions._divide(torch.tensor([100]), edges).max() == 1
+def test_classes_are_divided_at_the_fractions():
+    edges = torch.tensor([[0.5, 1.0, 1.0], [0.0, 0.4, 1.0]], dtype=torch.float64)
+    assert partitions._divide(torch.tensor([4, 3]), edges).tolist() == [0, 0, 1, 1, 1, 2, 2]
+    rounded = torch.tensor([[0.5, 0.9]], dtype=torch.float64)
+    assert partitions._divide(torch.tensor([100]), rounded).max() == 1
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 3.0])

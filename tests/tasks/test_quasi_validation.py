@@ -121,7 +121,7 @@ def test_rotation_of_images_that_are_not_square():
     torch.testing.assert_close(turned, expected, atol=1e-5, rtol=0)
 
 
-def test_rotation_by_30_degrees_repeats_the_border():
+def test_rotation_repeats_the_border():
     task = tasks.make("digits")
     clean, _ = quasi_validation.make("held_out")(task, 9, seeded(0))
     turned, _ = quasi_validation.make("rotation")(task, 9, seeded(0))
