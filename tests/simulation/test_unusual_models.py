@@ -101,7 +101,7 @@ def advance(simulation):
 def test_models_that_write_into_their_input(build):
     """The task's data and the QV set stay as they are, and the gradients are those of an honest loop."""
     simulation = make(build)
-    task = simulation.settings.task
+    task = simulation.setup.task
     parts = (task.train[0], task.test[0], simulation.quasi_validation.x)
     before = [part.clone() for part in parts]
     advance(simulation)
@@ -141,7 +141,7 @@ def test_workers_do_not_share_a_counter():
     for build in (lambda k: Counting(k, "number"), Recurrent):
         simulation = make(build, 1)
         theta = simulation.server.theta
-        x, y = (part[:3].expand(1, 4, *part[:3].shape) for part in simulation.settings.task.train)
+        x, y = (part[:3].expand(1, 4, *part[:3].shape) for part in simulation.setup.task.train)
         out = theta.new_empty(1, 4, theta.shape[1])
         simulation.engine.gradients(theta, x, y, [torch.Generator()], out)
         torch.testing.assert_close(out[0], out[0, :1].expand(4, -1))
