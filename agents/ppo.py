@@ -1,6 +1,6 @@
 """PPO with a permutation-equivariant policy on the default environment. Results: agents/README.md.
 
-python agents/ppo.py --out runs/ppo
+Usage: python agents/ppo.py --out runs/ppo
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Config:
     observation: tuple[str, ...] = ("norms", "similarity", "trust")
     """Parts of the observation."""
     policy: Literal["gaussian", "dirichlet"] = "gaussian"
-    """Gaussian logits with a softmax, or credits from a Dirichlet distribution."""
+    """Gaussian logits with a softmax, or credits drawn from a Dirichlet distribution."""
     beta: float = 10.0
-    """Inverse temperature of the softmax: from a spread of 1 to e^-20 as the smallest ratio of credits."""
+    """Inverse temperature of the softmax; two credits differ by a factor of at most e^20."""
     log_std_init: float = -1.0
     """Logarithm of the Gaussian's initial standard deviation."""
     learning_rate: float = 1e-3
-    """Initial learning rate; falls linearly to zero."""
+    """Initial learning rate. It falls linearly to zero."""
     n_steps: int = 20
     """Rounds per environment and update."""
     batch_size: int = 640
@@ -62,21 +62,26 @@ class Config:
     n_epochs: int = 4
     """Passes over the samples of an update."""
     gamma: float = 0.9
-    """Discount: what a round's credits are worth shows within some rounds."""
+    """Discount factor. The effect of a round's credits shows within a few rounds."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus."""
     reward_floor: float = -0.2
-    """Rewards below this count as this much in training, and as the end; the environment's go down to -10."""
+    """In training, rewards are raised to this, and an episode ends where one was below."""
     threads: int = 1
-    """Threads of torch; more than one gains little here, and loses where other programs use the cores."""
+    """Threads of torch; more than one gains little."""
     num_byzantine: int = 7
     """Byzantine workers among the 10."""
     rounds: int = 100
     """Length of an episode."""
 
+    @property
+    def softmax(self) -> float | None:
+        """Inverse temperature for the environment; None if the actions are credits."""
+        return self.beta if self.policy == "gaussian" else None
+
 
 class Evaluate(BaseCallback):
-    """Evaluates at the start, every so many steps and at the end, and keeps the rows."""
+    """Evaluates at the start, every ``evaluate_every`` rounds and at the end."""
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__()
@@ -86,45 +91,39 @@ class Evaluate(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= len(self.rows) * self.config.evaluate_every:
-            self.add()
+            self._evaluate()
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
-        self.add()
+        if self.rows[-1]["steps"] < self.num_timesteps:
+            self._evaluate()
 
-    def add(self) -> None:
-        """Evaluate, unless that has just been done."""
-        if self.rows and self.rows[-1]["steps"] == self.num_timesteps:
-            return
-        model = self.model
-        row = play(self.config, lambda seen, _: model.predict(seen, deterministic=True)[0], self.softmax)
-        seconds = round(time.perf_counter() - self.started, 1)
-        self.rows.append(
-            {"policy": "ppo", "seed": self.seed, "steps": self.num_timesteps, **row, "seconds": seconds}
-        )
-        print(
-            {k: v if not isinstance(v, float) else round(v, 3) for k, v in self.rows[-1].items()}, flush=True
-        )
+    def _act(self, observations: Any, byzantine: np.ndarray) -> np.ndarray:
+        return self.model.predict(observations, deterministic=True)[0]
 
-    @property
-    def softmax(self) -> float | None:
-        """The inverse temperature of the actions, None for credits."""
-        return softmax_beta(self.config)
+    def _evaluate(self) -> None:
+        means = play(self.config, self._act, self.config.softmax)
+        self.rows.append(row("ppo", means, self.started, seed=self.seed, steps=self.num_timesteps))
 
 
-def softmax_beta(config: Config) -> float | None:
-    return config.beta if config.policy == "gaussian" else None
+def row(
+    policy: str, means: dict[str, float], started: float, seed: int = 0, steps: int = 0
+) -> dict[str, Any]:
+    """A row of results.csv, also printed."""
+    seconds = round(time.perf_counter() - started, 1)
+    made = {"policy": policy, "seed": seed, "steps": steps, **means, "seconds": seconds}
+    print({name: round(v, 3) if isinstance(v, float) else v for name, v in made.items()}, flush=True)
+    return made
 
 
 def make(config: Config, num_envs: int, seed: int, beta: float | None) -> VecEnv:
-    observation = config.observation[0] if len(config.observation) == 1 else list(config.observation)
     return make_vec_env(
         num_envs,
         seed=seed,
         softmax_beta=beta,
-        observation=observation,
+        observation=list(config.observation),
         num_byzantine=config.num_byzantine,
         rounds=config.rounds,
     )
@@ -137,7 +136,7 @@ def play(
     count = config.evaluation_episodes
     env = make(config, count, EVALUATION_SEED, beta)
     seen = env.reset()
-    byzantine = np.stack([info["byzantine"] for info in env.reset_infos])  # roles are static
+    byzantine = np.stack([info["byzantine"] for info in env.reset_infos])  # the same in all rounds
     going = np.ones(count, dtype=bool)
     totals, credit, length, accuracy, diverged = (np.zeros(count) for _ in range(5))
     while going.any():
@@ -168,15 +167,13 @@ def controls(config: Config) -> list[dict[str, Any]]:
     rows = []
     for name, act in policies.items():
         started = time.perf_counter()
-        row = {"policy": name, "seed": 0, "steps": 0, **play(config, act)}
-        rows.append({**row, "seconds": round(time.perf_counter() - started, 1)})
-        print({k: v if not isinstance(v, float) else round(v, 3) for k, v in rows[-1].items()}, flush=True)
+        rows.append(row(name, play(config, act), started))
     return rows
 
 
 def train(config: Config, seed: int) -> list[dict[str, Any]]:
     gaussian = config.policy == "gaussian"
-    env = CutAtFloor(make(config, config.num_envs, 1000 * seed, softmax_beta(config)), config.reward_floor)
+    env = CutAtFloor(make(config, config.num_envs, 1000 * seed, config.softmax), config.reward_floor)
     model = PPO(
         EquivariantPolicy if gaussian else EquivariantDirichletPolicy,
         env,
@@ -199,16 +196,16 @@ def train(config: Config, seed: int) -> list[dict[str, Any]]:
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Learning curves: mean over seeds, and the range."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
-    ppo = [row for row in rows if row["policy"] == "ppo"]
-    steps = sorted({row["steps"] for row in ppo})
+    ppo = [entry for entry in rows if entry["policy"] == "ppo"]
+    steps = sorted({entry["steps"] for entry in ppo})
     for axes, field, label in zip(
         panels, ("episode_return", "accuracy"), ("episode return", "final test accuracy"), strict=True
     ):
-        values = [[row[field] for row in ppo if row["steps"] == step] for step in steps]
+        values = [[entry[field] for entry in ppo if entry["steps"] == step] for step in steps]
         axes.plot(steps, [np.mean(v) for v in values], color="C0", marker="o", label="PPO")
         axes.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color="C0", alpha=0.2)
-        for colour, row in zip(("C7", "C1", "C2"), (r for r in rows if r["policy"] != "ppo"), strict=False):
-            axes.axhline(row[field], color=colour, linestyle="--", label=row["policy"])
+        for colour, control in zip(("C7", "C1", "C2"), rows, strict=False):  # controls come first
+            axes.axhline(control[field], color=colour, linestyle="--", label=control["policy"])
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("rounds of training")
         axes.set_ylabel(label)

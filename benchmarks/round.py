@@ -85,7 +85,7 @@ def main(
         rules: Which rules.
         repeats: Turns of every contestant; the medians are shown.
         threads: For torch.
-        compiled: Run alie's moments and the coordinate-wise rules through torch.compile.
+        compiled: Run the coordinate-wise rules through torch.compile.
         batches: Where ByzFL's batches come from: they lie ready, or its clients draw them as in its own runs.
     """
     torch.set_num_threads(threads)
@@ -112,7 +112,7 @@ def compare(
 ) -> dict[str, float]:
     """Median seconds of "ours", "plain" and, where it is installed, "ByzFL"."""
     ours = ATTACKS[attack][0]
-    simulation = mnist_shaped_simulation(ours | ({"compiled": True} if compiled and attack == "alie" else {}))
+    simulation = mnist_shaped_simulation(ours)
     x, y = simulation.settings.task.train
     samples = NUM_WORKERS * BATCH_SIZE
     calls = {

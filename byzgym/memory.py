@@ -1,51 +1,96 @@
-"""What attacks and rules keep from round to round."""
+"""What attacks, role functions and rules keep from one round to the next."""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from byzgym.validation import check_int, check_tensor
+
 
 class Memory:
-    def __init__(self, num_envs: int, device: Any = "cpu") -> None:
-        self.num_envs, self.device = num_envs, torch.device(device)
+    """Named tensors with a row for each environment. All are zero when an episode begins.
+
+    Args:
+        num_envs: E, the number of environments.
+        device: Where the tensors are kept.
+
+    >>> memory = Memory(num_envs=2)
+    >>> attacks = memory.read("attacks", dtype=torch.int64)  # zeros: nothing has been written
+    >>> memory.write("attacks", attacks + 5)
+    >>> memory.of([1]).write("attacks", torch.tensor([7]))
+    >>> memory.read("attacks", dtype=torch.int64)
+    tensor([5, 7])
+    """
+
+    def __init__(self, num_envs: int, device: torch.device | str = "cpu") -> None:
+        self._num_rows = check_int("num_envs", num_envs, low=0)
+        self._envs = torch.arange(self._num_rows, device=device)  # the rows that are this memory's own
         self._values: dict[str, Tensor] = {}
-        self._envs: Tensor | None = None
+
+    @property
+    def num_envs(self) -> int:
+        """E, the number of environments."""
+        return len(self._envs)
 
     def read(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A copy of what was written last, shape [E, *shape]; zeros before the first time.
+
+        Raises:
+            ValueError: If what was written has another shape or type.
+        """
         if name not in self._values:
-            count = self.num_envs if self._envs is None else len(self._envs)
-            return torch.zeros(count, *shape, dtype=dtype, device=self.device)
-        v = self._values[name]
-        return v.clone() if self._envs is None else v[self._envs]
+            return torch.zeros(self.num_envs, *shape, dtype=dtype, device=self._envs.device)
+        self._check(name, shape, dtype)
+        return self._values[name][self._envs]
 
     def write(self, name: str, values: Tensor) -> None:
-        values = values.detach().clone()
-        if self._envs is None:
-            self._values[name] = values
-            return
-        if name not in self._values:
-            self._values[name] = values.new_zeros(self.num_envs, *values.shape[1:])
-        self._values[name][self._envs] = values
+        """Keep a detached copy of ``values``, shape [E, ...].
 
-    def of(self, envs: Tensor) -> Memory:
-        part = Memory(self.num_envs, self.device)
-        part._values = self._values
-        part._envs = envs if self._envs is None else self._envs[envs]
+        Raises:
+            TypeError: If they are not a dense tensor of real numbers.
+            ValueError: If they have not E rows, or another shape or type than before.
+        """
+        check_tensor(f"memory {name!r}", values, self.num_envs, ...)
+        if name not in self._values:
+            shape = (self._num_rows, *values.shape[1:])
+            self._values[name] = torch.zeros(shape, dtype=values.dtype, device=self._envs.device)
+        self._check(name, values.shape[1:], values.dtype)
+        self._values[name][self._envs] = values.detach().to(self._envs.device)
+
+    def of(self, envs: Tensor | Iterable[int]) -> Memory:
+        """The memory of the environments with these indices. It reads and writes the rows of this one."""
+        part = copy.copy(self)
+        part._envs = self._rows_of(envs)
         return part
 
-    def reset(self, envs: Any = None) -> None:
-        if envs is None:
+    def reset(self, envs: Tensor | Iterable[int] | None = None) -> None:
+        """Set the environments with these indices to zero. Where None, forget everything, shapes included."""
+        if envs is None and self.num_envs == self._num_rows:
             self._values.clear()
-        else:
-            for v in self._values.values():
-                v[envs] = 0
+        for values in self._values.values():
+            values[self._envs if envs is None else self._rows_of(envs)] = 0
 
     def state(self) -> dict[str, Tensor]:
-        return {k: v.clone() for k, v in self._values.items()}
+        """A copy of everything, for `load`."""
+        return {name: values[self._envs] for name, values in self._values.items()}
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        self._values.clear()
-        self._values.update({k: v.clone() for k, v in state.items()})
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Replace everything by what `state` returned; names that it lacks are forgotten."""
+        self.reset()
+        for name, values in state.items():
+            self.write(name, values)
+
+    def _rows_of(self, envs: Tensor | Iterable[int]) -> Tensor:
+        index = torch.as_tensor(envs, device=self._envs.device)
+        return self._envs[index if index.dtype == torch.bool else index.long()]  # [] has a float type
+
+    def _check(self, name: str, shape: Iterable[int], dtype: torch.dtype) -> None:
+        kept = self._values[name]
+        if (tuple(shape), dtype) != (kept.shape[1:], kept.dtype):
+            row = f"{kept.dtype} of shape {tuple(kept.shape[1:])}"
+            got = f"{dtype} of shape {tuple(shape)}"
+            raise ValueError(f"memory {name!r} holds {row} for each environment, got {got}")

@@ -125,13 +125,13 @@ def _range(low: float | None, high: float | None) -> str:
     return ""
 
 
-def check_tensor(name: str, value: Any, *shape: int | str) -> None:
+def check_tensor(name: str, value: Any, *shape: Any) -> None:
     """Raise an error unless ``value`` is a dense tensor of real numbers of this shape.
 
     Args:
         name: The argument's name, for the error.
         value: What was given.
-        shape: Sizes; a letter such as "E" stands for any.
+        shape: Sizes; a letter such as "E" stands for any size, and an ellipsis for any number of dimensions.
 
     Raises:
         TypeError: If it is no tensor, or a sparse or complex one.
@@ -141,7 +141,11 @@ def check_tensor(name: str, value: Any, *shape: int | str) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if value.is_complex() or value.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor of real numbers, got {value.dtype}, {value.layout}")
-    if value.dim() != len(shape) or any(
-        isinstance(size, int) and size != actual for size, actual in zip(shape, value.shape, strict=True)
-    ):
-        raise ValueError(f"{name} must have shape [{', '.join(map(str, shape))}], got {list(value.shape)}")
+    found = list(value.shape)
+    if ... in shape:
+        before, after = shape.index(...), len(shape) - shape.index(...) - 1
+        found = found[:before] + [...] + found[max(before, len(found) - after) :]
+    fits = len(found) == len(shape)
+    if not fits or any(isinstance(s, int) and s != size for s, size in zip(shape, found, strict=True)):
+        wanted = ", ".join("..." if size is ... else str(size) for size in shape)
+        raise ValueError(f"{name} must have shape [{wanted}], got {list(value.shape)}")

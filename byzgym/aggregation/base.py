@@ -104,11 +104,7 @@ class Rule(Policy):
 
     def check(self, gradients: Tensor) -> None:
         """Raise an error unless shape, type and the rule's condition on n and f fit."""
-        if isinstance(gradients, Tensor) and gradients.dim() > 1:
-            shape = ["..."] * (gradients.dim() - 2) + ["n", "d"]
-        else:
-            shape = ["n", "d"]
-        check_tensor("gradients", gradients, *shape)
+        check_tensor("gradients", gradients, ..., "n", "d")
         if 0 in gradients.shape[-2:] or gradients.dtype not in TYPES:
             raise ValueError(
                 "gradients must be floating point (64, 32 or 16 bits) with n and d of at least 1, got "

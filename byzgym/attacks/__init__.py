@@ -3,18 +3,25 @@
 A new attack is one small file: subclass `Attack` (or `DataPoisoning`), decorate it with
 ``@registry.built_in("name")`` and import it here. From outside the package call `register`, which also takes
 a factory of any callable ``(gradients, byzantine, context) -> submitted``.
+
+>>> import torch
+>>> gradients = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])  # one environment, three workers
+>>> byzantine = torch.tensor([[False, False, True]])
+>>> make("ipm", epsilon=1.0)(gradients, byzantine, AttackContext.standalone(gradients))
+tensor([[[ 1.,  2.],
+         [ 3.,  4.],
+         [-2., -3.]]])
 """
 
 from byzgym.attacks import roles
-from byzgym.attacks.alie import ALittleIsEnough
 from byzgym.attacks.base import Attack, AttackContext, DataPoisoning
-from byzgym.attacks.data import LabelFlip
-from byzgym.attacks.directed import InnerProductManipulation, Omniscient
-from byzgym.attacks.honest import honest_mean, honest_moments, honest_sum
+from byzgym.attacks.colluding import ALittleIsEnough, InnerProductManipulation, Omniscient
+from byzgym.attacks.label_flip import LabelFlip
 from byzgym.attacks.noise import Gaussian, Noise, RandomFault, Uniform
-from byzgym.attacks.own import NoAttack, Scaled, SignFlip, Zero
 from byzgym.attacks.registry import make, make_from, names, register
+from byzgym.attacks.single_worker import NoAttack, Scaled, SignFlip, Zero
 from byzgym.attacks.transmission import BitFlip, Gambler
+from byzgym.numerics.moments import honest_mean, honest_moments, honest_sum
 
 __all__ = [
     "ALittleIsEnough",

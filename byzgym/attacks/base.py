@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
+import inspect
+import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from byzgym.memory import Memory
+from byzgym.validation import check_tensor
+
 
 @dataclass(eq=False, repr=False)
 class AttackContext:
-    """What attacks and role functions may know of the round, for E environments.
+    """What attacks and role functions may know of a round, for E environments.
 
-    Attributes:
-        round: Rounds since the start of each episode.
-        generators: One random generator per environment; the only source of randomness allowed.
-        learning_rate: The server's step size.
-        previous_update: What the server applied in the last round (zero in round 0).
-        num_classes: Number of classes, for attacks on labels.
-        rule: The server's rule (the mean where it uses none), only for attacks that declare the knowledge
-            "rule". Where environments may differ in it, it takes submissions [E, ..., n, d] only.
-        qv: The server's quasi-validation samples (x [E, q, ...], y [E, q]), only for attacks that declare
-            the knowledge "qv".
+    ``memory`` is the only place to keep anything until the next round. It is empty when an episode begins and
+    part of snapshots. ``generators`` are the only source of randomness.
     """
 
-    round: Tensor  # [E] int64
+    round: Tensor  # [E] int64, rounds since the episode began
     generators: Sequence[torch.Generator]  # E
-    learning_rate: Tensor  # [E]
-    previous_update: Tensor  # [E, d]
+    learning_rate: Tensor  # [E], the server's
+    previous_update: Tensor  # [E, d], what the server applied in the last round; zero in round 0
     num_classes: int = 2
+    # The server's rule, [E, ..., n, d] -> [E, ..., d] (the mean if it has none), for the knowledge "rule".
     rule: Callable[[Tensor], Tensor] | None = None
+    # The server's quasi-validation samples x [E, q, ...] and y [E, q], for the knowledge "qv".
     qv: tuple[Tensor, Tensor] | None = None
-    memory: Any = None
+    memory: Memory = field(default=None)  # type: ignore[assignment]  # a new one where None
+
+    def __post_init__(self) -> None:
+        if self.memory is None:
+            self.memory = Memory(len(self.generators), self.round.device)
 
     @classmethod
     def standalone(cls, gradients: Tensor, seed: int = 0, num_classes: int = 2) -> AttackContext:
-        """A context for use without a simulation: round 0, learning rate 1, seeds ``seed + e``.
+        """A context for use without a simulation: round 0, learning rate 1, an empty memory.
 
-        Args:
-            gradients: Honest gradients, shape [E, n, d]; only shape, type and device are read.
-            seed: Seed of the first environment.
-            num_classes: Number of classes, for attacks on labels.
+        Only the shape [E, n, d], type and device of the gradients are used. Environment e has the seed
+        ``seed + e``.
         """
+        _check_gradients(gradients)
         num_envs, _, dimension = gradients.shape
         device = gradients.device
         return cls(
@@ -58,71 +61,68 @@ class AttackContext:
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32, where: Tensor | None = None) -> Tensor:
         """Standard normal numbers of shape [E, *shape], row e from generator e.
 
-        Args:
-            *shape: Shape of one environment's numbers.
-            dtype: Their type.
-            where: Bool, shape [E]. The other environments get zeros, and their generators stay as they are.
+        ``where`` [E], bool, says which environments draw (all where None). The others get zeros, and their
+        generators do not move.
         """
-        out = self._zeros(shape, dtype)
-        for row, generator in self._drawing(out, where):
-            row.normal_(generator=generator)
-        return out
+        return self._draw(Tensor.normal_, shape, dtype, where)
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32, where: Tensor | None = None) -> Tensor:
         """Numbers uniform in [0, 1) of shape [E, *shape], row e from generator e; see `normal`."""
-        out = self._zeros(shape, dtype)
-        for row, generator in self._drawing(out, where):
-            row.uniform_(generator=generator)
-        return out
+        return self._draw(Tensor.uniform_, shape, dtype, where)
 
     def integers(self, high: int, *shape: int, where: Tensor | None = None) -> Tensor:
-        """Whole numbers uniform in 0 .. high - 1, int64 of shape [E, *shape]; see `normal`."""
-        out = self._zeros(shape, torch.int64)
-        for row, generator in self._drawing(out, where):
-            row.random_(0, high, generator=generator)
-        return out
+        """Integers uniform in 0 .. high - 1, int64 of shape [E, *shape]; see `normal`."""
+        return self._draw(partial(Tensor.random_, to=high), shape, torch.int64, where)
 
-    def _zeros(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return torch.zeros(len(self.generators), *shape, dtype=dtype, device=self.round.device)
-
-    def _drawing(self, out: Tensor, where: Tensor | None) -> Iterator[tuple[Tensor, torch.Generator]]:
-        """The environments that draw: their rows of ``out`` with their generators."""
-        drawing = [True] * len(self.generators) if where is None else where.tolist()
+    def _draw(
+        self, fill: Callable[..., Tensor], shape: Sequence[int], dtype: torch.dtype, where: Tensor | None
+    ) -> Tensor:
+        out = torch.zeros(len(self.generators), *shape, dtype=dtype, device=self.round.device)
+        drawing = [True] * len(out) if where is None else where.tolist()
         for row, generator, draws in zip(out, self.generators, drawing, strict=True):
             if draws:
-                yield row, generator
+                fill(row, generator=generator)
+        return out
 
 
 class Attack:
     """Turns honest gradients into submitted ones.
 
-    Any callable with the signature of `__call__` is an attack. A subclass defines `corrupt`, and promises
-    never to write into its input, which spares the simulation a copy. One that overrides ``__call__`` answers
-    for all rows itself.
+    Any callable with the signature of `__call__` is an attack. A subclass is shorter: it defines `corrupt`,
+    which may return one row for all workers, and must not write into its input. In exchange the simulation
+    does not copy the gradients for it.
 
     Attributes:
-        knowledge: What of the server it must be shown: a subset of {"rule", "qv"}.
-        scope: "workers": honest rows stay as they are, whatever `corrupt` returns (unless it breaks its
-            promise and writes into them). "transmission": it corrupts what is sent, by any worker.
-        reads_own: Whether it reads the rows of Byzantine workers, which hold what they would honestly send.
-            Where it does not, the simulation may leave those gradients out, which saves their share of the
-            time of a round; the rows then hold anything, even numbers that are not finite. A subclass with a
-            `corrupt` or ``__call__`` of its own has to say so anew.
+        knowledge: What of the server the attack needs: a subset of {"rule", "qv"}.
+        scope: "workers": only Byzantine rows change, whatever `corrupt` returns. "transmission": any row
+            changes, because the attack corrupts what is sent.
+        reads_own: Whether the attack reads what Byzantine workers would honestly send. If not, the simulation
+            need not compute it, and these rows may hold anything, even NaN. A subclass that overrides
+            `corrupt` or `__call__` does not inherit False; it has to say so again.
+
+    >>> class Reversed(Attack):
+    ...     def corrupt(self, gradients, byzantine, context):
+    ...         return -gradients
+    >>> gradients = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    >>> Reversed()(gradients, torch.tensor([[False, True]]), AttackContext.standalone(gradients))
+    tensor([[[ 1.,  2.],
+             [-3., -4.]]])
     """
 
     knowledge: ClassVar[frozenset[str]] = frozenset()
     scope: str = "workers"
-    reads_own: ClassVar[bool] = True
+    reads_own: bool = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Keep a subclass from inheriting a promise that its own methods may break."""
         super().__init_subclass__(**kwargs)
-        for ancestor in cls.__mro__:
-            if "reads_own" in vars(ancestor):
-                return
-            if {"corrupt", "__call__"} & set(vars(ancestor)):
-                cls.reads_own = True
-                return
+        # The new method may read those rows, whatever the class above promised.
+        if {"corrupt", "__call__"} & vars(cls).keys() and "reads_own" not in vars(cls):
+            cls.reads_own = True
+
+    def __repr__(self) -> str:
+        names = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
+        parameters = ", ".join(f"{name}={reprlib.repr(getattr(self, name))}" for name in names)
+        return f"{type(self).__name__}({parameters})"
 
     def __call__(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return the submissions of all workers.
@@ -133,13 +133,15 @@ class Attack:
             context: What else is known.
 
         Returns:
-            A new tensor of shape [E, n, d]; with the scope "workers", honest rows are as they came.
+            A new tensor of shape [E, n, d]. With the scope "workers", honest rows are unchanged.
 
         Raises:
-            TypeError: If ``gradients`` or ``byzantine`` is not a tensor.
-            ValueError: If one of them has another shape or type.
+            TypeError, ValueError: If an argument is not such a tensor.
         """
-        _check_given(gradients, byzantine)
+        _check_gradients(gradients)
+        check_tensor("byzantine", byzantine, *gradients.shape[:2])
+        if byzantine.dtype != torch.bool:
+            raise ValueError(f"byzantine must be bool, got {byzantine.dtype}")
         submitted = as_submissions(self, self.corrupt(gradients, byzantine, context), gradients.shape)
         submitted = submitted.to(gradients.dtype)
         if self.scope == "transmission":
@@ -147,50 +149,17 @@ class Attack:
         return torch.where(byzantine[..., None], submitted, gradients)
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return what Byzantine workers send, from the arguments of `__call__`.
+        """Return what Byzantine workers send. The arguments are those of `__call__`.
 
         Returns:
-            Shape [E, n, d], or anything that broadcasts to it, such as [E, 1, d] for a common submission;
-            with the scope "workers" only the Byzantine rows count.
+            Shape [E, n, d], or a shape that broadcasts to it, such as [E, 1, d] if all send the same. With
+            the scope "workers" only the Byzantine rows are used.
         """
         raise NotImplementedError(f"{type(self).__name__} must define corrupt")
 
 
-def _check_given(gradients: Any, byzantine: Any) -> None:
-    for name, given in (("gradients", gradients), ("byzantine", byzantine)):
-        if not isinstance(given, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
-    if gradients.dim() != 3 or not gradients.is_floating_point():
-        raise ValueError(
-            f"gradients must be floating point of shape [E, n, d], got {gradients.dtype} of shape "
-            f"{tuple(gradients.shape)}"
-        )
-    if byzantine.dtype != torch.bool or byzantine.shape != gradients.shape[:2]:
-        raise ValueError(
-            f"byzantine must be bool of shape {tuple(gradients.shape[:2])}, [E, n], got {byzantine.dtype} of "
-            f"shape {tuple(byzantine.shape)}"
-        )
-
-
-def as_submissions(author: Any, submitted: Any, shape: torch.Size) -> Tensor:
-    """What an attack has returned, expanded to submissions of ``shape``.
-
-    Raises:
-        ValueError: If it is something else.
-    """
-    problem = f"attack {author!r} must return a tensor of real numbers of shape {tuple(shape)}, got "
-    if not isinstance(submitted, Tensor):
-        raise ValueError(problem + type(submitted).__name__)
-    if submitted.is_complex() or submitted.layout is not torch.strided:
-        raise ValueError(problem + f"{submitted.dtype} of layout {submitted.layout}")
-    try:
-        return submitted.expand(shape)
-    except RuntimeError:
-        raise ValueError(problem + str(tuple(submitted.shape))) from None
-
-
 class DataPoisoning(Attack, ABC):
-    """An attack on the Byzantine workers' data; their gradients are then computed honestly."""
+    """An attack on the Byzantine workers' data. They compute honest gradients of the poisoned batches."""
 
     @abstractmethod
     def poison(
@@ -205,10 +174,35 @@ class DataPoisoning(Attack, ABC):
             context: What else is known.
 
         Returns:
-            Inputs and labels of the same shapes, labels int64 from 0 to ``num_classes - 1``; honest workers'
-            batches are put back.
+            Inputs and labels of the same shapes, labels int64 from 0 to ``num_classes - 1``. Only the batches
+            of Byzantine workers are used.
         """
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Return the gradients unchanged: the poisoned data has done the work."""
+        """Return the gradients unchanged: they have been computed from poisoned data."""
         return gradients
+
+
+def as_submissions(attack: Any, submitted: Any, shape: torch.Size) -> Tensor:
+    """What an attack returned, expanded to ``shape`` [E, n, d]. Errors show ``attack``, or its name.
+
+    Raises:
+        ValueError: If it is not a dense tensor of real numbers that broadcasts to the shape.
+    """
+    if not isinstance(submitted, Tensor):
+        got = type(submitted).__name__
+    elif submitted.is_complex() or submitted.layout is not torch.strided:
+        got = f"{submitted.dtype} of layout {submitted.layout}"
+    else:
+        try:
+            return submitted.expand(shape)
+        except RuntimeError:
+            got = str(tuple(submitted.shape))
+    wanted = f"a tensor of real numbers of shape {tuple(shape)}"
+    raise ValueError(f"attack {attack} must return {wanted}, got {got}")
+
+
+def _check_gradients(gradients: Any) -> None:
+    check_tensor("gradients", gradients, "E", "n", "d")
+    if not gradients.is_floating_point():
+        raise ValueError(f"gradients must be floating point, got {gradients.dtype}")

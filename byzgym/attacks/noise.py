@@ -1,9 +1,8 @@
-"""Attacks that submit random numbers, whatever the gradient."""
+"""Attacks that submit random numbers in place of the gradient."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,27 +13,22 @@ from byzgym.validation import check_real
 
 
 class Noise(Attack, ABC):
-    """Random numbers, whatever the gradients; a subclass defines how they are drawn.
+    """Random numbers in place of the gradient. A subclass defines in `draw` how they are drawn.
 
-    Only Byzantine rows are drawn: normal numbers cost some twenty times as much as copying a gradient.
+    They are drawn for Byzantine rows only: a normal number costs twenty times as much as a copied one.
     """
 
-    reads_own: ClassVar[bool] = False
+    reads_own = False
 
     @abstractmethod
     def draw(self, rows: Tensor, generator: torch.Generator) -> None:
-        """Fill the rows [m, d] of one environment."""
+        """Fill the Byzantine rows [m, d] of one environment."""
 
     def rows(self, like: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """The Byzantine rows alone, which spares the simulation a detour by all rows.
+        """The Byzantine rows alone, shape [m, d], in the order of ``byzantine.nonzero()``.
 
-        Args:
-            like: Gives the number of columns d, the type and the device.
-            byzantine: Bool, shape [E, n].
-            context: Whose generators are drawn from.
-
-        Returns:
-            Shape [m, d], in the order of ``byzantine.nonzero()``.
+        The simulation writes them straight to where they belong. Of ``like`` only d, the type and the device
+        are used.
         """
         counts = byzantine.sum(-1).tolist()
         rows = like.new_empty(sum(counts), like.shape[-1])
@@ -44,7 +38,7 @@ class Noise(Attack, ABC):
         return rows
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """See `Attack.corrupt`."""
+        """Return shape [E, n, d], zero in honest rows; see `Attack.corrupt`."""
         submitted = torch.zeros_like(gradients)
         submitted[byzantine] = self.rows(gradients, byzantine, context)
         return submitted
@@ -52,14 +46,18 @@ class Noise(Attack, ABC):
 
 @registry.built_in("gaussian")
 class Gaussian(Noise):
-    """Gaussian noise, ``N(mean, std^2)`` in each coordinate, in place of the gradient.
+    """Gaussian attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
 
-    The Gaussian attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD", section 5.2, has mean 0 and
-    standard deviation 200.
+    Byzantine workers submit ``N(mean, std^2)`` in each coordinate, in the paper N(0, 200^2) (section 5.2).
 
     Args:
         mean: Any finite number.
         std: At least 0.
+
+    >>> gradients = torch.ones(1, 1, 1000)
+    >>> submitted = Gaussian()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+    >>> 190 < submitted.std().item() < 210
+    True
     """
 
     def __init__(self, mean: float = 0.0, std: float = 200.0) -> None:
@@ -67,20 +65,20 @@ class Gaussian(Noise):
         self.std = check_real("std", std, low=0)
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> None:
-        """Fill the rows [m, d] of one environment."""
+        """Fill the Byzantine rows [m, d] of one environment."""
         rows.normal_(self.mean, self.std, generator=generator)
 
 
 @registry.built_in("random")
 class RandomFault(Gaussian):
-    """``gaussian`` with the numbers of the random fault in the public reconstruction of GAA.
+    """Random fault of the reconstruction of GAA by nicehiro (https://github.com/nicehiro/GAA-Consensus).
 
-    With its standard deviation of 2e-6 this is practically the constant 0.01. The reconstruction is
-    github.com/nicehiro/GAA-Consensus; GAA's authors (Pan et al. 2020) call random updates static attacks.
+    It is ``gaussian`` with other defaults, by which all numbers are close to 0.01. GAA's authors (Pan et al.
+    2020) call random updates static attacks. The arguments are those of `Gaussian`.
 
-    Args:
-        mean: Any finite number.
-        std: At least 0.
+    >>> gradients = torch.ones(1, 1, 2)
+    >>> RandomFault()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+    tensor([[[0.0100, 0.0100]]])
     """
 
     def __init__(self, mean: float = 0.01, std: float = 2e-6) -> None:
@@ -89,13 +87,18 @@ class RandomFault(Gaussian):
 
 @registry.built_in("uniform")
 class Uniform(Noise):
-    """Uniform noise, ``U[low, high)`` in each coordinate, in place of the gradient.
+    """Uniform noise as in Xia et al. 2019, "FABA" (https://www.ijcai.org/Proceedings/2019/670).
 
-    FABA (Xia et al. 2019) is tested with U(-0.25, 0.25).
+    Byzantine workers submit ``U[low, high)`` in each coordinate. The paper has U(-0.25, 0.25).
 
     Args:
-        low: Any number that float32 can hold (3.4e38).
-        high: At least ``low``, by no more than that.
+        low: From -3.4e38 to 3.4e38, the range of float32.
+        high: From ``low`` to 3.4e38; ``high - low`` must be at most 3.4e38, too.
+
+    >>> gradients = torch.ones(1, 1, 1000)
+    >>> submitted = Uniform(0.5, 1)(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+    >>> 0.5 <= submitted.min().item() < 0.51
+    True
     """
 
     def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
@@ -105,5 +108,5 @@ class Uniform(Noise):
         check_real("high - low", self.high - self.low, high=largest)
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> None:
-        """Fill the rows [m, d] of one environment."""
+        """Fill the Byzantine rows [m, d] of one environment."""
         rows.uniform_(self.low, self.high, generator=generator)

@@ -9,7 +9,9 @@ from torch import Tensor
 from byzgym.attacks.base import AttackContext
 from byzgym.registry import Registry, is_callable
 
-registry: Registry[Callable[[Tensor, Tensor, AttackContext], Tensor]] = Registry("attack", is_callable, "a callable")
+registry: Registry[Callable[[Tensor, Tensor, AttackContext], Tensor]] = Registry(
+    "attack", is_callable, "a callable"
+)
 names = registry.names
 register = registry.register
 make = registry.make

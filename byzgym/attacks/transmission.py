@@ -1,7 +1,7 @@
-"""Attacks on single numbers on their way to the server: Xie's dimensional Byzantine model.
+"""Attacks on single numbers on their way to the server: the dimensional Byzantine model of Xie et al. 2018.
 
-With ``victims="all"`` they hit what any worker sends, Byzantine or not (so their scope is "transmission" and
-the Byzantine mask plays no part); with ``victims="byzantine"`` only what Byzantine workers send.
+With ``victims="all"`` they hit what any worker sends, Byzantine or not; with ``victims="byzantine"`` only
+what Byzantine workers send.
 """
 
 from __future__ import annotations
@@ -15,34 +15,29 @@ from byzgym.attacks.base import Attack, AttackContext
 from byzgym.attacks.registry import registry
 from byzgym.validation import check_choice, check_int, check_real
 
-VICTIMS = ("byzantine", "all")
-
 
 class _Corruption(Attack):
-    """Changes some numbers and leaves the others.
-
-    Args:
-        victims: "byzantine" or "all".
-    """
-
     def __init__(self, victims: str) -> None:
-        self.victims: str = check_choice("victims", victims, VICTIMS)
+        self.victims: str = check_choice("victims", victims, ("byzantine", "all"))
         self.scope = "transmission" if victims == "all" else "workers"
 
 
 @registry.built_in("bit_flip")
 class BitFlip(_Corruption):
-    """Flips bits of the float32 numbers sent for the first ``dimensions`` coordinates.
+    """Bit-flip attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
 
-    With ``victims="all"``, for each of these coordinates the number of one of the n workers, drawn anew in
-    each round: Xie et al. 2018, "Generalized Byzantine-tolerant SGD", section 5.4. With
-    ``victims="byzantine"``, the numbers of all Byzantine workers. A flipped exponent can give an infinite
-    number or NaN; the server rejects such a submission.
+    It flips bits of the float32 numbers of the first ``dimensions`` coordinates. With ``victims="all"``, as
+    in section 5.4, one of the n workers is hit in each of these coordinates, drawn anew in each round. With
+    ``victims="byzantine"`` all Byzantine workers are. Submissions that become infinite or NaN are rejected.
 
     Args:
-        dimensions: At least 1; where there are fewer coordinates, all of them.
-        bits: Distinct bit numbers from 1 (least significant) to 32 (sign); 24 to 31 are the exponent.
+        dimensions: At least 1. If there are fewer coordinates, all are hit.
+        bits: Distinct numbers from 1 (least significant) to 32 (sign); 24 to 31 are the exponent.
         victims: "byzantine" or "all".
+
+    >>> gradients = torch.tensor([[[1.0, 2.0, 3.0]]])
+    >>> BitFlip(2, bits=[32])(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+    tensor([[[-1., -2.,  3.]]])
     """
 
     def __init__(
@@ -55,11 +50,11 @@ class BitFlip(_Corruption):
         self.dimensions = check_int("dimensions", dimensions, low=1)
         self.bits = _check_bits(bits)
         pattern = sum(1 << (bit - 1) for bit in self.bits)
-        # The same 32 bits as a signed integer, because torch has no bit operations on unsigned ones.
+        # The same 32 bits as a signed integer: torch has no bit operations on unsigned ones.
         self._pattern = pattern - (1 << 32) if pattern >= 1 << 31 else pattern
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """See `Attack.corrupt`.
+        """Return shape [E, n, d]; see `Attack.corrupt`.
 
         Raises:
             TypeError: If the gradients are not float32.
@@ -68,34 +63,37 @@ class BitFlip(_Corruption):
             raise TypeError(f"bit_flip needs gradients of type torch.float32, got {gradients.dtype}")
         sent = gradients[..., : self.dimensions]
         flipped = (sent.view(torch.int32) ^ self._pattern).view(torch.float32)
-        submitted = gradients.clone()
-        submitted[..., : self.dimensions] = torch.where(self._hit(sent, byzantine, context), flipped, sent)
-        return submitted
-
-    def _hit(self, sent: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """Which numbers are hit, bool, broadcasting to [E, n, k]."""
         if self.victims == "byzantine":
-            return byzantine[..., None]
-        _, num_workers, dimensions = sent.shape
-        victim = context.integers(num_workers, dimensions)
-        return victim[:, None] == torch.arange(num_workers, device=sent.device)[:, None]
+            hit = byzantine[..., None]
+        else:
+            _, num_workers, dimensions = sent.shape
+            victim = context.integers(num_workers, dimensions)  # [E, k]
+            hit = victim[:, None] == torch.arange(num_workers, device=sent.device)[:, None]
+        submitted = gradients.clone()
+        submitted[..., : self.dimensions] = torch.where(hit, flipped, sent)
+        return submitted
 
 
 @registry.built_in("gambler")
 class Gambler(_Corruption):
-    """Multiplies each number that one server of several receives by ``factor`` with a small probability.
+    """Gambler attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
 
-    The d coordinates are divided evenly among the servers: server s has those from ``floor(s d / S)`` up to,
-    and without, ``floor((s + 1) d / S)``. Xie et al. 2018, "Generalized Byzantine-tolerant SGD", section 5.5,
-    has 20 servers, factor -1e20 and 0.05 %. A product beyond the largest float becomes infinite, and such a
-    submission is rejected by the server.
+    The d coordinates are divided evenly among several servers: server s receives those from
+    ``floor(s d / S)`` up to, but without, ``floor((s + 1) d / S)``. Each number that the attacked server
+    receives is multiplied by ``factor`` with a small probability. Section 5.5 has 20 servers, factor -1e20
+    and 0.05 %. Submissions that become infinite are rejected.
 
     Args:
         probability: From 0 to 1, for each number and round.
         factor: Any finite number.
-        num_servers: S, at least 1. With more servers than coordinates some servers have none.
+        num_servers: S, at least 1. With more servers than coordinates some receive none.
         victims: "byzantine" or "all".
-        server: The server attacked, from 0 to ``num_servers - 1``, in all rounds.
+        server: The attacked server, from 0 to ``num_servers - 1``, in all rounds.
+
+    >>> gradients = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
+    >>> gambler = Gambler(probability=1.0, factor=-10.0, num_servers=2, server=1)
+    >>> gambler(gradients, torch.tensor([[False]]), AttackContext.standalone(gradients))
+    tensor([[[  1.,   2., -30., -40.]]])
     """
 
     def __init__(
@@ -113,26 +111,19 @@ class Gambler(_Corruption):
         self.server = check_int("server", server, low=0, high=self.num_servers - 1)
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """See `Attack.corrupt`."""
+        """Return shape [E, n, d]; see `Attack.corrupt`."""
         _, num_workers, dimension = gradients.shape
-        block = slice(
-            self.server * dimension // self.num_servers, (self.server + 1) * dimension // self.num_servers
-        )
-        received = gradients[..., block]
-        hit = context.uniform(num_workers, received.shape[-1]) < self.probability
+        start, end = (server * dimension // self.num_servers for server in (self.server, self.server + 1))
+        received = gradients[..., start:end]
+        hit = context.uniform(num_workers, end - start) < self.probability
         if self.victims == "byzantine":
             hit &= byzantine[..., None]
         submitted = gradients.clone()
-        submitted[..., block] = torch.where(hit, received * self.factor, received)
+        submitted[..., start:end] = torch.where(hit, received * self.factor, received)
         return submitted
 
 
 def _check_bits(bits: Iterable[int]) -> tuple[int, ...]:
-    """Return the bit numbers as a tuple.
-
-    Raises:
-        ValueError: If there are none, if one is not from 1 to 32, or if one is given twice.
-    """
     if isinstance(bits, str) or not isinstance(bits, Iterable):
         raise ValueError(f"bits must be a sequence of integers from 1 to 32, got {bits!r}")
     checked = tuple(check_int("bits (each)", bit, low=1, high=32) for bit in bits)

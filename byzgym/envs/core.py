@@ -16,8 +16,8 @@ from byzgym.envs.config import EnvConfig
 from byzgym.envs.observations import ObservationBuilder
 from byzgym.envs.rewards import WORST_REWARD, exploded, relative_drop
 from byzgym.simulation import Simulation
-from byzgym.simulation.config import SimulationConfig, config_from
-from byzgym.validation import check_int
+from byzgym.simulation.config import SimulationConfig, byzantine_bounds, config_from, named_attacks
+from byzgym.validation import check_int, unknown
 
 RESET_OPTIONS = ("attack", "num_byzantine")
 """What `reset(options=...)` can say of the episodes that begin."""
@@ -77,17 +77,29 @@ class Core:
     ) -> None:
         """Begin new episodes in ``envs`` (all where None), seeded from their NumPy generators.
 
+        ``options`` are those that `check_options` has returned.
+        """
+        seeds = [episode_seed(generator) for generator in np_randoms]
+        self.simulation.reset(seeds, envs, **(options or {}))
+
+    def check_options(self, options: Any, others: Sequence[str] = ()) -> dict[str, Any]:
+        """The options of a reset, checked before anything moves; ``others`` are names to allow beside.
+
         Raises:
             TypeError: If ``options`` is no mapping.
             ValueError: If an option is unknown or its value not allowed.
         """
         if options is not None and not isinstance(options, Mapping):
             raise TypeError(f"options must be a mapping or None, got {options!r}")
-        for name in options or {}:
-            if name not in RESET_OPTIONS:
-                raise ValueError(f"unknown reset option {name!r}; known: {', '.join(RESET_OPTIONS)}")
-        seeds = [episode_seed(generator) for generator in np_randoms]
-        self.simulation.reset(seeds, envs, **(options or {}))
+        given = dict(options or {})
+        for name in given:
+            if name not in (*RESET_OPTIONS, *others):
+                raise unknown("reset option", name, (*RESET_OPTIONS, *others))
+        if given.get("attack") is not None:
+            named_attacks(given["attack"])
+        if given.get("num_byzantine") is not None:
+            byzantine_bounds(given["num_byzantine"], self.simulation.setup.num_workers)
+        return given
 
     def observe(self) -> Any:
         """Observations of all environments."""

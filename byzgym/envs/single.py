@@ -22,28 +22,33 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
     """Credit the workers of a distributed training run, some of which are Byzantine.
 
     ## Description
-    A server trains a model with n workers. Every round each worker submits a gradient computed on a batch of
-    its own data; an unknown part of the workers is Byzantine and submits what its attack says. The agent
-    answers with one credit per worker, and the server makes the step
-    theta <- theta - lr * sum_i credit_i V_i (Pan et al., "Justinian's GAAvernor: Robust Distributed Learning
-    with Gradient Aggregation Agent", USENIX Security 2020). The agent is rewarded by the loss on a few
+    A server trains a model with n workers. Every round each worker submits a gradient computed on a batch of its own
+    data; an unknown part of the workers is Byzantine and submits what its attack says. The agent answers with one
+    credit per worker, and the server makes the step theta <- theta - lr * sum_i credit_i V_i (Pan et al., "Justinian's
+    GAAvernor: Robust Distributed Learning with Gradient Aggregation Agent", USENIX Security 2020,
+    https://www.usenix.org/conference/usenixsecurity20/presentation/pan). The agent is rewarded by the loss on a few
     quasi-validation (QV) samples that the server holds.
 
-    The default is the case the environment is about: the digits data, 10 workers, 7 of them Byzantine,
-    which ones and which attack (gaussian, sign_flip, ipm, alie or random) being drawn anew at each reset.
+    The default is the hard case: the digits data, 10 workers, 7 of them Byzantine. Which ones and which attack
+    (gaussian, sign_flip, ipm, alie or random) is drawn at each reset.
 
     ## Action Space
-    `Box(0, 1, (n,), float32)`: the credits. They are divided by their sum; a vector on the simplex passes
-    unchanged, and all zero means uniform. Any finite vector without negative entries is accepted. With
-    `action="null_slot"` there is one more entry, last, for the zero vector, so that the workers' credits
-    may sum to less than one. Rejected submissions (below) get no credit.
+    | `action` | space | meaning |
+    | --- | --- | --- |
+    | "credits" (default) | `Box(0, 1, (n,))` | a credit per worker |
+    | "null_slot" | `Box(0, 1, (n + 1,))` | one entry more, last, for the zero vector: the credits may sum to less than 1 |
+    | "rule" | `Discrete(len(rules))` | the number of the rule in `rules` that aggregates this round |
+    | "update" | `Box(-m, m, (d,))`, m the largest float32 | the update itself |
+
+    Credits are divided by their sum; a vector on the simplex passes unchanged, and all zero means uniform. Any finite
+    vector without negative entries is accepted. Rejected submissions (below) get no credit: theirs goes to the others,
+    or to the null slot. Rules without credits, such as the median, act through "update" or "rule".
 
     ## Observation Space
-    `observation="pooled"` (default): `Box(-100, 100, (n + 1, pool_size), float32)`. A row per worker with its
-    received gradient, and last the server's own gradient on the QV set; in units of the root mean square
-    entry of the submission of median norm (of those that are not zero), averaged over `pool_size` contiguous
-    blocks of coordinates, and compressed by sign(v) log(1 + |v|). A list of parts, or "all", gives
-    a `Dict` of:
+    `observation="pooled"` (default): `Box(-100, 100, (n + 1, pool_size), float32)`. A row per worker with its received
+    gradient, and last the server's own gradient on the QV set; in units of the root mean square entry of the submission
+    of median norm (of those that are not zero), averaged over `pool_size` contiguous blocks of coordinates, and
+    compressed by sign(v) log(1 + |v|). A list of parts, or "all", gives a `Dict` of:
 
     | part | shape | content |
     | --- | --- | --- |
@@ -52,62 +57,83 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
     | `norms` | (n,) | log(1 + norm) of the received gradients |
     | `similarity` | (n, n) | cosines between the received gradients |
     | `trust` | (n,) | cosines with the server's own gradient on the QV set |
-    | `credits` | (n,) | the credits of the last round |
+    | `credits` | (n,) | the credits of the last round that had any |
     | `loss` | (1,) | log(1 + QV loss) |
     | `progress` | (1,) | round / rounds |
 
     With secure groups of g workers there are n / g rows (and credits) instead of n.
 
     ## Rewards
-    (L(theta_t) - L(theta_{t+1})) / L(theta_t), L being the QV loss, not less than -10. A round in which the
-    run diverges is rewarded with -10.
+    (L(theta_t) - L(theta_{t+1})) / L(theta_t), L being the QV loss, not less than -10. A round in which the run diverges
+    is rewarded with -10.
 
     ## Starting State
-    A freshly initialised model. Drawn anew: which workers are Byzantine (and how many, for a range), the
-    attack (from a list), the workers' shares of the data, the QV set.
+    A freshly initialised model. Drawn anew: which workers are Byzantine (and how many, for a range), the attack (from a
+    list), the workers' shares of the data, the QV set. `reset(options={"attack": "ipm", "num_byzantine": 3})` sets the
+    attack and f of this episode alone.
 
     ## Episode End
-    Termination: the run diverges, that is, the parameters would not stay finite, or the QV loss exceeds 1000
-    times its value at the start. Truncation: after `rounds` rounds. (Where `gymnasium.make` is told
-    `max_episode_steps`, a wrapper truncates, and the last `info` of an episode that it makes shorter than
-    `rounds` has no test metrics.)
+    Termination: the run diverges, that is, the parameters would not stay finite, or the QV loss exceeds 1000 times its
+    value at the start. Truncation: after `rounds` rounds. (Where `gymnasium.make` is told `max_episode_steps`, a wrapper
+    truncates, and the last `info` of an episode that it makes shorter than `rounds` has no test metrics.)
 
     ## Information
-    `credits` (n,) that were applied (NaN where a vector from `use_update` was); `qv_loss` after the step;
-    `byzantine` (n,), the workers that were Byzantine in this round; `rejected` (n,), the submissions with a
-    non-finite entry; `update_norm`; `diverged`; and at the end of an episode and every `evaluate_every`
-    rounds `accuracy`, `top3_accuracy` and `test_loss` on test data. Byzantine masks and test metrics are for
-    evaluation only: they are in no observation and no reward. With secure groups of g workers the arrays have
-    n / g entries: groups with a Byzantine worker in them, and means with a non-finite entry. Which attack was
-    drawn, `env.unwrapped.simulation.attack_names` says (for evaluation, too).
+    | key | content |
+    | --- | --- |
+    | `credits` | (n,), those that were applied; no such key in a round whose update has no credits |
+    | `qv_loss` | after the step |
+    | `byzantine` | (n,), the workers that were Byzantine in this round |
+    | `rejected` | (n,), the submissions with a NaN or infinite entry |
+    | `update_norm` | of the update |
+    | `diverged` | whether the run has diverged |
+    | `attack` | the attack of this episode |
+    | `accuracy`, `top3_accuracy`, `test_loss` | on test data, at the end of an episode and every `evaluate_every` rounds |
+
+    Byzantine masks, the attack and test metrics are for evaluation only: they are in no observation and no reward. With
+    secure groups the arrays have n / g entries: groups with a Byzantine worker in them, and means with an entry that is
+    not finite.
 
     ## Arguments
+    Wherever a name is accepted, so are its parameters, "ipm:epsilon=1.0" or {"name": "ipm", "epsilon": 1.0}, and an object
+    of the kind itself (the spec is then no longer JSON).
+
     | argument | default | meaning |
     | --- | --- | --- |
-    | `task` | "digits" | a name from `byzgym.tasks.names()`, or a mapping with the name and its parameters |
+    | `task` | "digits" | a name from `byzgym.tasks.names()` |
     | `model` | the task's | "softmax", "mlp:128,128", "xie_mlp", "xie_cnn", "lenet", or a registered one |
     | `num_workers` | 10 | n |
-    | `num_byzantine` | 7 | f < n, or (low, high) between which it is drawn at each reset |
-    | `attack` | five, see above | a name, a mapping with its parameters, or a list drawn from at each reset |
-    | `roles` | "static" | who attacks when; a name or a mapping with its parameters |
-    | `partition` | "iid" | how the data are divided; a name or a mapping with its parameters |
+    | `num_byzantine` | 7 n / 10 | f < n, or (low, high) between which it is drawn at each reset |
+    | `attack` | five, see above | a name, or a list drawn from at each reset |
+    | `roles` | "static" | who attacks when |
+    | `partition` | "iid" | how the workers share the data |
     | `batch_size` | the task's | samples per worker and round |
     | `learning_rate` | the task's | a number, or a mapping with `initial`, `schedule` and its parameters |
     | `momentum` | 0 | of the server |
     | `worker_momentum` | 0 | of every worker |
     | `qv_size` | 10 | QV samples |
-    | `qv_source` | "held_out" | where they come from; a name or a mapping with its parameters |
+    | `qv_source` | "held_out" | where they come from |
     | `observation` | "pooled" | a part, a list of parts, or "all" |
-    | `pool_size` | `None` | blocks of the pooled observation; 32, or d where that is less, if `None` |
-    | `action` | "credits" | or "null_slot" |
+    | `pool_size` | 32, or d if that is less | blocks of the pooled observation |
+    | `action` | "credits" | what an action is, see above |
+    | `rules` | none | with `action="rule"`: the rules to choose from; each is told f, or the largest it accepts |
     | `secure_group_size` | 1 | g; the server sees only means over groups of g workers |
     | `rounds` | 100 | length of an episode |
-    | `evaluate_every` | None | rounds between evaluations on test data |
+    | `evaluate_every` | none | rounds between evaluations on test data |
     | `device` | "cpu" | a torch device |
-    | `render_mode` | None | "ansi", "rgb_array" or "human" |
+    | `render_mode` | none | "ansi", "rgb_array" or "human" |
 
     ## Version History
     * v0: first version.
+
+    Example:
+        >>> import gymnasium as gym, byzgym
+        >>> env = gym.make("ByzantineAggregation-v0", attack="sign_flip", num_byzantine=3)
+        >>> observation, info = env.reset(seed=0)
+        >>> observation.shape, int(info["byzantine"].sum()), info["attack"]
+        ((11, 32), 3, 'sign_flip')
+        >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        >>> round(float(info["credits"].sum()), 5)
+        1.0
     """
 
     metadata = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 10}  # noqa: RUF012
@@ -158,12 +184,13 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         Raises:
             ValueError: If an option is unknown or its value not allowed.
         """
+        checked = self._core.check_options(options)
         super().reset(seed=seed)
-        self._core.reset([self.np_random], options=options)
+        self._core.reset([self.np_random], options=checked)
         self._begun = True
         info = pick(self._core.reset_info(), 0)
         if self._renderer:
-            self._history.clear()
+            self._history = History()
             self._record(info, 0.0)
         return self._observation(), info
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -14,6 +16,7 @@ from gymnasium.vector.utils import batch_space
 from byzgym.aggregation import ServerView
 from byzgym.envs.actions import Actions, as_array
 from byzgym.envs.core import Core, Outcome
+from byzgym.envs.rendering import VectorRenderer
 from byzgym.simulation import Simulation
 from byzgym.validation import check_int
 
@@ -28,7 +31,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         autoreset_mode: "NextStep" (Gymnasium's default), "SameStep" (what stable-baselines3 needs) or
             "Disabled" (reset with ``options={"reset_mask": mask}``).
         max_episode_steps: Ends episodes earlier than ``rounds``, as `gymnasium.make` with this argument does.
-        render_mode: Only None; render the single environment.
+        render_mode: None or "rgb_array".
         per_environment: One mapping per environment that overrides ``attack`` or ``num_byzantine``.
         arguments: As for `ByzantineAggregationEnv`.
 
@@ -47,16 +50,18 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         per_environment: Sequence[Mapping[str, Any]] | None = None,
         **arguments: Any,
     ) -> None:
-        if render_mode is not None:
-            raise ValueError(f"render_mode of the vector environment must be None, got {render_mode!r}")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         try:
             self._mode = AutoresetMode(autoreset_mode)
         except ValueError:
             allowed = [mode.value for mode in AutoresetMode]
             raise ValueError(f"autoreset_mode must be one of {allowed}, got {autoreset_mode!r}") from None
         self.num_envs = check_int("num_envs", num_envs, low=1)
-        self.metadata = {"render_modes": [], "autoreset_mode": self._mode}
-        self.render_mode = None
+        self._spec: EnvSpec | None = None
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 10, "autoreset_mode": self._mode}
+        self.render_mode = render_mode
+        self._renderer = VectorRenderer(num_envs) if render_mode else None
         self._core = Core(num_envs, arguments, per_environment)
         if max_episode_steps is not None:
             limit = check_int("max_episode_steps", max_episode_steps, low=1)
@@ -80,6 +85,18 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seeds with which these began."""
         return tuple(self._np_seeds)
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """The spec with which `gymnasium.make_vec` has made the environment; it says how long an episode is."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None:
+            spec = copy.copy(spec)
+            spec.max_episode_steps = self._core.rounds
+        self._spec = spec
 
     @property
     def autoreset_mode(self) -> AutoresetMode:
@@ -129,10 +146,8 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             TypeError: If ``options`` are no mapping.
         """
         seeds = self._seeds(seed)
-        if options is not None and not isinstance(options, Mapping):
-            raise TypeError(f"options must be a mapping or None, got {options!r}")
-        others = dict(options or {})
-        mask, envs = others.pop("reset_mask", None), None
+        checked = self._core.check_options(options, ["reset_mask"])
+        mask, envs = checked.pop("reset_mask", None), None
         if mask is not None:
             mask = np.asarray(mask)
             if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
@@ -146,9 +161,12 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         fresh = {env: seeding.np_random(seeds[env]) for env in chosen if seeds[env] is not None}
         for env, (generator, number) in fresh.items():
             self._np_randoms[env], self._np_seeds[env] = generator, number
-        self._core.reset([self._np_randoms[env] for env in chosen], envs, others)
+        self._core.reset([self._np_randoms[env] for env in chosen], envs, checked)
         self._done[list(chosen)], self._begun[list(chosen)] = False, True
-        return self._core.observe(), self._reset_infos(chosen)
+        infos = self._reset_infos(chosen)
+        if self._renderer:
+            self._renderer.record(infos, infos["_qv_loss"])
+        return self._core.observe(), infos
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Play one round everywhere; finished environments are treated as ``autoreset_mode`` says.
@@ -164,27 +182,32 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """
         if not self._begun.all():
             raise ResetNeeded("call reset() before the first step()")
-        if self._mode is AutoresetMode.NEXT_STEP and self._done.any():
-            return self._step_with_resets(actions)
-        if self._done.any():
+        began = self._done  # those that only reset in this step
+        if self._mode is AutoresetMode.NEXT_STEP and began.any():
+            result = self._step_with_resets(actions)
+        elif began.any():
             raise RuntimeError(
                 "autoreset_mode is 'Disabled': reset the finished environments "
-                f"{np.flatnonzero(self._done).tolist()} with options={{'reset_mask': mask}} first"
+                f"{np.flatnonzero(began).tolist()} with options={{'reset_mask': mask}} first"
             )
-        outcome = self._core.step(as_array(actions))
-        done = outcome.terminated | outcome.truncated
-        observation = self._core.observe()
-        everyone = np.ones(self.num_envs, dtype=bool)
-        if self._mode is AutoresetMode.SAME_STEP and done.any():
-            return self._reset_finished(outcome, observation, done)
-        self._done = done
-        return (
-            observation,
-            outcome.rewards,
-            outcome.terminated,
-            outcome.truncated,
-            self._infos(outcome, everyone),
-        )
+        else:
+            outcome = self._core.step(as_array(actions))
+            done = outcome.terminated | outcome.truncated
+            if self._mode is AutoresetMode.SAME_STEP:
+                began = done
+                result = self._reset_finished(outcome) if done.any() else self._result(outcome)
+            else:
+                self._done, result = done, self._result(outcome)
+        if self._renderer:
+            self._renderer.record(result[4], began)
+        return result
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """A frame (height, width, 3) for each environment, as Gymnasium's video wrappers expect.
+
+        They draw the frames as a grid; `byzgym.envs.rendering.grid` makes one picture of them.
+        """
+        return self._renderer.draw() if self._renderer else None
 
     def _step_with_resets(self, actions: np.ndarray) -> Any:
         """One step of the "NextStep" mode in which some environments only reset."""
@@ -199,26 +222,25 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         outcome.rewards[envs] = 0.0
         outcome.terminated[envs] = outcome.truncated[envs] = False
         self._done = outcome.terminated | outcome.truncated
-        everyone = np.ones(self.num_envs, dtype=bool)
-        return (
-            self._core.observe(),
-            outcome.rewards,
-            outcome.terminated,
-            outcome.truncated,
-            self._infos(outcome, everyone),
-        )
+        return self._result(outcome)
 
-    def _reset_finished(self, outcome: Outcome, last: Any, done: np.ndarray) -> Any:
+    def _reset_finished(self, outcome: Outcome) -> Any:
         """The end of a step of the "SameStep" mode in which some environments are done."""
+        done, last = outcome.terminated | outcome.truncated, self._core.observe()
         envs = np.flatnonzero(done).tolist()
         final_info = self._infos(outcome, done)
         self._core.reset([self._np_randoms[env] for env in envs], envs)
         self._put_reset_info(outcome, envs)
-        infos = self._infos(outcome, np.ones(self.num_envs, dtype=bool))
+        *result, infos = self._result(outcome)
         final_obs = np.full(self.num_envs, None, dtype=object)
         for env in envs:
             final_obs[env] = _row(last, env)
         infos |= {"final_obs": final_obs, "_final_obs": done, "final_info": final_info, "_final_info": done}
+        return (*result, infos)
+
+    def _result(self, outcome: Outcome) -> Any:
+        """What `step` returns."""
+        infos = self._infos(outcome, np.ones(self.num_envs, dtype=bool))
         return self._core.observe(), outcome.rewards, outcome.terminated, outcome.truncated, infos
 
     def _reset_infos(self, envs: Sequence[int]) -> dict[str, Any]:
@@ -242,7 +264,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             mask = present & outcome.evaluated if name in outcome.metrics else present
             mask = mask & outcome.with_credits if name == "credits" else mask
             if mask.any():
-                infos[name] = values if mask.all() else _where(mask, values)
+                infos[name] = _where(mask, values)
                 infos[f"_{name}"] = mask.copy()
         return infos
 
@@ -266,7 +288,7 @@ def _row(observation: Any, env: int) -> Any:
 
 
 def _where(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The values of some environments, with blanks for the others."""
-    blank = np.full_like(values, "") if values.dtype == object else np.zeros_like(values)
+    """The values of some environments, with blanks for the others, in an array of its own."""
+    blank = np.full_like(values, None) if values.dtype == object else np.zeros_like(values)
     blank[mask] = values[mask]
     return blank

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context, rcdefaults, rcParams
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from byzgym.envs.rendering import default_style
 from byzgym.experiments.results import Results
 from byzgym.files import write_whole
 
@@ -34,7 +34,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
         The PNG files written, in the order in which a report shows them.
     """
     played = [f for f in results.comparison.num_byzantine if results.played(f)]
-    with default_style():
+    with default_style(), rc_context({"text.parse_math": False}):  # a name with dollar signs is no formula
         figures = {"overview.png": overview(results, max(played))}
         for f in played:
             figures[f"accuracy_f{f}.png"] = accuracy_over_rounds(results, f)
@@ -46,15 +46,6 @@ def draw(results: Results, folder: Path) -> list[Path]:
             with write_whole(folder / name) as path:
                 figure.savefig(path, dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.12)
     return [folder / name for name in figures]
-
-
-@contextmanager
-def default_style() -> Iterator[None]:
-    """Use matplotlib's own defaults, whatever style the user has chosen, and read no formulas into names."""
-    with rc_context():
-        rcdefaults()
-        rcParams["text.parse_math"] = False
-        yield
 
 
 def overview(results: Results, num_byzantine: int) -> Figure:

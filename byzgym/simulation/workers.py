@@ -67,7 +67,7 @@ class Workers:
     def add_attack(self, attack: NamedAttack) -> int:
         """Add an attack that episodes can have; returns its number."""
         self.attacks.append(attack)
-        self.memories.append(Memory(self.roles_memory.num_envs, self._setup.device))
+        self.memories.append(Memory(len(self.num_byzantine), self._setup.device))
         return len(self.attacks) - 1
 
     def reset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from byzgym import attacks
 from byzgym.attacks import AttackContext
 
 
@@ -20,24 +21,14 @@ def mask_of(num_workers: int, *members: list[int]) -> Tensor:
     return mask
 
 
-def context_for(gradients: Tensor, seed: int = 7, rounds: list[int] | None = None) -> AttackContext:
-    context = AttackContext.standalone(gradients, seed=seed, num_classes=10)
-    if rounds is not None:
-        context.round = torch.tensor(rounds)
-    return context
+def context_for(gradients: Tensor, seed: int = 7) -> AttackContext:
+    """Environment e of it equals environment 0 of a context with the seed ``seed + e``."""
+    return AttackContext.standalone(gradients, seed=seed, num_classes=10)
 
 
-def alone(context: AttackContext, env: int, states: list[Tensor]) -> AttackContext:
-    """The context of one environment of a batch, its generator in the given state."""
-    generator = torch.Generator()
-    generator.set_state(states[env])
-    return AttackContext(
-        round=context.round[env : env + 1],
-        generators=[generator],
-        learning_rate=context.learning_rate[env : env + 1],
-        previous_update=context.previous_update[env : env + 1],
-        num_classes=context.num_classes,
-    )
+def submit(spec, gradients: Tensor, mask: Tensor, **parameters) -> Tensor:
+    attack = attacks.make(spec, **parameters) if parameters else attacks.make_from(spec)
+    return attack(gradients, mask, context_for(gradients))
 
 
 def states_of(context: AttackContext) -> list[Tensor]:

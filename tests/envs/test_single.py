@@ -16,6 +16,7 @@ import byzgym
 from byzgym import attacks
 from byzgym.envs.rewards import WORST_REWARD, relative_drop
 
+ID = "ByzantineAggregation-v0"
 TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "rounds": 10, "pool_size": 8}
 
 
@@ -33,18 +34,22 @@ CONFIGURATIONS = [
     {"observation": ["norms", "credits"], "action": "null_slot"},
     {"secure_group_size": 3},
     {"num_byzantine": (0, 5), "roles": {"name": "randomized", "period": 2}},
+    {"action": "rule", "rules": ["median", "krum:num_byzantine=1"]},
+    {"action": "update"},
 ]
 
 
 @pytest.mark.parametrize("arguments", CONFIGURATIONS)
-def test_gymnasium_checker_passes_without_a_warning(arguments):
+def test_gymnasium_checker_warns_of_nothing(arguments):
     env = gym.make("ByzantineAggregation-v0", disable_env_checker=True, **{**TINY, **arguments})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # An update may be any vector, so its space cannot be normalized.
+        warnings.filterwarnings("ignore", message=".*symmetric and normalized")
         check_env(env.unwrapped, skip_render_check=True)
 
 
-def test_gymnasium_checker_passes_the_default_environment_with_its_rendering():
+def test_gymnasium_checker_with_rendering():
     env = gym.make("ByzantineAggregation-v0", render_mode="rgb_array", rounds=5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -54,7 +59,7 @@ def test_gymnasium_checker_passes_the_default_environment_with_its_rendering():
 
 
 @pytest.mark.parametrize("arguments", CONFIGURATIONS)
-def test_stable_baselines3_checker_warns_only_of_what_is_unavoidable(arguments):
+def test_sb3_checker_warns_of_what_is_unavoidable(arguments):
     unavoidable = (
         "symmetric and normalized",  # a credit is not negative; SoftmaxCredits has a symmetric space
         "unconventional shape",  # rows are workers; the policies of byzgym.integrations.sb3 expect that
@@ -67,7 +72,7 @@ def test_stable_baselines3_checker_warns_only_of_what_is_unavoidable(arguments):
     assert [m for m in messages if not any(part in m for part in unavoidable)] == []
 
 
-def test_importing_registers_and_so_does_the_module_prefix():
+def test_the_module_prefix_registers():
     assert "ByzantineAggregation-v0" in gym.registry
     env = gym.make("byzgym:ByzantineAggregation-v0", **TINY)
     assert isinstance(env.unwrapped, byzgym.envs.ByzantineAggregationEnv)
@@ -84,7 +89,7 @@ def test_spec_survives_json():
     assert np.array_equal(first, second)
 
 
-def test_two_instances_with_one_seed_give_identical_rollouts():
+def test_one_seed_gives_identical_rollouts():
     traces = []
     for seed in (1, 1, 2):
         env = gym.make("ByzantineAggregation-v0", rounds=20)
@@ -97,7 +102,7 @@ def test_two_instances_with_one_seed_give_identical_rollouts():
     assert not np.array_equal(traces[0][0][0], traces[2][0][0])
 
 
-def test_an_episode_ends_after_its_rounds_with_test_metrics():
+def test_an_episode_ends_with_test_metrics():
     env = make(evaluate_every=4, attack="none")
     env.reset(seed=0)
     evaluated = []
@@ -123,7 +128,7 @@ def test_a_step_before_the_first_reset_is_refused():
     env.step(uniform(env))
 
 
-def test_reward_is_the_relative_drop_of_the_qv_loss():
+def test_reward_is_the_drop_of_the_qv_loss():
     env = make(attack="none")
     _, info = env.reset(seed=0)
     loss = info["qv_loss"]
@@ -139,7 +144,7 @@ def test_reward_is_the_relative_drop_of_the_qv_loss():
 
 
 @pytest.mark.parametrize("value", [1e30, 3e38])
-def test_divergence_ends_the_episode_with_the_worst_reward(value):
+def test_divergence_ends_the_episode(value):
     attacks.register("test_explode", lambda value: lambda g, b, c: g.new_full((), value).expand_as(g))
     env = make(attack={"name": "test_explode", "value": value})
     env.reset(seed=0)
@@ -152,7 +157,7 @@ def test_divergence_ends_the_episode_with_the_worst_reward(value):
     assert not info["diverged"]
 
 
-def test_a_refused_update_in_the_last_round_is_a_divergence_that_keeps_the_parameters():
+def test_a_refused_update_in_the_last_round():
     attacks.register("test_explode", lambda: lambda g, b, c: g.new_full((), 3e38).expand_as(g))
     env = make(attack="test_explode", learning_rate=100.0, rounds=1)
     _, info = env.reset(seed=0)
@@ -163,7 +168,7 @@ def test_a_refused_update_in_the_last_round_is_a_divergence_that_keeps_the_param
     assert not env.reset(seed=1)[1]["diverged"]
 
 
-def test_nan_submissions_are_rejected_and_lose_their_credit():
+def test_rejected_submissions_lose_their_credit():
     attacks.register("test_nan", lambda: lambda g, b, c: g.new_full((), torch.nan).expand_as(g))
     env = make(attack="test_nan")
     observation, info = env.reset(seed=0)
@@ -193,7 +198,7 @@ def test_observations_and_infos_are_fresh_arrays():
         assert all(np.array_equal(again[name], expected[name]) for name in expected)
 
 
-def test_byzantine_marks_the_workers_of_the_round_just_played():
+def test_byzantine_marks_the_round_just_played():
     env = make(roles={"name": "randomized", "period": 1, "probability": 0.5}, rounds=30)
     _, info = env.reset(seed=0)
     changes = 0
@@ -207,24 +212,55 @@ def test_byzantine_marks_the_workers_of_the_round_just_played():
     assert changes > 5
 
 
-def test_render_ansi_marks_byzantine_workers():
-    env = make(render_mode="ansi")
-    _, info = env.reset(seed=0)
-    env.step(uniform(env))
-    lines = env.render().splitlines()
-    assert "round    1" in lines[0]
-    assert len(lines) == 7
-    for worker, line in enumerate(lines[1:]):
-        assert (" x " in line) == info["byzantine"][worker]
-        assert "0.167 #####" in line
+@pytest.mark.parametrize("vector", [False, True])
+def test_reset_options_concern_one_episode(vector):
+    arguments = {**TINY, "attack": "none"}
+    env = gym.make_vec(ID, num_envs=2, **arguments) if vector else gym.make(ID, **arguments)
+    for options, attack, number in (
+        ({"attack": "ipm:epsilon=2.0", "num_byzantine": 4}, "ipm:epsilon=2.0", 4),
+        ({}, "none", 2),
+        ({"num_byzantine": (3, 3)}, "none", 3),
+        ({"attack": ["zero"]}, "zero", 2),
+        ({"attack": "ipm:epsilon=2.0"}, "ipm:epsilon=2.0", 2),
+    ):
+        _, info = env.reset(seed=0, options=options)
+        assert set(np.atleast_1d(info["attack"])) == {attack}
+        assert set(np.atleast_2d(info["byzantine"]).sum(1)) == {number}
+    assert len(env.unwrapped.simulation.workers.attacks) == 3  # met again, an attack is not added again
 
 
-def test_render_rgb_array_is_a_picture_that_changes():
-    env = make(render_mode="rgb_array")
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"attack": "nope"}, "unknown attack 'nope'"),
+        ({"atack": "ipm"}, "did you mean 'attack'"),
+        ({"num_byzantine": 6}, "num_byzantine must be an integer from 0 to 5"),
+        ("ipm", "options must be a mapping"),
+    ],
+)
+def test_bad_reset_options_change_nothing(options, error):
+    env, twin = make().unwrapped, make().unwrapped
+    for one in (env, twin):
+        one.reset(seed=0)
+    with pytest.raises((ValueError, TypeError), match=error):
+        env.reset(options=options)
+    for one in (env, twin):
+        one.step(uniform(one))
+    assert torch.equal(env.view.theta, twin.view.theta)
+
+
+@pytest.mark.parametrize(("times", "diverges"), [(999, False), (1001, True)])
+def test_a_loss_of_1000_times_is_divergence(times, diverges):
+    env = make(attack="none").unwrapped
     env.reset(seed=0)
-    first = env.render()
-    env.step(np.eye(6, dtype=np.float32)[0])
-    second = env.render()
-    assert first.dtype == np.uint8
-    assert first.shape == second.shape == (450, 800, 3)
-    assert not np.array_equal(first, second)
+    loss = env.step(uniform(env))[4]["qv_loss"]
+    env.reset(seed=0)
+    env.simulation.initial_loss.fill_(loss / times)
+    _, reward, terminated, truncated, info = env.step(uniform(env))
+    assert info["qv_loss"] == loss
+    assert (terminated, info["diverged"], reward == WORST_REWARD) == (diverges, diverges, diverges)
+    assert not truncated
+
+
+def test_a_loss_that_stays_zero_earns_nothing():
+    assert relative_drop(torch.zeros(1), torch.zeros(1)).tolist() == [0.0]

@@ -8,6 +8,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from packaging.version import Version
 
 import byzgym
 from byzgym import attacks
@@ -35,8 +36,10 @@ def assert_same(first, second, path="result"):
             assert_same(first[name], second[name], f"{path}[{name}]")
     elif isinstance(first, np.ndarray) and first.dtype == object:
         for one, other in zip(first, second, strict=True):
-            assert (one is None) == (other is None), path
-            if one is not None:
+            assert type(one) is type(other), path
+            if isinstance(one, str | None):
+                assert one == other, path
+            else:
                 assert_same(one, other, path)
     elif isinstance(first, tuple | list):
         for number, (one, other) in enumerate(zip(first, second, strict=True)):
@@ -57,7 +60,7 @@ def assert_same(first, second, path="result"):
         {"attack": "ipm", "secure_group_size": 5, "num_byzantine": (0, 4)},
     ],
 )
-def test_environment_i_equals_the_single_environment_seed_by_seed(mode, arguments):
+def test_environment_i_equals_the_single_one(mode, arguments):
     venv, sync = make(autoreset_mode=mode, **arguments), make_sync(mode, **arguments)
     assert venv.single_observation_space == sync.single_observation_space
     assert venv.single_action_space == sync.single_action_space
@@ -87,7 +90,7 @@ def test_parity_over_a_full_default_episode():
         assert results[4]["accuracy"][i] == pytest.approx(float(final), abs=0.01)
 
 
-def test_seeds_may_be_given_one_by_one_and_a_reset_without_seed_goes_on():
+def test_seeds_one_by_one_and_resets_without():
     venv = make()
     first, _ = venv.reset(seed=[4, 5, 6, 7])
     second, _ = venv.reset()
@@ -100,7 +103,7 @@ def test_seeds_may_be_given_one_by_one_and_a_reset_without_seed_goes_on():
 
 
 @pytest.mark.parametrize("bad", [[7, -1, 2, 3], [7, 8, 1.5, 2], 1.5, "7", [1, 2]])
-def test_a_bad_seed_is_refused_and_changes_no_random_state(bad):
+def test_a_bad_seed_changes_no_random_state(bad):
     venv, untouched = make(attack="none"), make(attack="none")
     for one in (venv, untouched):
         one.reset(seed=0)
@@ -117,7 +120,7 @@ def test_a_seed_of_another_type_is_named(bad):
         make().reset(seed=bad)
 
 
-def test_a_step_before_every_environment_has_been_reset_is_refused():
+def test_a_step_before_the_first_reset_is_refused():
     venv, actions = make(autoreset_mode="Disabled"), np.full((4, 5), 0.2, np.float32)
     with pytest.raises(ResetNeeded):
         venv.step(actions)
@@ -128,7 +131,7 @@ def test_a_step_before_every_environment_has_been_reset_is_refused():
     venv.step(actions)
 
 
-def test_next_step_ignores_the_action_of_a_reset_even_if_it_is_bad():
+def test_next_step_ignores_the_action_of_a_reset():
     venv = make(rounds=2, attack="none")
     venv.reset(seed=0)
     good = np.full((4, 5), 0.2, np.float32)
@@ -140,7 +143,7 @@ def test_next_step_ignores_the_action_of_a_reset_even_if_it_is_bad():
     assert "accuracy" not in info
 
 
-def test_disabled_autoreset_wants_a_reset_with_a_mask():
+def test_disabled_autoreset_wants_a_mask():
     venv = make(rounds=2, autoreset_mode="Disabled", attack="none")
     venv.reset(seed=0)
     actions = np.full((4, 5), 0.2, np.float32)
@@ -157,16 +160,18 @@ def test_disabled_autoreset_wants_a_reset_with_a_mask():
         venv.reset(options={"reset_mask": np.array([True])})
 
 
-def test_statistics_wrapper_counts_episodes():
-    for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
-        venv = RecordEpisodeStatistics(make(autoreset_mode=mode, attack="none"))
-        venv.reset(seed=0)
-        lengths = []
-        for _ in range(14):
-            info = venv.step(np.full((4, 5), 0.2, np.float32))[4]
-            if "episode" in info:
-                lengths += info["episode"]["l"][info["_episode"]].tolist()
-        assert lengths == [6] * 8
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_statistics_wrapper_counts_episodes(mode):
+    if mode == AutoresetMode.SAME_STEP and Version(gym.__version__) < Version("1.4"):
+        pytest.skip("Gymnasium's wrapper miscounts in this mode before 1.4 (Gymnasium's pull request 1624)")
+    venv = RecordEpisodeStatistics(make(autoreset_mode=mode, attack="none"))
+    venv.reset(seed=0)
+    lengths = []
+    for _ in range(14):
+        info = venv.step(np.full((4, 5), 0.2, np.float32))[4]
+        if "episode" in info:
+            lengths += info["episode"]["l"][info["_episode"]].tolist()
+    assert lengths == [6] * 8
 
 
 def test_time_limit_of_make_vec():
@@ -176,14 +181,14 @@ def test_time_limit_of_make_vec():
     assert flags == [False, False, True]
 
 
-def test_a_time_limit_beyond_the_rounds_does_not_prolong_the_episode():
+def test_a_longer_time_limit_prolongs_nothing():
     venv = make(max_episode_steps=50, rounds=3, attack="none")
     venv.reset(seed=0)
     flags = [venv.step(np.full((4, 5), 0.2, np.float32))[3].all() for _ in range(3)]
     assert flags == [False, False, True]
 
 
-def test_rejected_rows_are_still_reported_when_another_environment_is_reset():
+def test_rejected_rows_outlive_resets_elsewhere():
     arguments = {"attack": {"name": "omniscient", "factor": 3e38}}
     venv = make(num_envs=2, autoreset_mode="Disabled", **arguments)
     single = gym.make("ByzantineAggregation-v0", **{**TINY, **arguments}).unwrapped
@@ -211,7 +216,7 @@ def test_returned_arrays_are_the_callers_own():
     assert np.array_equal(observation, kept)
 
 
-def test_divergence_of_one_environment_leaves_the_others_alone():
+def test_divergence_leaves_the_others_alone():
     # Large entries of one sign would only silence the hidden units.
     attacks.register(
         "test_bomb", lambda: lambda g, b, c: 1e38 * (-1.0) ** torch.arange(g.shape[2]).expand_as(g)
@@ -236,7 +241,7 @@ def test_bad_arguments_are_named():
         make(autoreset_mode="sometimes")
     with pytest.raises(ValueError, match="num_envs must be an integer of at least 1"):
         byzgym.envs.ByzantineAggregationVectorEnv(num_envs=0)
-    with pytest.raises(ValueError, match="render_mode of the vector environment"):
+    with pytest.raises(ValueError, match="render_mode must be"):
         byzgym.envs.ByzantineAggregationVectorEnv(num_envs=1, render_mode="ansi")
     venv = make()
     venv.reset(seed=0)
@@ -244,7 +249,7 @@ def test_bad_arguments_are_named():
         venv.step(np.zeros((4, 4), np.float32))
 
 
-def test_info_has_the_same_types_at_a_reset_and_in_a_step():
+def test_info_has_the_same_types_everywhere():
     venv = make(2)
     infos = venv.reset(seed=0)[1], venv.step(venv.action_space.sample())[4]
     assert infos[0].keys() == infos[1].keys()
@@ -264,7 +269,7 @@ def test_seeds_in_use_are_told():
     assert venv.np_random[2].integers(1000) == single.unwrapped.np_random.integers(1000)
 
 
-def test_rejected_rows_of_one_environment_change_nothing_in_another():
+def test_rejected_rows_change_nothing_elsewhere():
     attack = {"name": "omniscient", "factor": 3e38}
     venv = make(num_envs=2, per_environment=[{"attack": attack}, {"attack": "sign_flip"}])
     venv.reset(seed=0)
@@ -272,3 +277,25 @@ def test_rejected_rows_of_one_environment_change_nothing_in_another():
     *_, infos = venv.step(np.stack([action, action]))
     assert infos["rejected"].sum(1).tolist() == [2, 0]
     assert np.array_equal(infos["credits"][1], action)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_frames_for_video_wrappers(mode):
+    venv = make(num_envs=3, autoreset_mode=mode, render_mode="rgb_array", rounds=2)
+    venv.reset(seed=0)
+    frames = [venv.render()]
+    for _ in range(4):
+        venv.step(venv.action_space.sample())
+        frames.append(venv.render())
+    assert all(isinstance(drawn, tuple) and len(drawn) == 3 for drawn in frames)
+    assert {frame.shape for drawn in frames for frame in drawn} == {(240, 320, 3)}
+    assert not np.array_equal(frames[0][0], frames[1][0])
+
+
+def test_what_gymnasium_calls_by_name():
+    venv = make(num_envs=3).unwrapped
+    assert venv.autoreset_mode is AutoresetMode.NEXT_STEP
+    assert venv.spec.max_episode_steps == 6
+    assert venv.get_attr("autoreset_mode") == (AutoresetMode.NEXT_STEP,) * 3
+    assert venv.call("render") == (None, None, None)
+    assert gym.make_vec(venv.spec, num_envs=2).spec.max_episode_steps == 6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,38 +15,33 @@ from byzgym.envs import ENV_ID
 from byzgym.validation import check_int
 from byzgym.wrappers import VectorSoftmaxCredits
 
-_FINAL = ("final_obs", "final_info")
-
 
 class VecEnvAdapter(VecEnv):
-    """A Gymnasium vector environment in the same-step autoreset mode, as stable-baselines3 expects it.
+    """Adapts a Gymnasium vector environment with same-step autoreset; `make_vec_env` makes one.
 
-    All environments are one object, so attributes and methods concern all of them: `get_attr` and
-    `env_method` give the same value for each index (the method is called once), and `set_attr` and
-    `env_method` for some of them only are refused. Options of `set_options` have no effect.
+    The environments are one object, so they share all attributes and methods. `get_attr` returns the same
+    value for each index, and `env_method` calls the method once and returns its result for each environment.
+    `set_attr` and `env_method` raise a ValueError unless ``indices`` are None or all environments.
+    `set_options` has no effect.
 
     Args:
         venv: The vector environment, wrapped or not.
 
     Raises:
-        ValueError: If it is not in the "SameStep" autoreset mode.
+        ValueError: If its autoreset mode is not "SameStep".
     """
 
     def __init__(self, venv: VectorEnv[Any, Any, Any]) -> None:
         mode = venv.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
-            raise ValueError(
-                f"venv must be built with autoreset_mode='SameStep', got {mode}; "
-                "byzgym.integrations.sb3.make_vec_env does so"
-            )
+            raise ValueError(f"venv must have autoreset_mode='SameStep', as make_vec_env does, got {mode}")
         self.venv = venv
         self._actions = np.zeros(0)
         super().__init__(venv.num_envs, venv.single_observation_space, venv.single_action_space)
 
     def reset(self) -> VecEnvObs:
         """Begin new episodes, with the seeds given to `seed` since the last reset; returns observations."""
-        # VectorEnv is annotated for one seed; the environment takes one for each as well.
-        seeds: Any = None if self._seeds[0] is None else list(self._seeds)
+        seeds: Any = None if self._seeds[0] is None else list(self._seeds)  # VectorEnv declares int only
         observation, infos = self.venv.reset(seed=seeds)
         self.reset_infos = _per_environment(infos, self.num_envs)
         self._reset_seeds()
@@ -61,9 +56,9 @@ class VecEnvAdapter(VecEnv):
         """Play one round.
 
         Returns:
-            Observations, rewards [E] float32, dones [E] and one info per environment. Where an episode ended,
-            the info is that of its last round, with ``terminal_observation`` and the test metrics; the info
-            of the new episode is in ``reset_infos``.
+            Observations, rewards [E] float32, dones [E] and one info per environment. At the end of an
+            episode it is the info of the last round, with ``terminal_observation`` and the test metrics.
+            ``reset_infos`` then has the info of the new episode.
         """
         observation, rewards, terminated, truncated, infos = self.venv.step(self._actions)
         dones = terminated | truncated
@@ -71,64 +66,71 @@ class VecEnvAdapter(VecEnv):
         if dones.any():
             last = _per_environment(infos["final_info"], self.num_envs)
             for env in np.flatnonzero(dones).tolist():
-                # Wrappers add what they say of the last round, such as "episode", to the new info.
-                added = {name: listed[env].pop(name) for name in listed[env].keys() - last[env].keys()}
+                # Wrappers add what they know of the last round, such as "episode", to the new info.
+                names = listed[env].keys() - last[env].keys() - self.reset_infos[env].keys()
+                added = {name: listed[env].pop(name) for name in names}
                 self.reset_infos[env], listed[env] = listed[env], {**last[env], **added}
                 listed[env]["terminal_observation"] = infos["final_obs"][env]
-        for info, late in zip(listed, (truncated & ~terminated).tolist(), strict=True):
-            info["TimeLimit.truncated"] = late
+        for info, out_of_time in zip(listed, (truncated & ~terminated).tolist(), strict=True):
+            info["TimeLimit.truncated"] = out_of_time
         return observation, rewards.astype(np.float32), dones, listed
 
     def close(self) -> None:
         """Close the vector environment."""
         self.venv.close()
 
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """A frame for each environment."""
+        frames: Any = self.venv.render()
+        return frames
+
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute of the vector environment, once per index."""
-        return [_attribute(self.venv, attr_name)] * len(self._chosen(indices))
+        """The attribute of the outermost layer of the vector environment that has it, for each index."""
+        layer = next((layer for layer in self._layers() if hasattr(layer, attr_name)), self.venv)
+        return [getattr(layer, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of the (unwrapped) vector environment.
-
-        Raises:
-            ValueError: If ``indices`` are not all environments.
-        """
-        self._require_all(indices)
+        """Set an attribute of the unwrapped vector environment."""
+        self._check_all(indices)
         setattr(self.venv.unwrapped, attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of the vector environment once; its result, once per environment.
-
-        Raises:
-            ValueError: If ``indices`` are not all environments.
-        """
-        self._require_all(indices)
-        return [_attribute(self.venv, method_name)(*method_args, **method_kwargs)] * self.num_envs
+        """Call a method of the vector environment once; returns its result for each environment."""
+        self._check_all(indices)
+        return [self.get_attr(method_name)[0](*method_args, **method_kwargs)] * self.num_envs
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Whether the vector environment has a wrapper of this class, once per index."""
-        wrapped = any(isinstance(layer, wrapper_class) for layer in _layers(self.venv))
-        return [wrapped] * len(self._chosen(indices))
+        """Whether the vector environment has a wrapper of this class, for each index."""
+        wrapped = any(isinstance(layer, wrapper_class) for layer in self._layers())
+        return [wrapped] * len(list(self._get_indices(indices)))
 
-    def _chosen(self, indices: VecEnvIndices) -> list[int]:
-        return list(self._get_indices(indices))
+    def _layers(self) -> list[VectorEnv[Any, Any, Any]]:
+        """The vector environment with its wrappers, outermost first."""
+        layers = [self.venv]
+        while isinstance(layers[-1], VectorWrapper):
+            layers.append(layers[-1].env)
+        return layers
 
-    def _require_all(self, indices: VecEnvIndices) -> None:
-        if set(self._chosen(indices)) != set(range(self.num_envs)):
-            raise ValueError(
-                "the environments of a native vector environment are one object: indices must be None or all "
-                f"of them, got {indices!r}"
-            )
+    def _check_all(self, indices: VecEnvIndices) -> None:
+        if set(self._get_indices(indices)) != set(range(self.num_envs)):
+            raise ValueError(f"indices must be None or all {self.num_envs} environments, got {indices!r}")
 
 
 def make_vec_env(
     num_envs: int, seed: int | None = None, softmax_beta: float | None = None, **env_kwargs: Any
 ) -> VecEnvAdapter:
-    """The environment for stable-baselines3: native, batched, with credits or logits as actions.
+    """Make the native vector environment for stable-baselines3.
+
+    >>> venv = make_vec_env(2, seed=0, task="synthetic", num_workers=4, num_byzantine=1)
+    >>> venv.reset().shape
+    (2, 5, 32)
+    >>> observations, rewards, dones, infos = venv.step(np.full((2, 4), 0.25))
+    >>> infos[0]["credits"]
+    array([0.25, 0.25, 0.25, 0.25], dtype=float32)
 
     Args:
         num_envs: E.
@@ -140,25 +142,18 @@ def make_vec_env(
         ValueError: If a value is not allowed.
         TypeError: If an argument does not exist.
     """
-    if "autoreset_mode" in env_kwargs:
-        raise TypeError("autoreset_mode is always 'SameStep' here, which stable-baselines3 needs")
-    seed = None if seed is None else check_int("seed (unless None)", seed, low=0)
-    venv: VectorEnv[Any, Any, Any] = gym.make_vec(
-        ENV_ID, num_envs=num_envs, autoreset_mode="SameStep", **env_kwargs
-    )
-    if softmax_beta is not None:
-        venv = VectorSoftmaxCredits(venv, softmax_beta)
-    adapter = VecEnvAdapter(venv)
+    venv: VectorEnv[Any, Any, Any] = gym.make_vec(ENV_ID, num_envs, autoreset_mode="SameStep", **env_kwargs)
+    adapter = VecEnvAdapter(venv if softmax_beta is None else VectorSoftmaxCredits(venv, softmax_beta))
     if seed is not None:
-        adapter.seed(seed)
+        adapter.seed(check_int("seed (unless None)", seed, low=0))
     return adapter
 
 
 def _per_environment(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
-    """One dict per environment: Python numbers, and rows of the arrays (which are fresh each step)."""
+    """One info for each environment: Python numbers, and rows of the arrays (which are fresh each step)."""
     listed: list[dict[str, Any]] = [{} for _ in range(num_envs)]
     for name, values in infos.items():
-        if name.startswith("_") or name in _FINAL:
+        if name.startswith("_") or name in ("final_obs", "final_info"):
             continue
         rows: Iterable[Any]
         if isinstance(values, dict):  # such as "episode", of RecordEpisodeStatistics
@@ -166,23 +161,7 @@ def _per_environment(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any
         else:
             rows = values.tolist() if values.ndim == 1 else values
         present = infos.get(f"_{name}", np.ones(num_envs, dtype=bool))
-        everyone = present.all()
-        for env, row in enumerate(rows):
-            if everyone or present[env]:
-                listed[env][name] = row
+        for info, row, has_it in zip(listed, rows, present.tolist(), strict=True):
+            if has_it:
+                info[name] = row
     return listed
-
-
-def _layers(venv: VectorEnv[Any, Any, Any]) -> Iterable[VectorEnv[Any, Any, Any]]:
-    yield venv
-    while isinstance(venv, VectorWrapper):
-        venv = venv.env
-        yield venv
-
-
-def _attribute(venv: VectorEnv[Any, Any, Any], name: str) -> Any:
-    """The attribute of the outermost layer that has it."""
-    for layer in _layers(venv):
-        if hasattr(layer, name):
-            return getattr(layer, name)
-    raise AttributeError(f"the vector environment has no attribute {name!r}")

@@ -12,23 +12,27 @@ from torch.nn import functional
 from byzgym.validation import check_real
 
 SMALLEST_CREDIT = 1e-6
-"""Sampled credits below this count as this much in `log_prob`, which is infinite at zero."""
+"""`log_prob` raises smaller credits to this one, because the density is infinite or zero at zero credit."""
 
 LARGEST_CONCENTRATION = 1e4
 
 
 class DirichletDistribution(Distribution):
-    """Dirichlet(concentration) over vectors of ``action_dim`` credits.
+    """Dirichlet distribution over vectors of ``action_dim`` credits on the simplex.
 
-    Samples lie on the simplex, so that clipping to [0, 1] leaves them as they are.
+    >>> distribution = DirichletDistribution(2, min_concentration=0.1)
+    >>> distribution.proba_distribution(torch.tensor([[0.0, 1.0]])).distribution.concentration
+    tensor([[1.1000, 1.8353]])
+    >>> distribution.mode()
+    tensor([[0.1069, 0.8931]])
 
     Args:
         action_dim: Number of credits.
-        min_concentration: Added to softplus of the network's output; keeps every density proper. The smaller
-            it is, the closer to zero a credit can be. Above 0; 0.02 by default.
+        min_concentration: Added to the softplus of the network's output, greater than 0. The smaller it is,
+            the closer to zero a credit can be.
 
     Raises:
-        ValueError: If ``min_concentration`` is not a finite number above 0.
+        ValueError: If ``min_concentration`` is not a finite number greater than 0.
     """
 
     distribution: torch.distributions.Dirichlet
@@ -39,16 +43,16 @@ class DirichletDistribution(Distribution):
         self.min_concentration = check_real("min_concentration", min_concentration, above=0)
 
     def proba_distribution_net(self, latent_dim: int) -> nn.Module:
-        """A layer from the policy's latent [B, latent_dim] to the raw concentrations [B, action_dim]."""
+        """A layer from the policy's latent [B, latent_dim] to raw concentrations [B, action_dim]."""
         return nn.Linear(latent_dim, self.action_dim)
 
     def proba_distribution(self, raw: Tensor) -> Self:
-        """Set the concentrations: min_concentration + softplus(raw + log(e - 1)), which is 1 + min at raw 0.
+        """Set the concentrations to min_concentration + softplus(raw + log(e - 1)).
 
         Args:
-            raw: Unbounded, shape [B, action_dim].
+            raw: Unbounded, shape [B, action_dim]. All zero is nearly uniform on the simplex.
         """
-        shifted = raw + 0.5413248546  # log(e - 1): the distribution starts out uniform on the simplex
+        shifted = raw + 0.5413248546  # log(e - 1)
         concentration = self.min_concentration + functional.softplus(shifted)
         self.distribution = torch.distributions.Dirichlet(
             concentration.clamp(max=LARGEST_CONCENTRATION), validate_args=False
@@ -56,11 +60,11 @@ class DirichletDistribution(Distribution):
         return self
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log density [B] of credits [B, action_dim]; zeros count as `SMALLEST_CREDIT`."""
+        """Log density [B] of credits [B, action_dim]."""
         return self.distribution.log_prob(actions.clamp(SMALLEST_CREDIT, 1.0))
 
     def entropy(self) -> Tensor:
-        """Differential entropy [B], exact; the mean of -`log_prob` is less extreme where credits vanish."""
+        """Differential entropy [B]."""
         return self.distribution.entropy()
 
     def sample(self) -> Tensor:
@@ -68,10 +72,10 @@ class DirichletDistribution(Distribution):
         return _on_simplex(self.distribution.sample())
 
     def mode(self) -> Tensor:
-        """Credits in proportion to concentration - 1, none where that is negative.
+        """Credits proportional to max(concentration - 1, 0), or the mean if no concentration exceeds 1.
 
-        This is the mode where all concentrations exceed 1. Where some do not, the density is unbounded at
-        zero credit for those, and their credit is zero; where none does, the mean is given.
+        If all concentrations exceed 1, this is the mode. The density is unbounded at zero credit for those
+        below 1.
         """
         concentration = self.distribution.concentration
         excess = (concentration - 1).clamp(min=0)
@@ -88,7 +92,7 @@ class DirichletDistribution(Distribution):
         return actions, self.log_prob(actions)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the tensors of the last call, which may belong to a graph."""
+        """Leave out the tensors of the last call: tensors of a graph cannot be copied."""
         return {key: value for key, value in vars(self).items() if key != "distribution"}
 
 

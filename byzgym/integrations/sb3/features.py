@@ -1,4 +1,4 @@
-"""Features of every worker's submission that do not depend on the order of the workers."""
+"""Features of the workers' submissions: permuting the workers permutes the features."""
 
 from __future__ import annotations
 
@@ -11,36 +11,41 @@ from torch.nn import functional
 from byzgym.envs.observations import PARTS
 
 LARGEST_EXPONENT = 30.0
-"""Compressed entries beyond this are equal in the features; exp(30) is 1e13 times the median submission."""
+"""Compressed entries are clipped here; exp(30) is 1e13 times the median submission."""
 
+_LOG_ZERO = -60.0  # stands for the logarithm of the norm of a row of zeros
 _COLUMNS = ("norms", "trust", "credits")
 _GLOBAL = ("loss", "progress")
-_KNOWN = ("pooled", "gradients", "similarity", *_COLUMNS, *_GLOBAL)
 
 
 class EquivariantExtractor(BaseFeaturesExtractor):
-    """Per-worker features, and features of the round as a whole.
+    """Features of each worker, and features of the whole round.
 
-    Takes the pooled observation, or a Dict with any per-worker parts. Rows of gradients are described by
-    their cosines with the server's own gradient, with the mean of the other rows and with the other rows
-    (mean, largest, smallest), and by their norm, relative to the server's and to the smallest; and the row
-    itself on request. The cosine with the server's gradient is also passed on between rows that resemble each
-    other. Permuting the workers permutes the features and changes nothing else.
+    A worker's gradient is described by its cosines with the server's own gradient, with the mean of the other
+    workers' gradients and with these themselves (mean, largest, smallest), and by its norm relative to the
+    server's and to the smallest. The cosine with the server's gradient is also passed on between gradients
+    that resemble each other.
 
-    The output [B, rows * row_dim + global_dim] has the workers' features one after the other and then the
-    global ones, so that an ordinary MLP can use it too.
+    The output [B, rows * row_dim + global_dim] has the features of one worker after the other and then those
+    of the round, so an ordinary MLP can use it, too.
+
+    >>> norms = spaces.Box(0, 100, (3,))  # of three workers
+    >>> extractor = EquivariantExtractor(spaces.Dict({"norms": norms}))
+    >>> extractor({"norms": torch.tensor([[2.0, 0.5, 5.0]])})  # each less the smallest, and as it is
+    tensor([[1.5000, 2.0000, 0.0000, 0.5000, 4.5000, 5.0000]])
 
     Args:
-        observation_space: Of the environment.
-        raw: Whether the rows of the pooled observation themselves are features too.
+        observation_space: Of the environment: "pooled", or a Dict of parts.
+        raw: Whether the rows of the pooled observation themselves are features, too.
 
     Attributes:
         rows: Number of workers (or groups) that the server sees.
-        row_dim: Features per worker.
+        row_dim: Features of a worker.
         global_dim: Features of the round.
 
     Raises:
-        ValueError: If the observation has no per-worker part, or a part that is not the environment's.
+        ValueError: If the observation has no part with a row per worker, or a part that is not the
+            environment's.
     """
 
     def __init__(self, observation_space: spaces.Space[object], raw: bool = False) -> None:
@@ -59,32 +64,27 @@ class EquivariantExtractor(BaseFeaturesExtractor):
         super().__init__(observation_space, rows * row_dim + global_dim)
         self.rows, self.row_dim, self.global_dim = rows, row_dim, global_dim
         self._raw = raw
-        self._single = next(iter(boxes)) if isinstance(observation_space, spaces.Box) else None
 
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
         """Features [B, rows * row_dim + global_dim]."""
-        parts = observations if isinstance(observations, dict) else {str(self._single): observations}
+        parts = observations if isinstance(observations, dict) else {"pooled": observations}
         per_row, whole = _features(parts, self._raw)
         return torch.cat([per_row.flatten(1), whole], 1)
 
 
 def _parts(space: spaces.Space[object]) -> dict[str, spaces.Box]:
-    if isinstance(space, spaces.Box) and len(space.shape) == 2 and not _is_other_part(space):
-        return {"pooled": space}
+    if isinstance(space, spaces.Box) and len(space.shape) == 2:
+        others = [(PARTS[name].low, PARTS[name].high) for name in ("gradients", "similarity")]
+        if (space.low.min(), space.high.max()) not in others:
+            return {"pooled": space}
     if isinstance(space, spaces.Dict):
-        boxes = {name: box for name, box in space.items() if isinstance(box, spaces.Box) and name in _KNOWN}
+        boxes = {name: box for name, box in space.items() if isinstance(box, spaces.Box) and name in PARTS}
         if len(boxes) == len(space.spaces):
             return boxes
     raise ValueError(
-        f"observation must be the pooled Box (n + 1, pool_size) or a Dict of {', '.join(_KNOWN)} (or of one "
-        f"of them, in a list), got {space}"
+        f"observation must be the pooled Box (n + 1, pool_size) or a Dict of {', '.join(PARTS)} "
+        f"(a single part needs a list, as in observation=['norms']), got {space}"
     )
-
-
-def _is_other_part(space: spaces.Box) -> bool:
-    """Whether the bounds are those of "gradients" or "similarity", which have as many dimensions."""
-    others = (part for name, part in PARTS.items() if len(part.shape) == 2 and name != "pooled")
-    return (float(space.low.min()), float(space.high.max())) in [(part.low, part.high) for part in others]
 
 
 def _features(parts: dict[str, Tensor], raw: bool) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ def _features(parts: dict[str, Tensor], raw: bool) -> tuple[Tensor, Tensor]:
 
 
 def _described(rows: Tensor, server: Tensor | None) -> Tensor:
-    """Cosines and norms [B, n, F] of rows [B, n, P] that were compressed by the signed logarithm."""
+    """Cosines and norms [B, n, F] of compressed rows [B, n, P], beside the server's [B, 1, P] if given."""
     unit, log_norm = _direction(rows)
     received = (log_norm > _LOG_ZERO)[..., None]
     others = functional.normalize(unit.sum(1, keepdim=True) - unit, dim=2)
@@ -127,17 +127,14 @@ def _described(rows: Tensor, server: Tensor | None) -> Tensor:
     return torch.cat([described.masked_fill(~received, 0), received.to(rows.dtype)], 2)
 
 
-_LOG_ZERO = -60.0
-
-
 def _shortest(sizes: Tensor, zero: float) -> Tensor:
-    """The least size [B, 1] of rows [B, n], without the rejected ones: rows of zeros, of size ``zero``."""
+    """The smallest of the sizes [B, n], as [B, 1]; rejected rows, of size ``zero``, do not count."""
     least = sizes.masked_fill(sizes <= zero, torch.inf).amin(1, keepdim=True)
     return torch.where(least.isfinite(), least, zero)
 
 
 def _direction(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit rows [B, m, P] and logarithms of norms [B, m], the compression undone; zero rows stay zero."""
+    """Undo the compression; returns unit rows [B, m, P] and log norms [B, m]. Zero rows stay zero."""
     values = rows.sign() * torch.expm1(rows.abs().clamp(max=LARGEST_EXPONENT))
     largest = values.abs().amax(2, keepdim=True).clamp(min=1e-30)
     scaled = values / largest
@@ -147,14 +144,14 @@ def _direction(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _endorsed(similarity: Tensor, trust: Tensor) -> Tensor:
-    """Trust [B, n, 2] passed on once and twice from each row to those that resemble it.
+    """Trust [B, n, 2] passed on once and twice from each row to the rows that resemble it.
 
-    The server's own gradient comes from few samples, so a cosine with it is noisy; that of a row's likes is
-    less so, and honest rows resemble each other.
+    The server's own gradient comes from few samples, so a cosine with it is noisy. Honest rows resemble each
+    other, and the average over them is less noisy.
 
     Args:
-        similarity: Cosines between the rows, shape [B, n, n].
-        trust: Cosines with the server's own gradient, shape [B, n, 1].
+        similarity: Cosines between the rows, [B, n, n].
+        trust: Cosines with the server's own gradient, [B, n, 1].
     """
     others = similarity - torch.diag_embed(torch.diagonal(similarity, dim1=1, dim2=2))
     once = others @ trust
@@ -163,7 +160,7 @@ def _endorsed(similarity: Tensor, trust: Tensor) -> Tensor:
 
 
 def _summary(similarity: Tensor) -> Tensor:
-    """Mean, largest and smallest cosine [B, n, 3] of every row with the others."""
+    """Mean, largest and smallest cosine [B, n, 3] of each row with the other rows."""
     rows = similarity.shape[1]
     if rows == 1:
         return similarity.new_zeros(len(similarity), 1, 3)

@@ -1,4 +1,4 @@
-"""Rewards from which policies learn better than from the environment's own."""
+"""A floor for rewards, with which policies learn better than with the environment's own."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from byzgym.validation import check_real
 
 
 class CutAtFloor(VecEnvWrapper):
-    """Rewards not below a floor, and an episode that falls below it is over as far as learning is concerned.
+    """Raises rewards to a floor, and ends an episode for the learner when a reward is below the floor.
 
-    A round that blows the loss up would otherwise drown the small gains that tell workers apart. The fall of
-    the loss after such a round earns rewards too, which must not make up for its own once that is floored.
-    The environments themselves go on, so wrappers that stack frames or count episodes belong inside this
-    one. For training only: evaluate without it, or, where an `EvalCallback` wants both wrapped alike, with
-    the floor -10, which cuts nothing.
+    One round in which the loss explodes would otherwise outweigh the small gains that tell workers apart. The
+    loss falls again afterwards, and that fall would be rewarded; so the episode ends for the learner. The
+    environment itself goes on. Put wrappers that stack frames or count episodes inside this one.
+
+    >>> from byzgym.integrations.sb3 import make_vec_env
+    >>> venv = CutAtFloor(make_vec_env(2, task="synthetic", attack="gaussian"), floor=-0.2)
+    >>> _ = venv.reset()
+    >>> bool(venv.step(np.full((2, 10), 0.1))[1].min() >= np.float32(-0.2))
+    True
+
+    Use it for training only. If an `EvalCallback` asks for the same wrappers, give it the floor -10, which
+    changes nothing.
 
     Args:
         venv: An environment of stable-baselines3.
-        floor: The least reward, at most 0; the environment's own go down to -10.
+        floor: The smallest reward, at most 0. The environment's own rewards are at least -10.
 
     Raises:
         ValueError: If the floor is not a finite number of at most 0.
@@ -33,15 +40,15 @@ class CutAtFloor(VecEnvWrapper):
         super().__init__(venv)
 
     def reset(self) -> VecEnvObs:
-        """Pass on."""
+        """Reset the environments."""
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Play one round; rewards [E] of at least the floor, and dones [E] also where they were below it."""
+        """Play one round; dones [E] are also True where the reward was below the floor."""
         observations, rewards, dones, infos = self.venv.step_wait()
         low = rewards < self.floor
         for env in np.flatnonzero(low).tolist():
-            infos[env]["TimeLimit.truncated"] = False  # nothing follows that would count
+            infos[env]["TimeLimit.truncated"] = False  # so that the learner adds no value
             if not dones[env]:
                 infos[env]["terminal_observation"] = _of(observations, env)
         return observations, np.maximum(rewards, self.floor), dones | low, infos
@@ -51,6 +58,4 @@ def _of(observations: VecEnvObs, env: int) -> Any:
     """The observation of one environment."""
     if isinstance(observations, dict):
         return {name: values[env] for name, values in observations.items()}
-    if isinstance(observations, tuple):
-        return tuple(values[env] for values in observations)
     return observations[env]

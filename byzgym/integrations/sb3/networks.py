@@ -1,4 +1,4 @@
-"""Networks on sets of workers: shared per row, aware of the others through pooling."""
+"""Networks on sets of workers: one network for every worker, which sees the others pooled."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class SetNetwork(nn.Module):
-    """Encodes every worker's features with one shared network, in the light of all others' (Deep Sets).
+    """Encodes each worker's features and what all workers have in common, as Deep Sets do.
 
-    Each of the two branches (actor and critic) has weights of its own.
+    Actor and critic have weights of their own.
 
     Args:
         rows: Number n of workers.
@@ -23,7 +23,7 @@ class SetNetwork(nn.Module):
 
     Attributes:
         latent_dim_pi: Size of the actor's output, n * the last hidden size.
-        latent_dim_vf: Size of the critic's output, which does not depend on the workers' order.
+        latent_dim_vf: Size of the critic's output, which does not depend on the order of the workers.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SetNetwork(nn.Module):
 
 
 class _Branch(nn.Module):
-    """Rows [B, n, F] and global features [B, G] to encodings [B, n, hidden]."""
+    """Makes encodings [B, n, hidden] of features of the workers [B, n, F] and of the round [B, G]."""
 
     def __init__(
         self, row_dim: int, global_dim: int, hidden: Sequence[int], activation: type[nn.Module]
@@ -62,7 +62,7 @@ class _Branch(nn.Module):
         super().__init__()
         first = hidden[0]
         self.encode = nn.Sequential(nn.Linear(row_dim, first), activation())
-        sizes = [3 * first + global_dim, *hidden[1:]] if len(hidden) > 1 else [3 * first + global_dim, first]
+        sizes = [3 * first + global_dim, *(hidden[1:] or hidden)]
         layers: list[nn.Module] = []
         for size, following in pairwise(sizes):
             layers += [nn.Linear(size, following), activation()]
@@ -75,7 +75,7 @@ class _Branch(nn.Module):
 
 
 class CreditHead(nn.Module):
-    """One number per worker from its encoding; and one for the null slot, from all of them.
+    """A number for each worker from its encoding, and one for the null slot from all encodings.
 
     Args:
         rows: Number n of workers.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,40 +19,14 @@ from byzgym.integrations.sb3.networks import CreditHead, SetNetwork
 from byzgym.validation import check_int
 
 
-class DirichletPolicy(ActorCriticPolicy):
-    """An MLP policy for PPO and A2C whose actions are credits, drawn from a Dirichlet distribution.
+class _DirichletActions(ActorCriticPolicy):
+    """A policy whose actions are drawn from a `DirichletDistribution`."""
 
-    Stays on the simplex, where the Gaussian policy of stable-baselines3 leaves it. Deterministic actions are
-    the mode (see `DirichletDistribution.mode`).
+    action_low = 0.0
 
-    Args:
-        observation_space: A Box, or a Dict, whose parts are then concatenated.
-        args: As for `ActorCriticPolicy`.
-        min_concentration: See `DirichletDistribution`.
-        kwargs: As for `ActorCriticPolicy`.
-
-    Raises:
-        ValueError: If the actions are not credits, Box(0, 1, (n,)), or ``use_sde`` is set.
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        *args: Any,
-        min_concentration: float = 0.02,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, min_concentration: float = 0.02, **kwargs: Any) -> None:
         self.min_concentration = min_concentration
-        if isinstance(observation_space, spaces.Dict):
-            kwargs.setdefault("features_extractor_class", CombinedExtractor)
-        super().__init__(observation_space, *args, **kwargs)
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        size = _action_size(self, low=0.0)
-        super()._build(lr_schedule)
-        distribution = DirichletDistribution(size, self.min_concentration)
-        self.action_dist = distribution
-        self.log_std.requires_grad_(False)  # of the Gaussian that the base class has built; unused
+        super().__init__(*args, **kwargs)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
         assert isinstance(self.action_dist, DirichletDistribution)
@@ -63,28 +36,62 @@ class DirichletPolicy(ActorCriticPolicy):
         return {**super()._get_constructor_parameters(), "min_concentration": self.min_concentration}
 
 
-class EquivariantPolicy(ActorCriticPolicy):
-    """A policy for PPO and A2C that treats all workers alike: permuting them permutes the actions.
+class DirichletPolicy(_DirichletActions):
+    """An MLP policy for PPO and A2C whose actions are credits from a Dirichlet distribution.
 
-    SAC and TD3 have policies of their own, and take `EquivariantExtractor` as ``features_extractor_class``.
-
-    The actor gives each worker a number by one shared network that sees the worker's features and what they
-    are for all (mean and maximum); the critic pools over the workers. Actions are Gaussian with one common
-    standard deviation, so use it with `byzgym.wrappers.SoftmaxCredits`. A null slot gets its number from
-    the pooled encodings. Its parameters do not depend on the number of workers: build a model on the new
-    environment and give it the old one's with ``set_parameters``.
+    They are on the simplex, unlike the actions of a Gaussian policy. Deterministic actions are the mode (see
+    `DirichletDistribution.mode`).
 
     Args:
-        observation_space: Pooled, or a Dict with per-worker parts.
-        action_space: Box(-1, 1, (n,)), or (n + 1,) with a null slot.
-        lr_schedule: Learning rate schedule.
-        net_arch: Sizes of the hidden layers of actor and critic, at least one. The first encodes each worker;
-            the others (the first once more, where it is alone) decide, with what the workers are for all.
+        observation_space: A Box, or a Dict, whose parts are concatenated.
+        args: As for `ActorCriticPolicy`.
+        min_concentration: See `DirichletDistribution`.
+        kwargs: As for `ActorCriticPolicy`.
+
+    Raises:
+        ValueError: If the actions are not credits, Box(0, 1, (n,)), or ``use_sde`` is set.
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        if isinstance(observation_space, spaces.Dict):
+            kwargs.setdefault("features_extractor_class", CombinedExtractor)
+        super().__init__(observation_space, *args, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        size = _action_size(self, self.action_low)
+        super()._build(lr_schedule)
+        self.action_dist = DirichletDistribution(size, self.min_concentration)
+        self.log_std.requires_grad_(False)  # of the Gaussian that the base class has built; unused
+
+
+class EquivariantPolicy(ActorCriticPolicy):
+    """A policy for PPO and A2C that treats all workers alike: permuting the workers permutes the actions.
+
+    >>> from stable_baselines3 import PPO
+    >>> from byzgym.integrations.sb3 import make_vec_env
+    >>> venv = make_vec_env(2, softmax_beta=10.0, task="synthetic", observation=["norms", "trust"])
+    >>> PPO(EquivariantPolicy, venv, n_steps=8, batch_size=16).learn(16).predict(venv.reset())[0].shape
+    (2, 10)
+
+    One network gives each worker a number. It sees the features of the worker, and the mean and the maximum
+    over all workers; the critic pools over the workers. The actions are Gaussian with one common standard
+    deviation: logits for `byzgym.wrappers.SoftmaxCredits`. A null slot gets its number from the pooled
+    encodings. SAC and TD3 have other policies; these take `EquivariantExtractor` as
+    ``features_extractor_class``.
+
+    The parameters do not depend on the number of workers. To move a model to another number, build one on the
+    new environment and call ``set_parameters``.
+
+    Args:
+        args: Observation space (pooled, or a Dict of parts), action space (Box(-1, 1, (n,)), or (n + 1,) with
+            a null slot) and learning rate schedule.
+        net_arch: Sizes of the hidden layers of actor and critic; [64, 64] if None. The first layer encodes
+            each worker alone. The others (a second one of the same size if there are none) see all workers.
         features_extractor_class: `EquivariantExtractor` or a subclass.
         kwargs: As for `ActorCriticPolicy`.
 
     Raises:
-        ValueError: If the actions are not one per worker, the extractor is no `EquivariantExtractor`,
+        ValueError: If there is not one action for each worker, the extractor is no `EquivariantExtractor`,
             ``net_arch`` is empty or not a list, or ``use_sde`` is set.
     """
 
@@ -92,9 +99,7 @@ class EquivariantPolicy(ActorCriticPolicy):
 
     def __init__(
         self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        lr_schedule: Schedule,
+        *args: Any,
         net_arch: list[int] | None = None,
         features_extractor_class: type[EquivariantExtractor] = EquivariantExtractor,
         **kwargs: Any,
@@ -104,23 +109,17 @@ class EquivariantPolicy(ActorCriticPolicy):
             raise ValueError(f"net_arch must be a non-empty list of layer sizes, got {net_arch!r}")
         for size in net_arch:
             check_int("net_arch (each)", size, low=1)
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            net_arch=net_arch,
-            features_extractor_class=features_extractor_class,
-            **kwargs,
-        )
+        kwargs |= {"net_arch": net_arch, "features_extractor_class": features_extractor_class}
+        super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
         extractor = self.features_extractor
         if not isinstance(extractor, EquivariantExtractor):
             raise ValueError(f"features_extractor_class must be an EquivariantExtractor, got {extractor}")
-        size = _action_size(self, low=self.action_low)
+        size = _action_size(self, self.action_low)
         if size - extractor.rows not in (0, 1):
             raise ValueError(
-                f"action must have {extractor.rows} entries, one per worker, or one more for a null slot, "
+                f"action must have {extractor.rows} entries, one per worker, or one more with a null slot, "
                 f"got {size}"
             )
         hidden: list[int] = self.net_arch  # type: ignore[assignment]
@@ -134,8 +133,7 @@ class EquivariantPolicy(ActorCriticPolicy):
             gains = {self.mlp_extractor: 2**0.5, self.action_net: 0.01, self.value_net: 1.0}
             for module, gain in gains.items():
                 module.apply(partial(self.init_weights, gain=gain))
-        make: Callable[..., torch.optim.Optimizer] = self.optimizer_class
-        self.optimizer = make(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _build_distribution(self, size: int) -> None:
         self.log_std = nn.Parameter(torch.full((1,), float(self.log_std_init)))  # one for all workers
@@ -145,39 +143,24 @@ class EquivariantPolicy(ActorCriticPolicy):
         return self.action_dist.proba_distribution(self.action_net(latent_pi), self.log_std)
 
 
-class EquivariantDirichletPolicy(EquivariantPolicy):
-    """`EquivariantPolicy` with Dirichlet actions, for the environment's own action space.
+class EquivariantDirichletPolicy(_DirichletActions, EquivariantPolicy):
+    """`EquivariantPolicy` whose actions are credits from a Dirichlet distribution, in Box(0, 1, (n,)).
 
     Args:
-        args: As for `EquivariantPolicy`, but for actions in Box(0, 1, (n,)).
+        args: As for `EquivariantPolicy`.
         min_concentration: See `DirichletDistribution`.
         kwargs: As for `EquivariantPolicy`.
     """
 
-    action_low = 0.0
-
-    def __init__(self, *args: Any, min_concentration: float = 0.02, **kwargs: Any) -> None:
-        self.min_concentration = min_concentration
-        super().__init__(*args, **kwargs)
-
     def _build_distribution(self, size: int) -> None:
         self.action_dist = DirichletDistribution(size, self.min_concentration)
 
-    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
-        assert isinstance(self.action_dist, DirichletDistribution)
-        return self.action_dist.proba_distribution(self.action_net(latent_pi))
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "min_concentration": self.min_concentration}
-
 
 def _action_size(policy: ActorCriticPolicy, low: float) -> int:
-    """The number of actions, after checking that they are what the policy draws."""
+    """The number of actions, checked to be what the policy draws."""
     space = policy.action_space
     if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.low.min() != low:
-        hint = (
-            "wrap the environment in SoftmaxCredits" if low < 0 else "the environment's own, without wrapper"
-        )
+        hint = "wrap the environment in SoftmaxCredits" if low < 0 else "do not wrap the environment"
         raise ValueError(
             f"{type(policy).__name__} needs actions in Box({low}, 1.0, (n,)): {hint}; got {space}"
         )

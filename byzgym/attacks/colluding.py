@@ -1,0 +1,132 @@
+"""Attacks of colluding workers: all submit the same vector, computed from the honest gradients."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from byzgym.attacks.base import Attack, AttackContext
+from byzgym.attacks.registry import registry
+from byzgym.numerics.moments import honest_mean, honest_moments, honest_sum
+from byzgym.validation import check_int, check_real
+
+UNDEFINED_Z = 1.5
+"""alie's z where the paper's formula gives none: the constant in the authors' code and in ByzFL."""
+
+
+@registry.built_in("omniscient")
+class Omniscient(Attack):
+    """Omniscient attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
+
+    Byzantine workers submit ``-factor`` times the sum of the honest gradients (section 5.3). A product too
+    large for its type becomes infinite; the server then rejects the submission.
+
+    Args:
+        factor: Greater than 0.
+
+    >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]]])
+    >>> byzantine = torch.tensor([[False, False, True]])
+    >>> Omniscient(factor=10)(gradients, byzantine, AttackContext.standalone(gradients))[0, 2]
+    tensor([-40., -20.])
+    """
+
+    reads_own = False
+
+    def __init__(self, factor: float = 1e20) -> None:
+        self.factor = check_real("factor", factor, above=0)
+
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """Return shape [E, 1, d]; see `Attack.corrupt`."""
+        return (honest_sum(gradients, byzantine) * -self.factor)[:, None]
+
+
+@registry.built_in("ipm")
+class InnerProductManipulation(Attack):
+    """Inner product manipulation of Xie et al. 2020, "Fall of empires" (https://arxiv.org/abs/1903.03936).
+
+    Byzantine workers submit ``-epsilon`` times the mean of the honest gradients. With a small epsilon they
+    stay close to the honest gradients, and the inner product of the aggregate and the true gradient may still
+    become negative. Other code uses 0.5 (BANT), 1.0 (blades), 2.0 (ByzFL) or 0.1 (EPFL, as "factor 1.1").
+
+    Args:
+        epsilon: At least 0.
+
+    >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]]])
+    >>> byzantine = torch.tensor([[False, False, True]])
+    >>> InnerProductManipulation(0.5)(gradients, byzantine, AttackContext.standalone(gradients))[0, 2]
+    tensor([-1.0000, -0.5000])
+    """
+
+    reads_own = False
+
+    def __init__(self, epsilon: float = 0.5) -> None:
+        self.epsilon = check_real("epsilon", epsilon, low=0)
+
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """Return shape [E, 1, d]; see `Attack.corrupt`."""
+        return (honest_mean(gradients, byzantine) * -self.epsilon)[:, None]
+
+
+@registry.built_in("alie")
+class ALittleIsEnough(Attack):
+    """ALIE of Baruch et al. 2019, "A little is enough" (https://arxiv.org/abs/1902.06156).
+
+    Byzantine workers submit ``mean - z * std`` of the honest gradients in each coordinate, where ``std``
+    divides by the number of honest workers, as in the authors' code. The paper estimates both from the
+    workers it controls; here, as in later work, they come from the honest ones.
+
+    For n workers, m of them Byzantine, the paper has ``z = Phi^-1((n - m - s) / (n - m))`` with
+    ``s = floor(n / 2 + 1) - m``. If the argument is not between 0 and 1 (a Byzantine majority, or n <= 2),
+    z is 1.5 instead. With few Byzantine workers the paper's z is not positive: with n = 10 it is -0.14 for
+    m = 1 and 0 for m = 2. Then the attack helps or does nothing; ``min_z`` sets a floor.
+
+    Args:
+        z: Any finite number; None for the paper's z in each environment.
+        min_z: Where z is smaller, this is used instead. Any finite number; None for no floor.
+
+    >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]]])
+    >>> byzantine = torch.tensor([[False, False, True]])
+    >>> ALittleIsEnough(z=2)(gradients, byzantine, AttackContext.standalone(gradients))[0, 2]
+    tensor([ 0., -5.])
+    """
+
+    reads_own = False
+
+    def __init__(self, z: float | None = None, min_z: float | None = None) -> None:
+        self.z = None if z is None else check_real("z (unless None)", z)
+        self.min_z = None if min_z is None else check_real("min_z (unless None)", min_z)
+
+    def effective_z(self, num_workers: int, num_byzantine: int) -> float:
+        """The z that is used among ``num_workers`` workers if ``num_byzantine`` of them are Byzantine.
+
+        Raises:
+            ValueError: If ``num_byzantine`` is not from 0 to ``num_workers``.
+
+        >>> round(ALittleIsEnough().effective_z(10, 1), 2)
+        -0.14
+        >>> ALittleIsEnough(min_z=0.5).effective_z(10, 1)
+        0.5
+        """
+        check_int("num_byzantine", num_byzantine, low=0, high=num_workers)
+        z = _paper_z(num_workers, num_byzantine) if self.z is None else self.z
+        return z if self.min_z is None else max(z, self.min_z)
+
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """Return shape [E, 1, d]; see `Attack.corrupt`."""
+        mean, std = honest_moments(gradients, byzantine)
+        num_workers = byzantine.shape[1]
+        z_of = [self.effective_z(num_workers, num_byzantine) for num_byzantine in range(num_workers + 1)]
+        z = torch.tensor(z_of, dtype=mean.dtype, device=mean.device)[byzantine.sum(-1)]  # [E]
+        return (mean - z[:, None] * std)[:, None]
+
+
+@lru_cache
+def _paper_z(num_workers: int, num_byzantine: int) -> float:
+    honest = num_workers - num_byzantine
+    supporters = num_workers // 2 + 1 - num_byzantine
+    if not 0 < honest - supporters < honest:
+        return UNDEFINED_Z
+    return NormalDist().inv_cdf((honest - supporters) / honest)

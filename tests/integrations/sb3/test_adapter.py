@@ -1,0 +1,146 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.vector import VectorWrapper
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+
+from byzgym.integrations.sb3 import VecEnvAdapter, make_vec_env
+from byzgym.wrappers import SoftmaxCredits, VectorSoftmaxCredits
+
+pytestmark = pytest.mark.global_rng
+
+ID = "ByzantineAggregation-v0"
+
+
+@pytest.mark.parametrize("arguments", [{}, {"observation": "all"}, {"action": "null_slot"}])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_check_env(tiny, recwarn, arguments, softmax):
+    env = gym.make(ID, **tiny, **arguments)
+    check_env(SoftmaxCredits(env) if softmax else env)
+    # Rows per worker are the point of the observation, and credits lie in [0, 1].
+    allowed = ["unconventional shape"] + ([] if softmax else ["symmetric and normalized Box action space"])
+    assert not [w for w in recwarn if not any(text in str(w.message) for text in allowed)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_check_env_without_a_warning(tiny):
+    check_env(SoftmaxCredits(gym.make(ID, **tiny, observation=["norms", "trust", "loss"])))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"observation": "all"}])
+def test_parity_with_the_native_environment(tiny, arguments):
+    native = gym.make_vec(ID, num_envs=3, autoreset_mode="SameStep", **tiny, **arguments)
+    adapter = make_vec_env(3, seed=7, **tiny, **arguments)
+    expected = native.reset(seed=7)[0]
+    obtained = adapter.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        assert data_equivalence(obtained, expected, exact=True)
+        actions = rng.dirichlet(np.ones(4), 3).astype(np.float32)
+        expected, rewards, terminated, truncated, infos = native.step(actions)
+        obtained, rewards_here, dones, listed = adapter.step(actions)
+        assert rewards_here.dtype == np.float32
+        np.testing.assert_array_equal(rewards_here, rewards.astype(np.float32))
+        np.testing.assert_array_equal(dones, terminated | truncated)
+        for env, info in enumerate(listed):
+            source = infos["final_info"] if dones[env] else infos
+            np.testing.assert_array_equal(info["credits"], source["credits"][env])
+            assert info["qv_loss"] == source["qv_loss"][env]
+            assert info["TimeLimit.truncated"] is bool(truncated[env])
+            assert ("terminal_observation" in info) == ("accuracy" in info) == bool(dones[env])
+            if dones[env]:
+                assert data_equivalence(info["terminal_observation"], infos["final_obs"][env], exact=True)
+    assert data_equivalence(obtained, expected, exact=True)
+
+
+def test_divergence_is_no_time_limit(tiny):
+    env = make_vec_env(2, seed=0, **{**tiny, "attack": "none", "learning_rate": 1e30})
+    env.reset()
+    _, rewards, dones, infos = env.step(np.ones((2, 4)))
+    assert dones.all()
+    assert (rewards == -10).all()
+    assert [(info["diverged"], info["TimeLimit.truncated"]) for info in infos] == [(True, False)] * 2
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
+def test_other_autoreset_modes_are_refused(tiny, mode):
+    with pytest.raises(ValueError, match="SameStep"):
+        VecEnvAdapter(gym.make_vec(ID, num_envs=2, autoreset_mode=mode, **tiny))
+    with pytest.raises(TypeError, match="autoreset_mode"):
+        make_vec_env(2, autoreset_mode=mode)
+
+
+def test_seeds(tiny):
+    env = make_vec_env(2, seed=5, **tiny)
+    first, second = env.reset(), env.reset()
+    assert not np.array_equal(first, second)
+    assert env.seed(5) == [5, 6]
+    np.testing.assert_array_equal(env.reset(), first)
+
+
+def test_attributes_concern_all_environments(tiny):
+    env = make_vec_env(3, softmax_beta=2.0, **tiny)
+    assert env.get_attr("beta") == [2.0] * 3
+    assert env.get_attr("render_mode", indices=1) == [None]
+    assert len({id(simulation) for simulation in env.get_attr("simulation")}) == 1
+    assert not env.has_attr("nonsense")
+    env.set_attr("mark", 1)
+    assert env.get_attr("mark", [0, 2]) == [1, 1]
+    with pytest.raises(ValueError, match="indices"):
+        env.set_attr("mark", 2, indices=0)
+    with pytest.raises(ValueError, match="indices"):
+        env.env_method("close", indices=[0, 1])
+    assert env.env_is_wrapped(VectorSoftmaxCredits) == [True] * 3
+    assert env.env_is_wrapped(SoftmaxCredits, indices=0) == [False]
+
+
+def test_statistics_of_wrappers_arrive(tiny):
+    recorded = VecEnvAdapter(
+        RecordEpisodeStatistics(gym.make_vec(ID, num_envs=2, autoreset_mode="SameStep", **tiny))
+    )
+    for env in (
+        recorded,
+        VecNormalize(VecMonitor(make_vec_env(2, **tiny)), norm_obs=False, norm_reward=False),
+    ):
+        env.reset()
+        total = np.zeros(2)
+        for _ in range(8):
+            _, rewards, dones, infos = env.step(np.ones((2, 4)))
+            total += rewards
+        assert dones.all()
+        for info, expected in zip(infos, total, strict=True):
+            assert info["episode"]["l"] == 8
+            assert info["episode"]["r"] == pytest.approx(expected, rel=1e-5)
+
+
+class Filmed(VectorWrapper):
+    render_mode = "rgb_array"
+
+    def render(self):
+        return (np.zeros((3, 4, 3), np.uint8),) * self.num_envs
+
+
+def test_frames_are_passed_on(tiny):
+    env = VecEnvAdapter(Filmed(gym.make_vec(ID, num_envs=3, autoreset_mode="SameStep", **tiny)))
+    assert env.render().shape == (6, 8, 3)
+
+
+class WithoutCredits(VectorWrapper):
+    """Leaves the credits of last rounds out, as an update without credits does."""
+
+    def step(self, actions):
+        *rest, infos = self.env.step(actions)
+        infos.get("final_info", {}).pop("credits", None)
+        return *rest, infos
+
+
+def test_last_rounds_without_credits(tiny):
+    env = VecEnvAdapter(WithoutCredits(gym.make_vec(ID, num_envs=2, autoreset_mode="SameStep", **tiny)))
+    env.reset()
+    for _ in range(8):
+        infos = env.step(np.eye(4)[:2])[3]
+    assert ["credits" in info for info in infos] == [False, False]
+    assert [info["credits"].tolist() for info in env.reset_infos] == [[0.25] * 4] * 2
