@@ -67,7 +67,7 @@ def _described(factory: Any, skip: int) -> Text:
     """The first paragraph of the docstring, without links and backticks, and the parameters below it."""
     documented = (inspect.getdoc(factory) or "") if getattr(factory, "__doc__", None) else ""
     paragraph = " ".join(documented.split("\n\n")[0].split())
-    text = Text(re.sub(r" \(https?://[^)]*\)", "", paragraph).replace("`", ""))
+    text = Text(re.sub(r" \([^()]*https?://[^)]*\)", "", paragraph).replace("`", ""))
     parameters = _parameters(factory, skip)
     if parameters:
         text.append(("\n" if text else "") + parameters, style="dim cyan")
