@@ -31,7 +31,7 @@ class GAA(Agent):
     The agent learns in the run that it governs. After a window of T rounds it replays
     theta_{t+1} = theta_t - lr sum_i credit_i V_i with the submissions as constants, and takes one step of
     Adam against the gradient of the sum of the window's QV losses. The replay leaves out the server's
-    momentum. Every environment has a policy of its own. docs/gaa.md compares this with the paper.
+    momentum. Every environment has a policy of its own. docs/gaa.md has results and limits.
 
     Args:
         window: T, the number of rounds between two updates of the policy, at least 1. If some environments
