@@ -76,7 +76,7 @@ def geometric_median(rows, iterations=20000):
             return point
         target = (rows[away] * inverse[:, None]).sum(0) / inverse.sum()
         last, point = point, target + multiplicity / pull * (point - target)
-        if np.abs(point - last).max() <= 1e-15 * np.median(length):
+        if np.abs(point - last).max() <= 1e-11 * np.median(length):
             break
     return point
 
