@@ -1,0 +1,127 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from byzgym import tasks
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "shape", "classes"),
+    [("digits", (1293, 360, 144), (1, 8, 8), 10), ("breast_cancer", (409, 114, 46), (30,), 2)],
+)
+def test_sets_are_disjoint_and_complete(name, sizes, shape, classes):
+    task = tasks.make(name)
+    sets = (task.train, task.test, task.held_out)
+    assert tuple(len(x) for x, _ in sets) == sizes
+    assert task.input_shape == shape
+    assert task.num_classes == classes
+    rows = torch.cat([x for x, _ in sets]).flatten(1)
+    assert len(rows.unique(dim=0)) == sum(sizes)  # neither data set holds a sample twice
+
+
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    label_of = {tuple(image.ravel()): label for image, label in zip(data.images, data.target, strict=True)}
+    task = tasks.make("digits")
+    for x, y in (task.train, task.test, task.held_out):
+        assert [label_of[tuple(row)] for row in (x * 16).flatten(1).tolist()] == y.tolist()
+
+
+@pytest.mark.parametrize("name", ["digits", "breast_cancer"])
+def test_the_test_set_is_stratified(name):
+    task = tasks.make(name)
+    counts = [
+        y.bincount(minlength=task.num_classes).double() for _, y in (task.train, task.test, task.held_out)
+    ]
+    expected = sum(counts) * 0.2
+    assert (counts[1] - expected).abs().max() <= 1
+
+
+def test_training_samples_standardise():
+    task = tasks.make("breast_cancer")
+    x = task.train[0].double()
+    assert x.mean(0).abs().max() < 1e-5
+    assert (x.std(0) - 1).abs().max() < 1e-4
+    assert task.test[0].mean(0).abs().max() > 1e-2
+
+
+def test_synthetic_sizes_labels_and_seed():
+    task = tasks.make("synthetic", num_samples=7, num_features=2, num_classes=3, seed=4)
+    for x, y in (task.train, task.test, task.held_out):
+        assert x.shape == (7, 2)
+        assert y.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert len(torch.cat([task.train[0], task.test[0], task.held_out[0]]).unique(dim=0)) == 21
+    same = tasks.make("synthetic", num_samples=7, num_features=2, num_classes=3, seed=4)
+    other = tasks.make("synthetic", num_samples=7, num_features=2, num_classes=3, seed=5)
+    assert torch.equal(task.train[0], same.train[0])
+    assert not torch.equal(task.train[0], other.train[0])
+
+
+@pytest.mark.parametrize("wrong", ["num_samples=0", "num_features=0", "num_classes=1", "seed=-1"])
+def test_synthetic_refuses(wrong):
+    with pytest.raises(ValueError, match=f"{wrong.partition('=')[0]} must be an integer of at least .*, got"):
+        tasks.make_from(f"synthetic:{wrong}")
+
+
+def test_loaded_once_without_global_randomness(untouched_randomness):
+    for name in ("digits", "breast_cancer"):
+        getattr(tasks.embedded, name).cache_clear()
+        assert tasks.make(name) is tasks.make(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "after_100", "after_300"),
+    [("digits", 0.7, 0.9), ("breast_cancer", 0.93, 0.94), ("synthetic", 0.95, 0.95)],
+)
+def test_the_defaults_learn(name, after_100, after_300):
+    task = tasks.make(name)
+    generator = torch.Generator().manual_seed(0)
+    model = tasks.models.build(task.model, task.input_shape, task.num_classes, generator)
+    assert _train(task, model, 100, generator) > after_100
+    assert _train(task, model, 200, generator) > after_300
+
+
+def _train(task, model, rounds, generator):
+    """Test accuracy after some rounds of averaging three honest workers' gradients (one of three batches)."""
+    x, y = task.train
+    optimizer = torch.optim.SGD(model.parameters(), lr=task.learning_rate)
+    for _ in range(rounds):
+        rows = torch.randint(len(x), (3 * task.batch_size,), generator=generator)
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        return (model(task.test[0]).argmax(1) == task.test[1]).double().mean().item()
+
+
+def test_torchvision_is_imported_when_needed():
+    code = "import sys, byzgym.tasks; byzgym.tasks.make('digits'); print('torchvision' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_imports_only_go_down():
+    imported = set()
+    for path in Path(tasks.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                imported.add(node.module)
+            elif isinstance(node, ast.Import):
+                imported.update(alias.name for alias in node.names)
+    outside = {name for name in imported if not name.startswith("byzgym.tasks")}
+    shared = {"byzgym.ambient", "byzgym.registry", "byzgym.validation"}
+    assert {name for name in outside if name.startswith("byzgym")} == shared
+    assert "gymnasium" not in {name.partition(".")[0] for name in outside}
+
+
+def test_python_generator_stays_at_first_import():
+    script = "import random; from byzgym import tasks; s = random.getstate(); tasks.make('digits'); "
+    script += "tasks.make('breast_cancer'); assert random.getstate() == s"
+    subprocess.run([sys.executable, "-c", script], check=True)
