@@ -34,9 +34,10 @@ TRUSTED = {torch.float32: 1e-2, torch.float64: 1e-6}
 def row_norms(rows: Tensor) -> Tensor:
     """Euclidean norms of the rows [..., n, d], shape [..., n], in double precision; differentiable."""
     # Sums of millions of squares in single precision would lose digits.
-    parts = [torch.linalg.vector_norm(part, dim=-1).double() for part in rows.split(NORM_BLOCK, dim=-1)]
-    norms = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts), dim=0)
-    misfit = ~_squares_fit(norms.detach().square(), rows)
+    blocks = [torch.linalg.vector_norm(block, dim=-1).double() for block in rows.split(NORM_BLOCK, dim=-1)]
+    parts = torch.stack(blocks)  # [blocks, ..., n]
+    misfit = ~_squares_fit(parts.detach().square().sum(0), rows)
+    norms = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(parts.masked_fill(misfit, 0), dim=0)
     if misfit.any():
         norms = norms.index_put((misfit,), torch.linalg.vector_norm(rows[misfit].double(), dim=-1))
     return norms

@@ -26,11 +26,11 @@ def test_against_direct_differences(family, dtype, n, d):
 
 @pytest.mark.parametrize("family", reference.FAMILIES)
 @pytest.mark.parametrize("n", [10, 11, 16, 17, 20, 31, 50, 60])
-def test_large_products_are_put_together_from_groups_of_rows(monkeypatch, family, n):
+def test_large_products(monkeypatch, family, n):
     runs = torch.stack([reference.draw(family, n, 70, seed=seed) for seed in range(2)])
     monkeypatch.setattr(distances, "LARGE", 0)
     monkeypatch.setattr(distances, "BLOCK", 16)
-    monkeypatch.setattr(distances, "CACHED", n * 32)
+    monkeypatch.setattr(distances, "BATCH", n * 32)
     for rows, alone in zip(runs, squared_distances(runs), strict=True):
         expected = reference.distances(rows) ** 2
         assert torch.equal(alone, alone.mT)
@@ -38,15 +38,9 @@ def test_large_products_are_put_together_from_groups_of_rows(monkeypatch, family
         np.testing.assert_allclose(squared_distances(rows).numpy(), expected, rtol=1e-4, atol=0)
 
 
-def test_groups_of_rows():
-    assert distances._group_sizes(50) == [16, 16, 16, 2]
-    assert distances._group_sizes(15) == [8, 4, 2, 1]
-    assert all(sum(distances._group_sizes(n)) == n for n in range(1, 70))
-
-
 @pytest.mark.parametrize("equal_to", [[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 2, 2]])
-def test_equal_long_rows_among_nearly_equal_ones(equal_to):
-    """Rows 0 to 3 are so close that the fast pass trusts none of their distances."""
+def test_equal_rows_among_nearly_equal_ones(equal_to):
+    """Rows 0 to 3 are so close that the first pass finds all their distances doubtful."""
     base = reference.draw("gaussian", 5, distances.LONG_ROW, seed=3)
     for row in range(4):
         base[row] = base[0] + 1e-4 * equal_to[row] * base[4]
@@ -59,7 +53,7 @@ def test_equal_long_rows_among_nearly_equal_ones(equal_to):
 
 
 @both_types
-def test_nested_clusters_from_the_first_row_on(dtype):
+def test_nested_clusters(dtype):
     # Each row is a thousand times nearer to the last one than the row before it.
     steps = torch.tensor([10.0 ** (30 - 3 * k) for k in range(20)], dtype=torch.float64)
     rows = torch.zeros(21, 30, dtype=torch.float64)
@@ -70,7 +64,7 @@ def test_nested_clusters_from_the_first_row_on(dtype):
 
 
 @both_types
-def test_cluster_on_top_of_an_offset_on_top_of_an_offset(dtype):
+def test_clusters_with_offsets_of_their_own(dtype):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(6, 50, generator=generator, dtype=torch.float64).to(dtype)
     offset = 2.0 ** torch.tensor([10.0, 10.0, 0.0, 0.0, -3.0, -3.0], dtype=dtype)[:, None]
@@ -81,7 +75,7 @@ def test_cluster_on_top_of_an_offset_on_top_of_an_offset(dtype):
 
 
 @both_types
-def test_equal_rows_are_at_distance_zero_and_look_alike(dtype):
+def test_equal_rows_have_equal_distances(dtype):
     rows = reference.draw("gaussian", 9, 5000, seed=1, dtype=dtype)
     rows[4], rows[7] = rows[2], rows[2]
     squared = squared_distances(rows)
@@ -91,7 +85,7 @@ def test_equal_rows_are_at_distance_zero_and_look_alike(dtype):
     assert (squared == 0).sum() == 9 + 6
 
 
-def test_runs_with_and_without_trouble_side_by_side():
+def test_easy_and_hard_runs_side_by_side():
     runs = torch.stack([reference.draw(family, 8, 40, seed=5) for family in reference.FAMILIES])
     together = squared_distances(runs.reshape(2, -1, 8, 40)).reshape(-1, 8, 8)
     for run, squared in zip(runs, together, strict=True):
@@ -113,7 +107,7 @@ def test_gram_about_a_row(family, dtype):
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
-def test_coarse_products_asked_for_elsewhere_do_not_matter(precision):
+def test_coarse_matmul_setting_does_not_matter(precision):
     rows = reference.draw("gaussian", 10, 3000, seed=0)
     before = torch.get_float32_matmul_precision()
     try:
@@ -130,3 +124,18 @@ def test_norms(family, dtype):
     rows = reference.draw(family, 9, 30, seed=2, dtype=dtype)
     expected = np.sqrt((rows.double().numpy() ** 2).sum(1))
     np.testing.assert_allclose(row_norms(rows).numpy(), expected, rtol=1e-6)
+
+
+def test_norms_of_millions_of_entries():
+    rows = torch.randn(1, 3_000_000, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(row_norms(rows)[0], rows[0].double().norm(), rtol=1e-6, atol=0)
+
+
+@both_types
+@pytest.mark.parametrize("d", [5, distances.NORM_BLOCK + 5])
+def test_gradient_of_norms(dtype, d):
+    sizes = torch.tensor([1.0, 0.0, 1e-30, 1e30], dtype=dtype)[:, None]
+    rows = (sizes * reference.draw("gaussian", 4, d, seed=0, dtype=dtype)).requires_grad_()
+    row_norms(rows).sum().backward()
+    units = torch.nn.functional.normalize(rows.detach().double(), eps=1e-40)
+    torch.testing.assert_close(rows.grad.double(), units, rtol=1e-4, atol=1e-7)
