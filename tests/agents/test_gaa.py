@@ -10,7 +10,7 @@ import pytest
 import torch
 from agent_cases import assert_on_simplex, make, mix, normal_view, play, view_of
 
-from byzgym import agents
+from byzgym import agents, attacks
 from byzgym.simulation import Simulation
 
 windows = pytest.mark.parametrize("window", [1, 3])
@@ -41,9 +41,8 @@ def test_rejected_rows_get_no_credit(window, hidden):
     simulation, agent = make(num_workers=5), gaa(window=window, hidden=hidden)
     for number in range(6):
         crashed = [number % 5, (number + 2) % 5]
-        simulation.workers.submissions[:, crashed] = torch.nan
         view = simulation.view
-        assert view.rejected[:, crashed].all()
+        view.gradients[:, crashed], view.rejected[:, crashed] = 0, True
         credits = agent.credits(view)
         assert_on_simplex(credits)
         assert torch.equal(credits == 0, view.rejected)
@@ -54,11 +53,12 @@ def test_rejected_rows_get_no_credit(window, hidden):
 @networks
 @windows
 def test_huge_submissions_keep_credits_sound(window, hidden, value):
-    simulation, agent = make(num_workers=5), gaa(window=window, hidden=hidden)
+    attacks.register("huge", lambda: lambda gradients, byzantine, context: torch.full_like(gradients, value))
+    simulation, agent = make(num_workers=5, attack="huge"), gaa(window=window, hidden=hidden)
     for _ in range(8):
-        simulation.workers.submissions[:, :2] = value
-        assert_on_simplex(agent.credits(simulation.view))
-        simulation.apply(agent.aggregate(simulation.view))
+        decision = agent.decide(simulation.view)
+        assert_on_simplex(decision.credits[~simulation.view.rejected.all(1)])
+        simulation.apply(decision)
 
 
 @networks

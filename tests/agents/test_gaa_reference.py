@@ -110,7 +110,7 @@ def compare_with_slow(path, num_envs, learning_rate, **parameters):
         for e in range(num_envs):
             expected = slow[e].credits(view.gradients[e], view.theta[e], learning_rate)
             torch.testing.assert_close(credits[e], expected, rtol=1e-4, atol=5e-6)
-        simulation.apply(mix(credits, view.gradients), credits)
+        simulation.apply(mix(credits, view.gradients))
     return (credits - first).abs().max(), max(s.largest_gradient for s in slow)
 
 
