@@ -115,8 +115,8 @@ class Registry(Generic[T]):
         try:
             signature.bind(**parameters)
         except TypeError as error:
-            allowed = ", ".join(str(p) for p in signature.parameters.values()) or "none"
-            raise TypeError(f"{self.kind} {name!r}: {error}; its parameters: {allowed}") from None
+            known = [str(p.replace(annotation=p.empty)) for p in signature.parameters.values()] or ["none"]
+            raise TypeError(f"{self.kind} {name!r}: {error}; its parameters: {', '.join(known)}") from None
         made = factory(**parameters)
         if self._accepts and not self._accepts(made):
             raise TypeError(

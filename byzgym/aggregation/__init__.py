@@ -8,14 +8,15 @@ may also make any callable ``gradients -> vector``.
 """
 
 from byzgym.aggregation.base import CallableRule, HonestMajority, Rule, ServerRule, Weighting
+from byzgym.aggregation.brute_force import BruteForce
 from byzgym.aggregation.bulyan import Bulyan
-from byzgym.aggregation.clipping import NormClipping
 from byzgym.aggregation.coordinatewise import MeanAroundMedian, Median, TrimmedMean
 from byzgym.aggregation.faba import FABA
-from byzgym.aggregation.geometric import GeometricMedian, Medoid
+from byzgym.aggregation.geometric_median import GeometricMedian
 from byzgym.aggregation.krum import Krum, MultiKrum
 from byzgym.aggregation.mean import Mean
-from byzgym.aggregation.minimum_diameter import BruteForce
+from byzgym.aggregation.medoid import Medoid
+from byzgym.aggregation.norm_clipping import NormClipping
 from byzgym.aggregation.per_environment import RulePerEnvironment
 from byzgym.aggregation.policy import Decision, NotLinearError, Policy, combine, move_credit
 from byzgym.aggregation.registry import RuleSpec, make, make_for, make_from, names, register

@@ -8,27 +8,34 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import Rule
-from byzgym.aggregation.columns import run_program
-from byzgym.aggregation.distances import squared_distances
 from byzgym.aggregation.krum import krum_scores
-from byzgym.aggregation.networks import mean_around_median_program
 from byzgym.aggregation.registry import registry
-from byzgym.aggregation.selection import take_rows
+from byzgym.numerics.distances import squared_distances, take_rows
+from byzgym.numerics.order_statistics import run_program
+from byzgym.numerics.sorting_networks import mean_around_median_program
 
 
 @registry.built_in("bulyan")
 class Bulyan(Rule):
-    """Pick theta = n - 2f submissions by Krum, then average around the median, n >= 4f + 3.
+    """Bulyan: section 4 of El Mhamdi, Guerraoui and Rouault 2018, "The Hidden Vulnerability of Distributed
+    Learning in Byzantium" (https://arxiv.org/abs/1802.07927).
 
-    Each pick is Krum's choice among the rows not yet picked, whose scores are computed anew on them: of m
-    rows left, the sum of squared distances to the m - f - 2 nearest (but at least 1, which concerns the
-    last picks only, where Krum's own condition no longer holds). Then in each coordinate the mean of the
-    theta - 2f picked values nearest to the median of the picked; of two equally near, the smaller.
-    Source: El Mhamdi, Guerraoui and Rouault, "The Hidden Vulnerability of Distributed Learning in
-    Byzantium", section 4.
+    Krum picks theta = n - 2f submissions one by one, each time among those not yet picked: of m left, the
+    scores count the m - f - 2 nearest neighbours, but at least 1. Then in each coordinate the mean of the
+    theta - 2f picked values nearest to their median; of two equally near, the smaller. Other libraries pick
+    all at once with Multi-Krum (Flower's newer API) or average theta = n - 2f - 2 results of Multi-Krum
+    (krum, AggregaThor).
+
+    Condition: n >= 4f + 3. Cost: n^2 d. Not differentiable: results are detached.
+
+    Example:
+        >>> rows = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0], [50.0]])  # picks 3, 2, 1, 4, 0
+        >>> Bulyan(num_byzantine=1)(rows)
+        tensor([2.])
     """
 
     condition: ClassVar[str] = "n >= 4f + 3"
+    differentiable: ClassVar[bool] = False
 
     @classmethod
     def max_byzantine(cls, num_workers: int) -> int:
@@ -38,9 +45,8 @@ class Bulyan(Rule):
     def _aggregate(self, gradients: Tensor) -> Tensor:
         num_selected = gradients.shape[-2] - 2 * self.num_byzantine
         selected = take_rows(gradients, self._select(gradients, num_selected))
-        return run_program(
-            mean_around_median_program(num_selected, num_selected - 2 * self.num_byzantine), selected
-        )
+        program = mean_around_median_program(num_selected, num_selected - 2 * self.num_byzantine)
+        return run_program(program, selected)
 
     def _select(self, gradients: Tensor, num_selected: int) -> Tensor:
         """Indices [..., theta] of the rows that iterated Krum picks."""

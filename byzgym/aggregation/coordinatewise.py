@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority
-from byzgym.aggregation.columns import run_program
-from byzgym.aggregation.networks import (
+from byzgym.aggregation.registry import registry
+from byzgym.numerics.order_statistics import run_program
+from byzgym.numerics.sorting_networks import (
     Program,
     mean_around_median_program,
     median_program,
     trimmed_mean_program,
 )
-from byzgym.aggregation.registry import registry
 from byzgym.validation import check_bool
 
 
 class CoordinateWise(HonestMajority):
-    """A rule that acts on every coordinate alone.
+    """A rule that acts on every coordinate alone; not differentiable: results are detached.
 
     Args:
-        num_byzantine: The number f of values in each coordinate to guard against, n >= 2f + 1.
-        compiled: Whether to run through `torch.compile`, which takes seconds to minutes for each number of
-            workers, needs a C++ compiler and Python's headers on the CPU, and is several times faster from
-            then on.
+        num_byzantine: The number f of Byzantine workers to expect.
+        compiled: Whether to run through `torch.compile`, which is several times faster after a first call of
+            seconds to minutes for each number of workers. On the CPU it needs a C++ compiler and Python's
+            headers.
     """
+
+    differentiable: ClassVar[bool] = False
 
     def __init__(self, num_byzantine: int = 0, compiled: bool = False) -> None:
         super().__init__(num_byzantine)
@@ -42,11 +45,21 @@ class CoordinateWise(HonestMajority):
 
 @registry.built_in("median")
 class Median(CoordinateWise):
-    """The marginal median: in each coordinate the median, for even n the midpoint of the middle two.
+    """The marginal median: definition 7 of Xie, Koyejo and Gupta 2018, "Generalized Byzantine-tolerant SGD"
+    (https://arxiv.org/abs/1802.10116).
 
-    Source: Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", Definition 7. It makes no use of
-    ``num_byzantine`` but for its condition n >= 2f + 1.
+    In each coordinate the median; for even n the midpoint of the middle two, as in ByzFL, krum and Flower
+    (the lower of the two in ByzPy, FedML and Garfield).
+
+    Condition: n >= 2f + 1. Cost: n log(n)^2 d. Not differentiable. Arguments: see `CoordinateWise`.
+
+    Example:
+        >>> import torch
+        >>> Median()(torch.tensor([[1.0, -2.0], [7.0, 0.0], [2.0, 5.0], [4.0, 1.0]]))
+        tensor([3.0000, 0.5000])
     """
+
+    uses_num_byzantine: ClassVar[bool] = False
 
     def _program(self, num_workers: int) -> Program:
         return median_program(num_workers)
@@ -54,10 +67,18 @@ class Median(CoordinateWise):
 
 @registry.built_in("trimmed_mean")
 class TrimmedMean(CoordinateWise):
-    """In each coordinate the mean without the f largest and the f smallest values, n >= 2f + 1.
+    """The trimmed mean: definition 2 of Yin, Chen, Ramchandran and Bartlett 2018, "Byzantine-Robust
+    Distributed Learning: Towards Optimal Statistical Rates" (https://arxiv.org/abs/1803.01498).
 
-    Source: Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
-    Definition 2. The kept values are added; nothing is subtracted from a sum that outliers have spoiled.
+    In each coordinate the mean without the f largest and the f smallest values. Only the kept values are
+    added: subtracting outliers from a sum would leave their rounding error.
+
+    Condition: n >= 2f + 1. Cost: n log(n)^2 d. Not differentiable. Arguments: see `CoordinateWise`.
+
+    Example:
+        >>> import torch
+        >>> TrimmedMean(num_byzantine=1)(torch.tensor([[1.0], [-9.0], [2.0], [6.0], [1e9]]))
+        tensor([3.])
     """
 
     def _program(self, num_workers: int) -> Program:
@@ -66,11 +87,19 @@ class TrimmedMean(CoordinateWise):
 
 @registry.built_in("mean_around_median")
 class MeanAroundMedian(CoordinateWise):
-    """In each coordinate the mean of the n - f values nearest the median, n >= 2f + 1.
+    """The mean around the median (MeaMed): definition 8 of Xie, Koyejo and Gupta 2018, "Generalized
+    Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
 
-    Of two values equally far from the median on opposite sides, the smaller one counts as the nearer. The
-    median is a number of the submissions' type: for even n the midpoint is rounded, and with it distances.
-    Source: Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", Definition 8.
+    In each coordinate the mean of the n - f values nearest to the median; of two equally far from it on
+    opposite sides, the smaller counts as the nearer. For even n the median is rounded to the type of the
+    submissions.
+
+    Condition: n >= 2f + 1. Cost: n log(n)^2 d. Not differentiable. Arguments: see `CoordinateWise`.
+
+    Example:
+        >>> import torch
+        >>> MeanAroundMedian(num_byzantine=2)(torch.tensor([[0.0], [1.0], [2.0], [4.0], [100.0]]))
+        tensor([1.])
     """
 
     def _program(self, num_workers: int) -> Program:

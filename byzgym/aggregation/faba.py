@@ -6,17 +6,25 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority, Weighting
-from byzgym.aggregation.distances import squared_distances
 from byzgym.aggregation.registry import registry
+from byzgym.numerics.distances import squared_distances
 
 
 @registry.built_in("faba")
 class FABA(HonestMajority, Weighting):
-    """Drop f times the submission farthest from the mean of those left; the mean of the rest, n >= 2f + 1.
+    """FABA: algorithm 1 of Xia, Tao, Hao and Li 2019, "FABA: An Algorithm for Fast Aggregation against
+    Byzantine Attacks in Distributed Neural Networks" (https://doi.org/10.24963/ijcai.2019/670).
 
-    Of several equally far the first is dropped. Source: Xia et al., "FABA: An Algorithm for Fast
-    Aggregation against Byzantine Attacks in Distributed Neural Networks", Algorithm 1, with the alpha n
-    drops that its proof counts.
+    Drops f times the submission farthest from the mean of those left, and returns the mean of the rest. The
+    first of several equally far ones is dropped. The algorithm's loop, which starts at k = 1, drops one less;
+    f is what the paper's proof counts.
+
+    Condition: n >= 2f + 1. Cost: n^2 d.
+
+    Example:
+        >>> rows = torch.tensor([[0.0], [1.0], [2.0], [4.0], [100.0]])  # drops 100, then 4
+        >>> FABA(num_byzantine=2)(rows)
+        tensor([1.])
     """
 
     def _credits(self, gradients: Tensor) -> Tensor:
@@ -25,8 +33,8 @@ class FABA(HonestMajority, Weighting):
             squared = squared_distances(gradients)
         for _ in range(self.num_byzantine):
             # The squared distance to the mean of k rows is 1/k times this, less the same for every row.
-            # Summed anew each time: subtracting a dropped outlier would leave its rounding error.
-            # And not as a matrix product, in which the sums of equal rows may differ.
+            # It is summed anew each time: subtracting a dropped outlier would leave its rounding error. It is
+            # not a matrix product, in which the sums of equal rows may differ.
             total = (squared * left[..., None, :]).sum(-1)
             farthest = total.masked_fill_(left == 0, -1.0).argmax(-1, keepdim=True)
             left.scatter_(-1, farthest, 0.0)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import Weighting
-from byzgym.aggregation.distances import squared_distances
 from byzgym.aggregation.registry import registry
-from byzgym.aggregation.selection import take_row
+from byzgym.numerics.distances import squared_distances, take_row
 from byzgym.validation import check_int
 
 
@@ -44,10 +43,20 @@ class _Krum(Weighting):
 
 @registry.built_in("krum")
 class Krum(_Krum):
-    """The submission with the smallest sum of squared distances to its n - f - 2 nearest others, n >= 2f + 3.
+    """Krum: section 4 of Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with
+    Adversaries: Byzantine Tolerant Gradient Descent" (preprint: https://arxiv.org/abs/1703.02757).
 
-    Of several with the same score the first is taken. Source: Blanchard et al., "Machine Learning with
-    Adversaries: Byzantine Tolerant Gradient Descent", section 4.
+    The submission with the smallest score. The score of x_i is the sum of ||x_i - x_j||^2 over the n - f - 2
+    other submissions x_j nearest to it. The first of several equal scores wins. Other libraries sum over
+    n - f - 1 neighbours (ByzFL, ByzPy), distances that are not squared (Garfield) or their fourth powers
+    (fedlib).
+
+    Condition: n >= 2f + 3. Cost: n^2 d.
+
+    Example:
+        >>> rows = torch.tensor([[0.0], [1.0], [2.0], [4.0], [100.0]])  # scores: 5, 2, 5, 13, 18820
+        >>> Krum(num_byzantine=1)(rows)
+        tensor([1.])
     """
 
     def _credits(self, gradients: Tensor) -> Tensor:
@@ -60,14 +69,22 @@ class Krum(_Krum):
 
 @registry.built_in("multi_krum")
 class MultiKrum(_Krum):
-    """The mean of the m submissions with the smallest Krum scores, n >= 2f + 3.
+    """Multi-Krum: section 5 of Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with
+    Adversaries: Byzantine Tolerant Gradient Descent" (preprint: https://arxiv.org/abs/1703.02757).
 
-    Source: Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
-    section 5 (m-Krum, Multi-Krum).
+    The mean of the m submissions with the smallest scores of `Krum`. Libraries differ in m: n - f (ByzFL, and
+    here by default), n - f - 2 (Garfield, AggregaThor), n - 2f - 3 (krum).
+
+    Condition: n >= 2f + 3. Cost: n^2 d.
 
     Args:
         num_byzantine: The number f of Byzantine workers to expect.
-        num_selected: The number m of submissions to average, from 1 to n; n - f if not given.
+        num_selected: The number m of submissions to average, from 1 to n; n - f if None.
+
+    Example:
+        >>> rows = torch.tensor([[0.0], [1.0], [2.0], [4.0], [100.0]])  # scores: 5, 2, 5, 13, 18820
+        >>> MultiKrum(num_byzantine=1, num_selected=3)(rows)
+        tensor([1.])
     """
 
     def __init__(self, num_byzantine: int = 0, num_selected: int | None = None) -> None:
@@ -77,7 +94,7 @@ class MultiKrum(_Krum):
         self.num_selected = num_selected
 
     def check(self, gradients: Tensor) -> None:
-        """Raise a ValueError unless shape, type, ``num_selected`` and the condition on n and f fit."""
+        """Raise an error unless shape, type, ``num_selected`` and the condition on n and f fit."""
         super().check(gradients)
         if self.num_selected is not None:
             check_int("num_selected", self.num_selected, low=1, high=gradients.shape[-2])

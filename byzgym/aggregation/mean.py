@@ -1,22 +1,34 @@
-"""The mean, which no attack needs to fear."""
+"""The arithmetic mean."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from torch import Tensor
 
 from byzgym.aggregation.base import Weighting
-from byzgym.numerics.finite import is_finite
 from byzgym.aggregation.registry import registry
 from byzgym.ambient import without_autocast
+from byzgym.numerics.finite import is_finite
 
 
 @registry.built_in("mean")
 class Mean(Weighting):
-    """The mean of the submissions: the aggregate when nobody is Byzantine, and what attacks aim at.
+    """The arithmetic mean; not robust.
 
-    One Byzantine worker can make it any vector (Blanchard et al., "Machine Learning with Adversaries:
-    Byzantine Tolerant Gradient Descent", Lemma 1). It makes no use of ``num_byzantine``.
+    Lemma 1 of Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with Adversaries: Byzantine
+    Tolerant Gradient Descent" (preprint: https://arxiv.org/abs/1703.02757): a single Byzantine worker can
+    turn it into any vector.
+
+    Condition: n >= f + 1. Cost: n d.
+
+    Example:
+        >>> import torch
+        >>> Mean()(torch.tensor([[1.0], [2.0], [9.0]]))
+        tensor([4.])
     """
+
+    uses_num_byzantine: ClassVar[bool] = False
 
     @without_autocast
     def __call__(self, gradients: Tensor) -> Tensor:

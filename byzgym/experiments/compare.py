@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import byzgym
+from byzgym import specs
 from byzgym.envs.rewards import exploded
-from byzgym.experiments import specs
 from byzgym.experiments.comparison import Comparison
 from byzgym.experiments.files import prepare
 from byzgym.experiments.measures import CreditLog

@@ -41,7 +41,7 @@ class Episodes(Setting):
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of the environment."""
-        from byzgym.experiments import specs
+        from byzgym import specs
 
         return {
             **self.environment(),

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 import byzgym  # noqa: F401  registers the environment
-from byzgym import agents
+from byzgym import agents, specs
 from byzgym.envs import ENV_ID
-from byzgym.experiments import specs
 from byzgym.experiments.policies import Told, install, told
 from byzgym.validation import check_int
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byzgym import agents, aggregation
+from byzgym import agents, aggregation, specs
 from byzgym.agents import Agent, BenignOnlyOracle, RuleAgent
 from byzgym.agents.base import credits_if_any
 from byzgym.agents.registry import registry
@@ -18,7 +18,6 @@ from byzgym.aggregation import (
     checked_update,
     combine,
 )
-from byzgym.experiments import specs
 from byzgym.simulation import Simulation
 
 

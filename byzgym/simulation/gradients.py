@@ -1,9 +1,8 @@
 """Per-worker gradients, batched over environments and workers.
 
-An environment's parameters are one flat vector, laid out like `torch.nn.utils.parameters_to_vector`. Here are
-what computes gradients promises (`GradientEngine`) and the way for multilayer perceptrons, a hand-written
-pass that costs about as much as one plain forward and backward over all samples. Any other module takes that
-of `modules`; `engines` chooses.
+An environment's parameters are one flat vector, laid out like `torch.nn.utils.parameters_to_vector`.
+`engine_for` chooses the way: a multilayer perceptron goes through a `DenseEngine`, one hand-written pass over
+the samples of all workers; any other module goes through a `ModuleEngine`, which uses `torch.func`.
 """
 
 from __future__ import annotations
@@ -13,12 +12,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-LONG_ROW = 1 << 14
-"""Entries from which rows are copied one by one: indexing takes six times as long for few, long rows."""
-VALUES_AT_ONCE = 1 << 22
-"""Numbers in the inputs that a perceptron evaluates at once."""
+from byzgym.simulation.dense import DenseEngine, linear_layers
+from byzgym.simulation.modules import ModuleEngine
 
 
 class GradientEngine(Protocol):
@@ -26,8 +22,7 @@ class GradientEngine(Protocol):
 
     num_parameters: int
     draws: bool
-    """Whether gradients may depend on random numbers, drawn for one worker after the other: with dropout, and
-    wherever only worker by worker or with random numbers allowed a module can be computed."""
+    """Whether gradients may depend on random numbers: True with dropout, or if vmap needs them or fails."""
 
     def samples_at_once(self, num_envs: int, sample_size: int) -> int:
         """For how many samples of so many numbers to ask `logits` at once, so that memory suffices."""
@@ -67,126 +62,22 @@ class GradientEngine(Protocol):
         ...
 
 
-Layer = tuple[Tensor, Tensor]  # weight [E, out, in], bias [E, out]
+def engine_for(module: nn.Module, x: Tensor, y: Tensor) -> GradientEngine:
+    """The fastest engine that can compute gradients of ``module``.
 
+    Args:
+        module: Maps inputs [B, ...] to logits [B, C].
+        x: A few inputs, to try it on.
+        y: Their labels.
 
-class DenseEngine:
-    """Linear layers with ReLU between them.
-
-    One forward and one backward pass over the samples of all workers; only the last product, which makes
-    weight gradients, is split by worker.
+    Raises:
+        ValueError: If the module draws random numbers in evaluation mode, changes its buffers or tensors in
+            place, or has hooks on parameters.
+        RuntimeError: What the module raises itself.
     """
-
-    draws = False
-
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        self._shapes = [(layer.out_features, layer.in_features) for layer in layers]
-        self._sizes = [size for wide, narrow in self._shapes for size in (wide * narrow, wide)]
-        self.num_parameters = sum(self._sizes)
-
-    def samples_at_once(self, num_envs: int, sample_size: int) -> int:
-        """See `GradientEngine.samples_at_once`."""
-        return max(1, VALUES_AT_ONCE // (num_envs * sample_size))
-
-    def logits(self, theta: Tensor, x: Tensor) -> Tensor:
-        """See `GradientEngine.logits`."""
-        return self._forward(self._layers(theta), x.flatten(2))[1].transpose(1, 2)
-
-    def loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """See `GradientEngine.loss`."""
-        return cross_entropy(self._forward(self._layers(theta), x.flatten(2))[1], y)
-
-    @torch.no_grad()
-    def loss_and_gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """See `GradientEngine.loss_and_gradient`."""
-        layers = self._layers(theta)
-        inputs, logits = self._forward(layers, x.flatten(2))
-        log_p = F.log_softmax(logits, dim=1)  # [E, C, m]
-        loss = 0 - log_p.gather(1, y[:, None]).mean((1, 2))
-        delta = _logit_gradient(log_p.exp_(), y, x.shape[1])
-        gradient = torch.empty_like(theta)
-        self._backward(layers, inputs, delta, gradient[:, None])
-        return loss, gradient
-
-    @torch.no_grad()
-    def gradients(
-        self,
-        theta: Tensor,
-        x: Tensor,
-        y: Tensor,
-        generators: Sequence[torch.Generator],
-        out: Tensor,
-        rows: Tensor | None = None,
-    ) -> None:
-        """See `GradientEngine.gradients`."""
-        num_envs, num_workers, batch_size = y.shape
-        layers = self._layers(theta)
-        inputs, logits = self._forward(layers, x.reshape(num_envs, num_workers * batch_size, -1))
-        delta = _logit_gradient(torch.softmax(logits, dim=1), y.flatten(1), batch_size)
-        self._backward(layers, inputs, delta, out, rows)
-
-    def _layers(self, theta: Tensor) -> list[Layer]:
-        pieces = theta.split(self._sizes, dim=1)
-        weights = [w.view(-1, *shape) for w, shape in zip(pieces[::2], self._shapes, strict=True)]
-        return list(zip(weights, pieces[1::2], strict=True))
-
-    def _forward(self, layers: list[Layer], x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The inputs of every layer, each [E, m, in], and the logits, transposed: [E, C, m].
-
-        Classes come before samples because softmax over a short last dimension is ten times slower, and a
-        product with few columns three times.
-        """
-        *hidden, (weight, bias) = layers
-        inputs = [x]
-        for hidden_weight, hidden_bias in hidden:
-            z = torch.baddbmm(hidden_bias[:, None], inputs[-1], hidden_weight.transpose(1, 2))
-            inputs.append(z.relu_())
-        return inputs, torch.baddbmm(bias[:, :, None], weight, inputs[-1].transpose(1, 2))
-
-    def _backward(
-        self,
-        layers: list[Layer],
-        layer_inputs: list[Tensor],
-        delta: Tensor,
-        out: Tensor,
-        rows: Tensor | None = None,
-    ) -> None:
-        """Write the gradients for delta = d loss / d logits [E, h * B, C] into h rows of out [E, n, d]."""
-        num_envs, num_workers = out.shape[:2] if rows is None else rows.shape
-        for index in reversed(range(len(layers))):
-            wide, narrow = self._shapes[index]
-            start = sum(self._sizes[: 2 * index])
-            by_worker = delta.reshape(num_envs * num_workers, -1, wide)
-            inputs = layer_inputs[index].reshape(num_envs * num_workers, -1, narrow)
-            # A product straight into the strided rows of `out` takes twice as long as this copy.
-            weights = torch.bmm(by_worker.transpose(1, 2), inputs)
-            place(weights.view(num_envs, num_workers, -1), out, start, rows)
-            place(by_worker.sum(1).view(num_envs, num_workers, -1), out, start + wide * narrow, rows)
-            if index:
-                delta = torch.bmm(delta, layers[index][0])
-                torch.ops.aten.threshold_backward.grad_input(delta, layer_inputs[index], 0, grad_input=delta)
-
-
-def place(values: Tensor, out: Tensor, start: int, rows: Tensor | None) -> None:
-    """Copy values [E, h, m] into the columns from ``start`` on of rows [E, h] of out [E, n, d]."""
-    columns = out[..., start : start + values.shape[2]]
-    if rows is None:
-        columns.copy_(values)
-    elif values.shape[2] < LONG_ROW:
-        columns[torch.arange(len(rows), device=rows.device)[:, None], rows] = values
-    else:
-        for target, source, chosen in zip(columns, values, rows.tolist(), strict=True):
-            for worker, gradient in zip(chosen, source, strict=True):
-                target[worker] = gradient
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean over samples [E] from transposed logits [E, C, m]; a loss of zero is not -0."""
-    return 0 - F.log_softmax(logits, dim=1).gather(1, y[:, None]).mean((1, 2))
-
-
-def _logit_gradient(p: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Gradient of the mean loss at the logits, [E, m, C], from probabilities p [E, C, m] (overwritten)."""
-    labels = y[:, None]
-    p.scatter_add_(1, labels, p.new_full((1, 1, 1), -1.0).expand(labels.shape))
-    return p.div_(batch_size).transpose(1, 2).contiguous()
+    layers = linear_layers(module)
+    if layers:
+        return DenseEngine(layers)
+    engine = ModuleEngine(module)
+    engine.try_on(x, y)
+    return engine

@@ -9,20 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from byzgym.ambient import seeded
-from byzgym.simulation.gradients import LONG_ROW, cross_entropy, place
+from byzgym.ambient import global_state, seeded, shielded
+from byzgym.simulation.dense import cross_entropy, place
+from byzgym.tasks.models import unchanged_attributes
 
+LARGE_MODEL = 1 << 14
+"""Parameters from which environments are computed one after the other."""
 VALUES_AT_ONCE = 1 << 18
 """Numbers in the inputs evaluated at once; layers may make a hundred numbers of one."""
 
 
 class ModuleEngine:
-    """Any `nn.Module`, through vmap(grad) where that works.
+    """Any `nn.Module`, through vmap(grad) over the workers of all environments where that works.
 
-    Modules with dropout draw their masks from the environments' generators, in training only; they are
-    taken environment by environment, since one vmap would draw for all from one stream. So are large ones,
-    for which this is faster and needs no copy of the parameters for every worker. What vmap cannot do, such
-    as nn.GRU, is computed worker by worker. `try_on` finds out which way to go.
+    `try_on` finds out what works. Large models and those that draw random numbers in training (dropout), for
+    which every environment has its own generator, go environment by environment; what vmap cannot do, such as
+    nn.GRU, goes worker by worker. Attributes that a call changes (a counter, a kept activation) are put back.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -38,45 +40,35 @@ class ModuleEngine:
         self._shapes = [parameter.shape for parameter in module.parameters()]
         self._sizes = [parameter.numel() for parameter in module.parameters()]
         self.num_parameters = sum(self._sizes)
-        self.draws = any(
-            isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 for layer in module.modules()
-        )
-        self._workers_apart = False
-        self._environments_apart = self.num_parameters >= LONG_ROW
+        self._attends = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
+        self.draws = self._workers_apart = False
+        self._environments_apart = self.num_parameters >= LARGE_MODEL
 
     def try_on(self, x: Tensor, y: Tensor) -> None:
         """Find the fastest way that works, on inputs x [B, ...] and labels y [B]; see `engine_for`."""
-        buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        hooked = [name for name, part in self._module.named_parameters() if part._backward_hooks]
+        if hooked:
+            raise ValueError(f"model must not have hooks on parameters, which have no effect, got {hooked}")
+        tensors = {name: tensor.clone() for name, tensor in self._shared_tensors()}
         parameters = [parameter.detach().flatten() for parameter in self._module.parameters()]
         theta = torch.cat(parameters).expand(2, -1)
-        generators = [torch.Generator(x.device) for _ in theta]
-        batches = x.expand(2, 2, *x.shape), y.expand(2, 2, *y.shape)
-        out = theta.new_empty(2, 2, self.num_parameters)
-        ways = [(self.draws, False), (True, False), (True, True)]
-        while ways:
-            self.draws, self._workers_apart = ways.pop(0)
-            try:
-                for envs in (slice(1), slice(2)):  # one environment does not take the way of many
-                    x_envs, y_envs = (part[envs] for part in batches)
-                    self.gradients(theta[envs], x_envs, y_envs, generators[envs], out[envs])
+        x, y = x.expand(2, 2, *x.shape), y.expand(2, 2, *y.shape)
+        for self.draws, self._workers_apart in ((False, False), (True, False), (True, True)):
+            if self._can_compute(theta, x, y):
                 break
+        with seeded(torch.Generator()) as drawn:
+            try:
+                self.loss_and_gradient(theta, x[0], y[0])
             except RuntimeError:
-                if not ways:
-                    raise
-        state = torch.get_rng_state()
-        try:
-            self.loss_and_gradient(theta, batches[0][0], batches[1][0])
-        except RuntimeError:
-            self._environments_apart = True
-            self.loss_and_gradient(theta, batches[0][0], batches[1][0])
-        if not torch.equal(torch.get_rng_state(), state):
-            torch.set_rng_state(state)
-            raise ValueError("model must not draw random numbers in evaluation mode, but it does")
-        for name, buffer in self._module.named_buffers():
-            if not torch.equal(buffer, buffers[name]):
+                self._environments_apart = True
+                self.loss_and_gradient(theta, x[0], y[0])
+            if drawn():
+                raise ValueError("model must not draw random numbers in evaluation mode, but it does")
+        for name, tensor in self._shared_tensors():
+            if not torch.equal(tensor, tensors[name]):
                 raise ValueError(
-                    f"model must not change its buffers, which workers and environments share, but {name!r} "
-                    "changes (a running average? track_running_stats=False does without)"
+                    "model must not change its buffers, or other tensors in place, which all workers share, "
+                    f"but {name!r} changes (a running average? track_running_stats=False does without)"
                 )
 
     def samples_at_once(self, num_envs: int, sample_size: int) -> int:
@@ -86,7 +78,7 @@ class ModuleEngine:
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         """See `GradientEngine.logits`."""
         self._module.train(False)
-        with _differentiable_attention():
+        with _differentiable_attention() if self._attends else nullcontext():
             if self._environments_apart:
                 return torch.stack([self._apply(*pair) for pair in zip(theta, x, strict=True)])
             return torch.func.vmap(self._apply)(theta, x)
@@ -95,6 +87,7 @@ class ModuleEngine:
         """See `GradientEngine.loss`."""
         return cross_entropy(self.logits(theta, x).transpose(1, 2), y)
 
+    @shielded
     def loss_and_gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """See `GradientEngine.loss_and_gradient`."""
         with torch.enable_grad():
@@ -117,7 +110,7 @@ class ModuleEngine:
         self._module.train()
         gradient = torch.func.grad(self._sample_loss)
         num_envs, num_workers = y.shape[:2]
-        if num_envs > 1 and not self.draws and self.num_parameters < LONG_ROW:
+        if num_envs > 1 and not self.draws and self.num_parameters < LARGE_MODEL:
             # All at once, but not a vmap in a vmap, which takes one environment's nn.PReLU for another's.
             own = theta.repeat_interleave(num_workers, 0)
             each = torch.func.vmap(gradient)(own, x.flatten(0, 1), y.flatten(0, 1))
@@ -132,12 +125,36 @@ class ModuleEngine:
                 gradients = per_worker(theta[e], x[e], y[e])
             place(gradients[None], out[e : e + 1], 0, None if rows is None else rows[e : e + 1])
 
+    def _can_compute(self, theta: Tensor, x: Tensor, y: Tensor) -> bool:
+        """Whether the present way works, for theta [2, d], x [2, 2, B, ...] and y [2, 2, B]."""
+        generators = [torch.Generator(x.device) for _ in theta]
+        out = theta.new_empty(2, 2, self.num_parameters)
+        try:
+            with seeded(torch.Generator()) as drawn:
+                for envs in (slice(1), slice(2)):  # one environment does not take the way of many
+                    self.gradients(theta[envs], x[envs], y[envs], generators[envs], out[envs])
+                return not drawn()  # from NumPy or Python: vmap itself refuses torch
+        except RuntimeError:
+            if self._workers_apart:
+                raise
+            return False
+
+    def _shared_tensors(self) -> list[tuple[str, Tensor]]:
+        """Buffers, and tensors that are plain attributes."""
+        return [
+            (f"{owner}.{name}" if owner else name, value)
+            for owner, part in self._module.named_modules()
+            for name, value in (part._buffers | vars(part)).items()
+            if isinstance(value, Tensor)
+        ]
+
     def _apply(self, theta: Tensor, x: Tensor) -> Tensor:
         pieces = theta.split(self._sizes)
         values = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
         parameters = {name: values[number] for name, number in self._places}
         # A copy, because the module may write into what it is given, and these are the task's own samples.
-        return torch.func.functional_call(self._module, parameters, (x.clone(),), tie_weights=False)
+        with unchanged_attributes(self._module):
+            return torch.func.functional_call(self._module, parameters, (x.clone(),), tie_weights=False)
 
     def _one_by_one(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         rows: list[Tensor] = []
@@ -154,9 +171,10 @@ class ModuleEngine:
 @contextmanager
 def _differentiable_attention() -> Iterator[None]:
     """Keep torch from its shortcut through attention layers in evaluation mode, which has no derivative."""
-    shortcut = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(shortcut)
+    with global_state:
+        shortcut = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(shortcut)

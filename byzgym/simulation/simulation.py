@@ -23,7 +23,7 @@ from byzgym.simulation.config import (
     named_attacks,
     resolve,
 )
-from byzgym.simulation.engines import engine_for
+from byzgym.simulation.gradients import engine_for
 from byzgym.simulation.metrics import test_metrics
 from byzgym.simulation.quasi_validation import QuasiValidation, draw_samples
 from byzgym.simulation.server import Server, receive

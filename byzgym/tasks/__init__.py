@@ -6,12 +6,13 @@ function:
 ``tasks.register("mine", lambda: tasks.Task(train=(x, y), test=(x2, y2), num_classes=10, model="mlp:32"))``.
 """
 
-from byzgym.tasks import embedded, images, models, partitions, quasi_validation
+from byzgym.tasks import csv, embedded, images, models, partitions, quasi_validation
 from byzgym.tasks.base import Task
 from byzgym.tasks.registry import make, make_from, names, register
 
 __all__ = [
     "Task",
+    "csv",
     "embedded",
     "images",
     "make",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import importlib
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,19 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.validation import check_int, check_real
+from byzgym.ambient import shielded
+from byzgym.validation import check_int, check_real, shown
 
 HELD_OUT_FRACTION = 0.1
-_SPLIT_SEED = 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """A classification problem: data, and the defaults with which a model is trained on it.
 
     Inputs and labels may be tensors, numpy arrays or lists of any integer or float type; they are stored as
-    float32 and int64 tensors. A task may be shared by many environments: it is frozen and its tensors must
-    never be written to. ``dataclasses.replace(task, batch_size=8)`` gives a changed one.
+    float32 and int64 tensors. Many environments share a task: it is frozen, its tensors must never be written
+    to, and `copy.deepcopy` returns the task itself. ``dataclasses.replace(task, batch_size=8)`` gives a
+    changed one.
 
     Args:
         train: Inputs [N, *shape], finite, and labels [N] in 0..num_classes-1; partitioned among the workers.
@@ -38,6 +40,11 @@ class Task:
         ValueError: If an argument is out of its range, a set is empty, its lengths differ, its inputs are not
             finite or its labels no classes, or the sets' input shapes differ.
         TypeError: If a set is not a pair of arrays of numbers.
+
+    Example:
+        >>> x = [[0.0, 1.0], [1.0, 0.0], [0.9, 0.1], [0.2, 0.8]]
+        >>> Task(train=(x, [0, 1, 1, 0]), test=(x, [0, 1, 1, 0]), num_classes=2, model="softmax")
+        Task(train=(2, 2), test=4, num_classes=2, model='softmax')
     """
 
     train: tuple[Tensor, Tensor]
@@ -47,14 +54,15 @@ class Task:
     held_out: tuple[Tensor, Tensor] | None = None
     batch_size: int = 32
     learning_rate: float = 0.1
-    _moved: dict[torch.device, Task] = field(init=False, repr=False, default_factory=dict)
+    _moved: dict[torch.device, Task] = field(init=False, default_factory=dict)
 
+    @shielded
     def __post_init__(self) -> None:
         check_int("num_classes", self.num_classes, 2)
         check_int("batch_size", self.batch_size, 1)
         check_real("learning_rate", self.learning_rate, above=0)
         if not isinstance(self.model, str) or not self.model:
-            raise ValueError(f"model must be a non-empty string such as 'mlp:32', got {self.model!r}")
+            raise ValueError(f"model must be a non-empty string such as 'mlp:32', got {shown(self.model)}")
         train = _samples("train", self.train, self.num_classes)
         test = _samples("test", self.test, self.num_classes)
         if self.held_out is None:
@@ -70,11 +78,24 @@ class Task:
         for name, value in (("train", train), ("test", test), ("held_out", held_out)):
             object.__setattr__(self, name, value)  # a frozen dataclass allows its own conversion only so
 
+    def __repr__(self) -> str:
+        return (
+            f"Task(train={tuple(self.train[0].shape)}, test={len(self.test[1])}, "
+            f"num_classes={self.num_classes}, model={self.model!r})"
+        )
+
+    def __copy__(self) -> Task:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Task:
+        return self
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, without the number of samples."""
         return tuple(self.train[0].shape[1:])
 
+    @shielded
     def to(self, device: torch.device | str) -> Task:
         """This task with its tensors on ``device``.
 
@@ -82,23 +103,15 @@ class Task:
         one data set; a task that is already there is returned as it is.
         """
         device = torch.device(device)
-        if all(_is_on(tensor, device) for tensor in self._tensors()):
+        sets = {"train": self.train, "test": self.test, "held_out": self.held_out or ()}
+        if all(_is_on(tensor, device) for pair in sets.values() for tensor in pair):
             return self
         if device not in self._moved:
-            self._moved[device] = self._copy_to(device)
+            moved = object.__new__(Task)  # not dataclasses.replace, which would check all data again
+            vars(moved).update(vars(self), _moved={})
+            vars(moved).update({name: tuple(t.to(device) for t in pair) for name, pair in sets.items()})
+            self._moved[device] = moved
         return self._moved[device]
-
-    def _tensors(self) -> list[Tensor]:
-        assert self.held_out is not None  # __post_init__ has split it off
-        return [*self.train, *self.test, *self.held_out]
-
-    def _copy_to(self, device: torch.device) -> Task:
-        moved = copy.copy(self)  # not dataclasses.replace, which would check all data again
-        tensors = [tensor.to(device) for tensor in self._tensors()]
-        for name, start in (("train", 0), ("test", 2), ("held_out", 4)):
-            object.__setattr__(moved, name, tuple(tensors[start : start + 2]))
-        object.__setattr__(moved, "_moved", {})
-        return moved
 
 
 def split_held_out(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -119,9 +132,38 @@ def split_held_out(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[T
         raise ValueError(f"train must have at least 2 samples when held_out is None, got {count}")
     # Ten samples are what a quasi-validation set usually has (GAA paper), so a small set gives as many.
     size = max(round(HELD_OUT_FRACTION * count), min(10, count // 2))
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(_SPLIT_SEED)).to(x.device)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(x.device)
     keep, out = order[size:].sort().values, order[:size].sort().values
     return (x[keep], y[keep]), (x[out], y[out])
+
+
+def split_stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples at random, so that both parts hold the classes in the same proportions.
+
+    Args:
+        labels: Their classes, shape [N].
+        fraction: The share of the second part.
+        seed: Decides the split.
+
+    Returns:
+        The numbers of the samples in each part.
+
+    Raises:
+        ValueError: If a class has one sample only, or a part would be smaller than the number of classes.
+    """
+    selection = import_sklearn("model_selection")
+    rows = np.arange(len(labels))
+    first, second = selection.train_test_split(rows, test_size=fraction, stratify=labels, random_state=seed)
+    return first, second
+
+
+def import_sklearn(module: str) -> Any:
+    """A module of scikit-learn, whose first import takes a second and draws from Python's generator."""
+    state = random.getstate()
+    try:
+        return importlib.import_module(f"sklearn.{module}")
+    finally:
+        random.setstate(state)
 
 
 def _samples(name: str, pair: Any, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -156,18 +198,26 @@ def _labels(name: str, values: Any, num_classes: int) -> Tensor:
 
 def _tensor(name: str, values: Any, dtype: torch.dtype | None) -> Tensor:
     """Convert to ``dtype``, or, if None, to whatever type of tensor holds the values."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array; fill or drop what is masked")
     if not isinstance(values, Tensor):
-        array = np.asarray(values)
+        try:
+            array = np.asarray(values)
+        except ValueError:  # rows of different lengths
+            array = np.asarray(None)
         if array.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must be integers or floats, got an array of {array.dtype}")
+            raise TypeError(f"{name} must be integers or floats, got {shown(values)}")
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.int64)  # torch computes little with wide unsigned integers
         # torch warns of read-only memory and refuses foreign byte orders and negative strides
         native = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
         values = torch.from_numpy(native)
-    if values.is_complex():
-        raise TypeError(f"{name} must be integers or floats, got a tensor of {values.dtype}")
-    return values.detach() if dtype is None else values.detach().to(dtype)
+    if values.is_complex() or values.layout != torch.strided:
+        raise TypeError(
+            f"{name} must be integers or floats in a dense tensor, got {values.dtype} in {values.layout}"
+        )
+    values = values.clone() if values.is_inference() else values.detach()  # it must outlive inference mode
+    return values if dtype is None else values.to(dtype)
 
 
 def _is_on(tensor: Tensor, device: torch.device) -> bool:

@@ -1,17 +1,14 @@
-"""Tasks that need no download: scikit-learn's embedded data sets, and generated blobs."""
+"""Tasks that need no download: data sets that scikit-learn brings along, and generated blobs."""
 
 from __future__ import annotations
 
-import importlib
-import random
-from functools import lru_cache
-from typing import Any
+from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.tasks.base import Task, split_held_out
+from byzgym.ambient import shielded
+from byzgym.tasks.base import Task, import_sklearn, split_held_out, split_stratified
 from byzgym.tasks.registry import registry
 from byzgym.validation import check_int
 
@@ -19,18 +16,29 @@ _TEST_FRACTION = 0.2
 
 
 @registry.built_in("digits")
+@cache
+@shielded
 def digits() -> Task:
     """Handwritten digits: 1,797 images of shape (1, 8, 8), pixels from 0 to 1, ten classes.
 
     A stratified fifth (360) is the test set; the rest is 1,293 training and 144 held-out samples.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
-    Repository 1998 (CC BY 4.0), the part embedded in scikit-learn.
+    Repository 1998 (CC BY 4.0, https://doi.org/10.24432/C50P49), the part embedded in scikit-learn.
+
+    Example:
+        >>> digits()
+        Task(train=(1293, 1, 8, 8), test=360, num_classes=10, model='mlp:32')
     """
-    return _digits()
+    data = import_sklearn("datasets").load_digits()
+    x, y = torch.from_numpy(data.images[:, None] / 16), torch.from_numpy(data.target)
+    train, test = split_stratified(data.target, _TEST_FRACTION, seed=0)
+    return Task((x[train], y[train]), (x[test], y[test]), num_classes=10, model="mlp:32")
 
 
 @registry.built_in("breast_cancer")
+@cache
+@shielded
 def breast_cancer() -> Task:
     """Breast cancer diagnosis: 569 patients, 30 features, two classes (malignant, benign).
 
@@ -38,12 +46,28 @@ def breast_cancer() -> Task:
     standardised with the mean and standard deviation of the training samples alone.
 
     Source: W. Wolberg, O. Mangasarian, N. Street and W. Street, Breast Cancer Wisconsin (Diagnostic), UCI
-    Machine Learning Repository 1993 (CC BY 4.0), as embedded in scikit-learn.
+    Machine Learning Repository 1993 (CC BY 4.0, https://doi.org/10.24432/C5DW2B), as scikit-learn has it.
+
+    Example:
+        >>> breast_cancer()
+        Task(train=(409, 30), test=114, num_classes=2, model='softmax')
     """
-    return _breast_cancer()
+    data = import_sklearn("datasets").load_breast_cancer()
+    x, y = torch.from_numpy(data.data), torch.from_numpy(data.target)
+    rows, test = split_stratified(data.target, _TEST_FRACTION, seed=0)
+    (train_x, train_y), (held_x, held_y) = split_held_out(x[rows], y[rows])
+    mean, std = train_x.mean(0), train_x.std(0)
+    return Task(
+        train=((train_x - mean) / std, train_y),
+        test=((x[test] - mean) / std, y[test]),
+        held_out=((held_x - mean) / std, held_y),
+        num_classes=2,
+        model="softmax",
+    )
 
 
 @registry.built_in("synthetic")
+@shielded
 def synthetic(num_samples: int = 200, num_features: int = 8, num_classes: int = 3, seed: int = 0) -> Task:
     """Gaussian blobs, for tests: a class is N(center, I) with its center drawn from N(0, 9 I).
 
@@ -52,6 +76,13 @@ def synthetic(num_samples: int = 200, num_features: int = 8, num_classes: int = 
         num_features: Number of features, at least 1.
         num_classes: Number of classes, at least 2; sample i of a set has class i modulo this.
         seed: Seed of the task's own generator, at least 0.
+
+    Raises:
+        ValueError: If a number is too small.
+
+    Example:
+        >>> synthetic(num_samples=6, num_features=2).train[1]
+        tensor([0, 1, 2, 0, 1, 2])
     """
     check_int("num_samples", num_samples, 1)
     check_int("num_features", num_features, 1)
@@ -63,46 +94,4 @@ def synthetic(num_samples: int = 200, num_features: int = 8, num_classes: int = 
         labels = torch.arange(num_samples) % num_classes
         return centers[labels] + torch.randn(num_samples, num_features, generator=generator), labels
 
-    return Task(draw(), draw(), num_classes, "mlp:16", draw(), batch_size=16, learning_rate=0.1)
-
-
-@lru_cache(maxsize=1)
-def _digits() -> Task:
-    data = _data_sets().load_digits()
-    train, test = _stratified_split(data.images[:, None] / 16, data.target)
-    return Task(train, test, num_classes=10, model="mlp:32", batch_size=32, learning_rate=0.1)
-
-
-@lru_cache(maxsize=1)
-def _breast_cancer() -> Task:
-    data = _data_sets().load_breast_cancer()
-    (x, y), (test_x, test_y) = _stratified_split(data.data, data.target)
-    (x, y), (held_x, held_y) = split_held_out(x, y)
-    mean, std = x.mean(0), x.std(0)
-    return Task(
-        train=((x - mean) / std, y),
-        test=((test_x - mean) / std, test_y),
-        held_out=((held_x - mean) / std, held_y),
-        num_classes=2,
-        model="softmax",
-        batch_size=32,
-        learning_rate=0.1,
-    )
-
-
-def _data_sets() -> Any:
-    """The module `sklearn.datasets`, whose import takes a second and draws from Python's generator."""
-    state = random.getstate()
-    datasets = importlib.import_module("sklearn.datasets")
-    random.setstate(state)
-    return datasets
-
-
-def _stratified_split(x: np.ndarray, y: np.ndarray) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Training and test set, always the same, each with the classes in proportion."""
-    from sklearn.model_selection import train_test_split
-
-    rows = np.arange(len(x))
-    train, test = train_test_split(rows, test_size=_TEST_FRACTION, stratify=y, random_state=0)
-    inputs, labels = torch.from_numpy(x), torch.from_numpy(y)
-    return (inputs[train], labels[train]), (inputs[test], labels[test])
+    return Task(draw(), draw(), num_classes, "mlp:16", draw(), batch_size=16)

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from byzgym.ambient import shielded
 from byzgym.tasks.base import Task
 from byzgym.tasks.registry import registry
-from byzgym.validation import check_bool
+from byzgym.validation import check_bool, shown
 
 ROOT_VARIABLE = "BYZGYM_DATA_ROOT"
 
 # one copy of each data set, however many environments use it
-_loaded: dict[tuple[str, str], Task] = {}
+_loaded: dict[tuple[str, Path], Task] = {}
 
 
 @registry.built_in("mnist")
@@ -25,7 +26,7 @@ def mnist(root: str | os.PathLike[str] | None = None, download: bool = False) ->
     """MNIST: 60,000 and 10,000 images of shape (1, 28, 28) of digits, standardised with 0.1307 and 0.3081.
 
     A tenth of the training images is held out for the quasi-validation set. Batch 32 and learning rate 0.1
-    are those of Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD" (2018).
+    are those of Xie, Koyejo and Gupta 2018 (https://arxiv.org/abs/1802.10116).
 
     Args:
         root: Folder that holds torchvision's folder "MNIST". Defaults to the environment variable
@@ -39,28 +40,18 @@ def mnist(root: str | os.PathLike[str] | None = None, download: bool = False) ->
 
     Source: Y. LeCun, C. Cortes and C. Burges, The MNIST database of handwritten digits (CC BY-SA 3.0).
     """
-    return _load("MNIST", root, download, 0.1307, 0.3081, model="mlp:32", batch_size=32, learning_rate=0.1)
+    return _load("MNIST", root, download, 0.1307, 0.3081, model="mlp:32")
 
 
 @registry.built_in("fashion_mnist")
 def fashion_mnist(root: str | os.PathLike[str] | None = None, download: bool = False) -> Task:
     """Fashion-MNIST: as `mnist`, with ten kinds of clothing, standardised with 0.2860 and 0.3530.
 
-    Args:
-        root: Folder that holds torchvision's folder "FashionMNIST". Defaults to the environment variable
-            BYZGYM_DATA_ROOT.
-        download: Whether to fetch what is missing into ``root``.
-
-    Raises:
-        ValueError: If no root is given, or the files in it cannot be read.
-        FileNotFoundError: If the data is not in ``root``.
-        RuntimeError: If torchvision cannot be imported, or the download fails.
+    Arguments and errors are those of `mnist`; the folder in ``root`` is "FashionMNIST".
 
     Source: H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, arXiv:1708.07747 (MIT licence).
     """
-    return _load(
-        "FashionMNIST", root, download, 0.2860, 0.3530, model="mlp:32", batch_size=32, learning_rate=0.1
-    )
+    return _load("FashionMNIST", root, download, 0.2860, 0.3530, model="mlp:32")
 
 
 @registry.built_in("cifar10")
@@ -69,63 +60,43 @@ def cifar10(root: str | os.PathLike[str] | None = None, download: bool = False) 
 
     A tenth of the training images is held out for the quasi-validation set.
 
-    Args:
-        root: Folder that holds torchvision's folder "cifar-10-batches-py". Defaults to the environment
-            variable BYZGYM_DATA_ROOT.
-        download: Whether to fetch what is missing into ``root``.
-
-    Raises:
-        ValueError: If no root is given, or the files in it cannot be read.
-        FileNotFoundError: If the data is not in ``root``.
-        RuntimeError: If torchvision cannot be imported, or the download fails.
+    Arguments and errors are those of `mnist`; the folder in ``root`` is "cifar-10-batches-py".
 
     Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009 (no licence stated;
     cite the report).
     """
-    return _load("CIFAR10", root, download, 0.5, 0.5, model="lenet", batch_size=32, learning_rate=0.1)
+    return _load("CIFAR10", root, download, 0.5, 0.5, model="lenet")
 
 
+@shielded
 def _load(
-    name: str,
-    root: str | os.PathLike[str] | None,
-    download: bool,
-    mean: float,
-    std: float,
-    **defaults: Any,
+    name: str, root: str | os.PathLike[str] | None, download: bool, mean: float, std: float, **defaults: Any
 ) -> Task:
     check_bool("download", download)
-    folder = _root(root)
-    key = (name, str(folder))
-    if key not in _loaded:
-        train, test = (_read(name, folder, part, download, mean, std) for part in (True, False))
-        _loaded[key] = Task(train, test, num_classes=10, **defaults)
-    return _loaded[key]
-
-
-def _root(root: str | os.PathLike[str] | None) -> Path:
     given = root if root is not None else os.environ.get(ROOT_VARIABLE)
     if not given or not isinstance(given, str | os.PathLike):
         raise ValueError(
-            f"root must be the folder of the data, got {root!r}; pass root=... to the task or set the "
+            f"root must be the folder of the data, got {shown(root)}; pass root=... to the task or set the "
             f"environment variable {ROOT_VARIABLE}"
         )
-    try:
-        return Path(given).expanduser().resolve()
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"root {given!r} cannot be read: {error}") from error
+    folder = Path(given).expanduser().resolve()
+    if (name, folder) not in _loaded:
+        train, test = (_read(name, folder, part, download, mean, std) for part in (True, False))
+        _loaded[name, folder] = Task(train, test, num_classes=10, **defaults)
+    return _loaded[name, folder]
 
 
 def _read(
     name: str, folder: Path, train: bool, download: bool, mean: float, std: float
 ) -> tuple[Tensor, Tensor]:
-    dataset = _open(_dataset_class(name), name, folder, train, download)
+    dataset = _open(name, folder, train, download)
     data = torch.as_tensor(np.asarray(dataset.data))
     x = data[:, None] if data.ndim == 3 else data.permute(0, 3, 1, 2)
     x = x.to(torch.float32, memory_format=torch.contiguous_format)
     return x.div_(255).sub_(mean).div_(std), torch.as_tensor(dataset.targets)
 
 
-def _dataset_class(name: str) -> Any:
+def _open(name: str, folder: Path, train: bool, download: bool) -> Any:
     try:
         from torchvision import datasets
     except Exception as error:  # a build for another torch fails with whatever its extension raises
@@ -133,22 +104,14 @@ def _dataset_class(name: str) -> Any:
             f"torchvision could not be imported: {error}; install the torchvision built for the installed "
             f"torch ({torch.__version__}), or use a task that needs none, such as 'digits'"
         ) from None
-    return getattr(datasets, name)
-
-
-def _open(dataset_class: Any, name: str, folder: Path, train: bool, download: bool) -> Any:
-    if download:
-        try:
-            return dataset_class(str(folder), train=train, download=True)
-        except Exception as error:
+    try:
+        return getattr(datasets, name)(str(folder), train=train, download=download)
+    except Exception as error:  # whatever reading damaged files raises
+        if download:
             raise RuntimeError(
                 f"{name} could not be downloaded into root {str(folder)!r}: {error}"
             ) from error
-    try:
-        return dataset_class(str(folder), train=train)
-    except Exception as error:
-        # torchvision reports absent files as this RuntimeError, and damaged ones as whatever reading raises
-        if "not found or corrupted" in str(error) or "Dataset not found" in str(error):
+        if "not found" in str(error):  # torchvision's RuntimeError where files are absent
             raise FileNotFoundError(
                 f"{name} is not in root {str(folder)!r}, or is damaged; download=True fetches it"
             ) from None

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from byzgym.ambient import seeded
+from byzgym.ambient import seeded, shielded
 from byzgym.registry import Registry
-from byzgym.validation import check_int
+from byzgym.validation import check_int, shown
 
 registry: Registry[nn.Module] = Registry("model")
 names = registry.names
 register = registry.register
 
 _MAX_GROUPS = 32
+_KEPT_BY_TORCH = frozenset(vars(nn.Module()))
 
 
+@shielded
 def build(
     spec: str,
     input_shape: Sequence[int],
@@ -39,13 +41,18 @@ def build(
             ``factory(input_shape, num_classes, *sizes)`` and returns an nn.Module.
         input_shape: Shape of one input, for example (3, 32, 32).
         num_classes: Number of classes, at least 2.
-        generator: Source of the initial parameters. If given, torch's global generator is left as it was;
-            if None, that one is used, as by any module of torch.
+        generator: Source of the initial parameters, lent to the global generators of torch, NumPy and Python.
+            If None, these are used as they are.
 
     Raises:
         ValueError: If the model is unknown, its sizes do not fit, it cannot take such inputs, or it has no
-            parameters or frozen ones.
+            parameters, frozen ones or sparse gradients.
         TypeError: If ``spec`` is not a string, or a registered factory returns no nn.Module.
+
+    Example:
+        >>> model = build("mlp:32", input_shape=(1, 8, 8), num_classes=10, generator=torch.Generator())
+        >>> model(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 10])
     """
     name, sizes = _parse(spec)
     shape = tuple(check_int("input_shape", size, 1) for size in input_shape)
@@ -55,11 +62,35 @@ def build(
     with nullcontext() if generator is None else seeded(generator):
         module = factory(shape, num_classes, *sizes)
         if not isinstance(module, nn.Module):
-            raise TypeError(f"the factory of model {name!r} must return an nn.Module, got {module!r}")
+            raise TypeError(f"the factory of model {name!r} must return an nn.Module, got {shown(module)}")
         module = replace_batch_norm(module)
         _check_parameters(spec, module)
-        _check_output(spec, module, shape, num_classes)
+        with seeded(torch.Generator()) if generator is None else nullcontext():  # dropout draws too
+            _check_output(spec, module, shape, num_classes)
     return module
+
+
+@contextmanager
+def unchanged_attributes(module: nn.Module) -> Iterator[None]:
+    """Put back the attributes of a module and its parts that a call changes, such as a counter of calls.
+
+    Lists, dicts and sets are put back with what was in them. Parameters and buffers are left alone.
+    """
+    saved = [
+        (vars(part), {name: value for name, value in vars(part).items() if name not in _KEPT_BY_TORCH})
+        for part in module.modules()
+    ]
+    contents = [(v, v.copy()) for _, own in saved for v in own.values() if isinstance(v, list | dict | set)]
+    try:
+        yield
+    finally:
+        for attributes, own in saved:
+            for name in attributes.keys() - own.keys() - _KEPT_BY_TORCH:
+                del attributes[name]
+            attributes.update(own)
+        for container, content in contents:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(content)
 
 
 def replace_batch_norm(module: nn.Module) -> nn.Module:
@@ -68,7 +99,9 @@ def replace_batch_norm(module: nn.Module) -> nn.Module:
     A worker's gradient must depend on its own samples alone, and each sample's loss on that sample; batch
     statistics and their running averages break both. The groups are the most, up to 32, that divide the
     channels and leave two channels or more to each; for BatchNorm1d, whose inputs may have no further
-    dimension to average over, it is one group. Source: Y. Wu and K. He, "Group normalization" (2018).
+    dimension to average over, it is one group.
+
+    Source: Wu and He 2018, "Group Normalization" (https://arxiv.org/abs/1803.08494).
 
     Args:
         module: Changed in place, unless it is a BatchNorm itself.
@@ -100,7 +133,7 @@ def _group_norm(norm: _BatchNorm) -> nn.GroupNorm:
 
 def _parse(spec: str) -> tuple[str, tuple[int, ...]]:
     if not isinstance(spec, str):
-        raise TypeError(f"model must be a string such as 'mlp:32', got {spec!r}")
+        raise TypeError(f"model must be a string such as 'mlp:32', got {shown(spec)}")
     name, colon, text = spec.partition(":")
     parts = [part.strip() for part in text.split(",")] if colon else []
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -133,13 +166,16 @@ def _check_parameters(spec: str, module: nn.Module) -> None:
             f"all parameters of model {spec!r} must require gradients, since workers send one for each; "
             f"frozen: {', '.join(frozen)}"
         )
+    sparse = [name for name, part in module.named_modules() if getattr(part, "sparse", False) is True]
+    if sparse:
+        raise ValueError(f"model {spec!r} must have dense gradients, but sparse=True in {', '.join(sparse)}")
 
 
 def _check_output(spec: str, module: nn.Module, input_shape: tuple[int, ...], num_classes: int) -> None:
     parameter = next(module.parameters(), torch.empty(0))
     inputs = torch.zeros(2, *input_shape, device=parameter.device)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # dropout draws too
+        with torch.no_grad(), unchanged_attributes(module):
             logits: Any = module(inputs)
     except Exception as error:
         raise ValueError(f"model {spec!r} cannot take inputs of shape {input_shape}: {error}") from error
@@ -167,13 +203,13 @@ def mlp(input_shape: tuple[int, ...], num_classes: int, *widths: int) -> nn.Modu
 
 @registry.built_in("xie_mlp")
 def xie_mlp(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """The "mlp:128,128" of Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD" (2018), table 2."""
+    """The "mlp:128,128" of Xie, Koyejo and Gupta 2018 (https://arxiv.org/abs/1802.10116), table 2."""
     return _perceptron(input_shape, num_classes, (128, 128))
 
 
 @registry.built_in("xie_cnn")
 def xie_cnn(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """The CNN with dropout of Xie, Koyejo and Gupta (2018), table 3; images of 4 x 4 or more."""
+    """The CNN with dropout of Xie et al. 2018 (https://arxiv.org/abs/1802.10116), table 3, from 4 x 4."""
     channels, height, width = _image_shape("xie_cnn", input_shape, at_least=4)
     return nn.Sequential(
         *_xie_block(channels, 32),

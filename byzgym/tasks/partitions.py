@@ -4,6 +4,15 @@ A partition is a callable ``(labels [N] int64, num_workers, generator) -> (indic
 Row i of ``indices`` holds the ``lengths[i]`` samples of worker i and then repeats them up to the width of the
 table: to draw a column below ``lengths[i]`` is to draw one of the worker's samples. Every sample belongs to
 exactly one worker and every worker has at least one. All randomness comes from the generator.
+
+Example:
+    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    >>> indices, lengths = make("shards", shards_per_worker=1)(labels, 2, torch.Generator().manual_seed(0))
+    >>> labels[indices]
+    tensor([[1, 1, 1, 1],
+            [0, 0, 0, 0]])
+    >>> lengths
+    tensor([4, 4])
 """
 
 from __future__ import annotations
@@ -13,12 +22,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from byzgym.registry import Registry
+from byzgym.registry import Registry, is_callable
 from byzgym.validation import check_int, check_real
 
 Partition = Callable[[Tensor, int, torch.Generator], tuple[Tensor, Tensor]]
 
-registry: Registry[Partition] = Registry("partition")
+registry: Registry[Partition] = Registry("partition", is_callable, "a callable")
 names = registry.names
 register = registry.register
 make = registry.make
@@ -30,11 +39,7 @@ class Iid:
     """Random shares that differ by at most one sample."""
 
     def __call__(self, labels: Tensor, num_workers: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Partition, see the module.
-
-        Raises:
-            ValueError: If there are fewer samples than workers.
-        """
+        """Partition, see the module; a ValueError if there are fewer samples than workers."""
         _check_enough(labels, num_workers)
         order = _permutation(len(labels), generator).to(labels.device)
         share, extra = divmod(len(labels), num_workers)
@@ -47,12 +52,12 @@ class Iid:
 class Dirichlet:
     """Label skew: each class is divided among the workers in proportions drawn from Dirichlet(alpha).
 
-    Small alpha gives workers of few classes and of unequal size, large alpha approaches equal shares. A
-    worker left without a sample is given one of the largest worker's. Source: T.-M. Hsu, H. Qi and M. Brown,
-    "Measuring the effects of non-identical data distribution for federated visual classification" (2019), in
-    the form of M. Yurochkin et al., "Bayesian nonparametric federated learning of neural networks" (2019):
-    proportions over workers for each class, which use every sample, where Hsu et al. draw proportions over
-    classes for each worker.
+    Small alpha gives shares of few classes and of unequal size; large alpha approaches equal shares. A worker
+    without a sample is given one of the largest worker's.
+
+    Source: Hsu, Qi and Brown 2019 (https://arxiv.org/abs/1909.06335), in the form of Yurochkin et al. 2019
+    (https://arxiv.org/abs/1905.12022): proportions over workers for each class, which use every sample, where
+    Hsu et al. draw proportions over classes for each worker.
 
     Args:
         alpha: Concentration, greater than 0.
@@ -62,11 +67,7 @@ class Dirichlet:
         self.alpha = check_real("alpha", alpha, above=0)
 
     def __call__(self, labels: Tensor, num_workers: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Partition, see the module.
-
-        Raises:
-            ValueError: If there are fewer samples than workers.
-        """
+        """Partition, see the module; a ValueError if there are fewer samples than workers."""
         _check_enough(labels, num_workers)
         order = _by_label(labels, generator)
         counts = labels.bincount()
@@ -94,8 +95,8 @@ class Dirichlet:
 class Shards:
     """Few classes a worker: samples sorted by label, cut into equal shards, dealt out at random.
 
-    Source: B. McMahan et al., "Communication-efficient learning of deep networks from decentralized data"
-    (2017), whose non-IID partition of MNIST gives each client two shards.
+    Source: McMahan et al. 2017 (https://arxiv.org/abs/1602.05629), whose non-IID partition of MNIST gives two
+    shards to each client.
 
     Args:
         shards_per_worker: Shards a worker gets, at least 1.
@@ -105,11 +106,7 @@ class Shards:
         self.shards_per_worker = check_int("shards_per_worker", shards_per_worker, 1)
 
     def __call__(self, labels: Tensor, num_workers: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Partition, see the module.
-
-        Raises:
-            ValueError: If there are fewer samples than shards.
-        """
+        """Partition, see the module; a ValueError if there are fewer samples than shards."""
         _check_enough(labels, num_workers, self.shards_per_worker)
         count, num_shards = len(labels), num_workers * self.shards_per_worker
         order = _by_label(labels, generator)

@@ -1,10 +1,15 @@
 """Where the server's quasi-validation (QV) set comes from: a few samples of the same or a similar domain.
 
-A source is a callable ``(task, qv_size, generator) -> (x [q, *shape], y [q])`` that draws without
-replacement. None of them reads the test set, which would make the reported metrics meaningless. What a server
-may have is described in X. Pan et al., "Justinian's GAAvernor: robust distributed learning with gradient
-aggregation agent" (USENIX Security 2020): usually 10 samples of an existing validation or training set, or of
-a public data set of a similar domain.
+A source is a callable ``(task, qv_size, generator) -> (x [q, *shape], y [q])``. It draws without replacement,
+and never from the test set, which would make the reported metrics meaningless. Pan et al. 2020, "Justinian's
+GAAvernor" (https://www.usenix.org/conference/usenixsecurity20/presentation/pan), describe what a server may
+have: usually 10 samples of a validation or training set, or of a public data set of a similar domain.
+
+Example:
+    >>> task, generator = make_task("digits"), torch.Generator().manual_seed(0)
+    >>> x, y = make("noise", std=0.1)(task, 10, generator)
+    >>> x.shape, y.shape
+    (torch.Size([10, 1, 8, 8]), torch.Size([10]))
 """
 
 from __future__ import annotations
@@ -17,14 +22,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from byzgym.registry import Registry
+from byzgym.registry import Registry, describe, is_callable
 from byzgym.tasks.base import Task
 from byzgym.tasks.registry import make_from as make_task
 from byzgym.validation import check_int, check_real
 
 Source = Callable[[Task, int, torch.Generator], tuple[Tensor, Tensor]]
 
-registry: Registry[Source] = Registry("quasi-validation source")
+registry: Registry[Source] = Registry("quasi-validation source", is_callable, "a callable")
 names = registry.names
 register = registry.register
 make = registry.make
@@ -36,11 +41,7 @@ class HeldOut:
     """Samples of the task that no worker has."""
 
     def __call__(self, task: Task, qv_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw, see the module.
-
-        Raises:
-            ValueError: If ``qv_size`` exceeds the held-out set.
-        """
+        """Draw, see the module; a ValueError if ``qv_size`` exceeds the held-out set."""
         return _draw("the held-out set", _held_out(task), qv_size, generator)
 
 
@@ -49,11 +50,7 @@ class Train:
     """Samples of the training set, which workers may hold too."""
 
     def __call__(self, task: Task, qv_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw, see the module.
-
-        Raises:
-            ValueError: If ``qv_size`` exceeds the training set.
-        """
+        """Draw, see the module; a ValueError if ``qv_size`` exceeds the training set."""
         return _draw("the training set", task.train, qv_size, generator)
 
 
@@ -69,11 +66,7 @@ class Noise:
         self.std = check_real("std", std, 0)
 
     def __call__(self, task: Task, qv_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw, see the module.
-
-        Raises:
-            ValueError: If ``qv_size`` exceeds the held-out set.
-        """
+        """Draw, see the module; a ValueError if ``qv_size`` exceeds the held-out set."""
         x, y = _draw("the held-out set", _held_out(task), qv_size, generator)
         noise = torch.randn(x.shape, generator=generator, device=generator.device)
         return x + self.std * noise.to(x.device), y
@@ -81,7 +74,7 @@ class Noise:
 
 @registry.built_in("rotation")
 class Rotation:
-    """Held-out images turned about their center: a similar domain that is seen differently.
+    """Held-out images, rotated about their center: a similar domain, seen from another angle.
 
     Pixels are interpolated bilinearly; those from outside the image repeat its border.
 
@@ -93,11 +86,7 @@ class Rotation:
         self.degrees = check_real("degrees", degrees)
 
     def __call__(self, task: Task, qv_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw, see the module.
-
-        Raises:
-            ValueError: If ``qv_size`` exceeds the held-out set, or the inputs are no images.
-        """
+        """Draw, see the module; a ValueError if ``qv_size`` exceeds the held-out set, or without images."""
         if len(task.input_shape) != 3:
             raise ValueError(
                 "qv_source 'rotation' needs a task with images of shape (channels, height, width), "
@@ -112,25 +101,21 @@ class Other:
     """Held-out samples of another task: a public data set of a similar domain.
 
     Args:
-        task: The other task, as a name or a mapping with its parameters. It must have the input shape and the
-            number of classes of the task whose server uses it.
+        task: The other task: a name, a mapping with its parameters, or a `Task`. It must have the input shape
+            and the number of classes of the task whose server uses it.
     """
 
-    def __init__(self, task: str | Mapping[str, Any]) -> None:
+    def __init__(self, task: str | Mapping[str, Any] | Task) -> None:
         self.spec = task
         self.task = make_task(task)
 
     def __call__(self, task: Task, qv_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw, see the module; on the device of ``task``.
-
-        Raises:
-            ValueError: If ``qv_size`` exceeds the other held-out set, or the tasks do not fit.
-        """
+        """Draw, see the module; a ValueError if ``qv_size`` exceeds that set, or the tasks do not fit."""
         mine, theirs = ((t.input_shape, t.num_classes) for t in (task, self.task))
         if mine != theirs:
             raise ValueError(
                 f"task of qv_source 'other' must have inputs of shape {mine[0]} and {mine[1]} classes, "
-                f"got {self.spec!r} with inputs of shape {theirs[0]} and {theirs[1]} classes"
+                f"got {describe(self.spec)!r} with inputs of shape {theirs[0]} and {theirs[1]} classes"
             )
         samples = _held_out(self.task.to(task.train[0].device))
         return _draw("the other task's held-out set", samples, qv_size, generator)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from byzgym.aggregation import distances
-from byzgym.aggregation.distances import BLOCK, Geometry, row_norms, squared_distances
+from byzgym.numerics import distances
+from byzgym.numerics.distances import BLOCK, Geometry, row_norms, squared_distances
 
 RTOL = {torch.float32: 1e-4, torch.float64: 1e-8}
 both_types = pytest.mark.parametrize("dtype", list(RTOL), ids=str)

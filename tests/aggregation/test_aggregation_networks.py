@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from byzgym.aggregation import columns, networks
+from byzgym.numerics import order_statistics as columns, sorting_networks as networks
 
 
 @pytest.mark.parametrize("n", range(1, 13))

@@ -8,6 +8,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from packaging.version import Version
 
 import byzgym
 from byzgym import attacks
@@ -159,16 +160,18 @@ def test_disabled_autoreset_wants_a_mask():
         venv.reset(options={"reset_mask": np.array([True])})
 
 
-def test_statistics_wrapper_counts_episodes():
-    for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
-        venv = RecordEpisodeStatistics(make(autoreset_mode=mode, attack="none"))
-        venv.reset(seed=0)
-        lengths = []
-        for _ in range(14):
-            info = venv.step(np.full((4, 5), 0.2, np.float32))[4]
-            if "episode" in info:
-                lengths += info["episode"]["l"][info["_episode"]].tolist()
-        assert lengths == [6] * 8
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_statistics_wrapper_counts_episodes(mode):
+    if mode == AutoresetMode.SAME_STEP and Version(gym.__version__) < Version("1.4"):
+        pytest.skip("Gymnasium's wrapper miscounts in this mode before 1.4 (Gymnasium's pull request 1624)")
+    venv = RecordEpisodeStatistics(make(autoreset_mode=mode, attack="none"))
+    venv.reset(seed=0)
+    lengths = []
+    for _ in range(14):
+        info = venv.step(np.full((4, 5), 0.2, np.float32))[4]
+        if "episode" in info:
+            lengths += info["episode"]["l"][info["_episode"]].tolist()
+    assert lengths == [6] * 8
 
 
 def test_time_limit_of_make_vec():

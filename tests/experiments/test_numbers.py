@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from byzgym.experiments import specs, statistics
+from byzgym import specs
+from byzgym.experiments import statistics
 from byzgym.experiments.measures import CreditLog, byzantine_credit, detection_auc
 
 

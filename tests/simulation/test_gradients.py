@@ -1,16 +1,16 @@
 """Per-worker gradients against a loop of backward calls."""
 
-import copy
-import threading
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from byzgym.randomness import seeded
-from byzgym.simulation.engines import engine_for
-from byzgym.simulation.gradients import DenseEngine
+from byzgym.ambient import seeded
+from byzgym.simulation.dense import DenseEngine
+from byzgym.simulation.gradients import engine_for
 from byzgym.simulation.modules import ModuleEngine
 from byzgym.tasks import models
 
@@ -44,7 +44,7 @@ def generators(count):
 
 
 @pytest.mark.parametrize("spec", ["softmax", "mlp:7", "mlp:16,16", "mlp:3,9,5"])
-def test_dense_engine_equals_a_loop_of_backward_calls(spec):
+def test_dense_engine_equals_a_backward_loop(spec):
     module, engine, theta, x, y = problem(spec)
     assert isinstance(engine, DenseEngine)
     out = torch.full((3, 4, engine.num_parameters), torch.nan)
@@ -52,7 +52,7 @@ def test_dense_engine_equals_a_loop_of_backward_calls(spec):
     torch.testing.assert_close(out, by_loop(module, theta, x, y), rtol=1e-4, atol=1e-6)
 
 
-def test_module_engine_equals_a_loop_of_backward_calls():
+def test_module_engine_equals_a_backward_loop():
     module, engine, theta, x, y = problem("lenet", (1, 28, 28), num_envs=2, num_workers=3)
     assert isinstance(engine, ModuleEngine)
     out = torch.full((2, 3, engine.num_parameters), torch.nan)
@@ -94,7 +94,7 @@ def one_weight_twice():
     ],
     ids=["subclass", "no_bias", "late_flatten", "hook", "one_layer_twice", "one_weight_twice"],
 )
-def test_modules_that_only_resemble_a_perceptron_are_computed_as_they_are(build):
+def test_modules_that_resemble_a_perceptron(build):
     models.register("test_resembling", lambda shape, classes: build())
     module, engine, theta, x, y = problem("test_resembling")
     assert isinstance(engine, ModuleEngine)
@@ -160,39 +160,48 @@ def test_layers_with_parameters_of_every_kind(build, num_envs):
 class Noisy(nn.Module):
     """Draws where no dropout layer is to be seen."""
 
-    def __init__(self, width=8, evaluated_too=False):
+    def __init__(self, noise, width=8, evaluated_too=False):
         super().__init__()
         self.first, self.last = nn.Linear(64, width), nn.Linear(width, 10)
-        self.evaluated_too = evaluated_too
+        self.noise, self.evaluated_too = noise, evaluated_too
 
     def forward(self, x):
-        return self.last(F.dropout(self.first(x.flatten(1)), 0.5, self.training or self.evaluated_too))
+        hidden = self.first(x.flatten(1))
+        if self.training or self.evaluated_too:
+            hidden = hidden * self.noise(hidden)
+        return self.last(hidden)
+
+
+NOISES = {
+    "torch": lambda x: F.dropout(torch.ones_like(x)),
+    "numpy": lambda x: np.random.rand(),  # noqa: NPY002
+    "python": lambda x: random.random(),
+}
 
 
 @pytest.mark.parametrize("width", [8, 300])
-def test_hidden_random_numbers_come_from_the_environments_generators(width):
-    models.register("test_noisy", lambda shape, classes: Noisy(width))
+@pytest.mark.parametrize("noise", NOISES)
+def test_hidden_draws_come_from_the_generators(noise, width):
+    models.register("test_noisy", lambda shape, classes: Noisy(NOISES[noise], width))
     _, engine, theta, x, y = problem("test_noisy")
-    state, outs = torch.get_rng_state(), []
+    outs = []
     for part in (slice(None), slice(None), slice(2, 3)):
         outs.append(torch.empty(len(theta[part]), 4, engine.num_parameters))
         engine.gradients(theta[part], x[part], y[part], generators(3)[part], outs[-1])
     assert torch.equal(outs[0], outs[1])
     torch.testing.assert_close(outs[0][2:], outs[2])
     assert not torch.equal(*engine.logits(theta[:1].expand(2, -1), x[:2, 0]))
-    assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_random_numbers_in_evaluation_are_refused():
-    models.register("test_noisy", lambda shape, classes: Noisy(evaluated_too=True))
-    state = torch.get_rng_state()
+@pytest.mark.parametrize("noise", NOISES)
+def test_draws_in_evaluation_are_refused(noise):
+    models.register("test_noisy", lambda shape, classes: Noisy(NOISES[noise], evaluated_too=True))
     with pytest.raises(ValueError, match="model must not draw random numbers in evaluation mode"):
         problem("test_noisy")
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_torchs_shortcut_through_attention_is_left_as_it_was():
+def test_the_attention_shortcut_is_put_back():
     models.register("test_attentive", lambda shape, classes: Attentive())
     _, engine, theta, x, y = problem("test_attentive")
     for shortcut in (False, True):
@@ -217,7 +226,7 @@ def test_both_engines_agree():
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_are_written_into_a_strided_buffer_and_nowhere_else():
+def test_gradients_go_into_a_strided_buffer():
     _, engine, theta, x, y = problem("mlp:6")
     wide = torch.full((3, 4, engine.num_parameters + 2), 7.0)
     engine.gradients(theta, x, y, generators(3), wide[..., 1:-1])
@@ -228,7 +237,7 @@ def test_gradients_are_written_into_a_strided_buffer_and_nowhere_else():
     assert (wide[..., -1] == 7).all()
 
 
-def test_loss_is_differentiable_and_matches_its_gradient():
+def test_loss_matches_its_gradient():
     _, engine, theta, x, y = problem("mlp:6")
     theta.requires_grad_()
     loss = engine.loss(theta, x[:, 0], y[:, 0])
@@ -238,7 +247,7 @@ def test_loss_is_differentiable_and_matches_its_gradient():
     torch.testing.assert_close(gradient, direct, rtol=1e-4, atol=1e-6)
 
 
-def test_dropout_draws_from_the_environments_generators_only():
+def test_dropout_draws_from_the_generators():
     _, engine, theta, x, y = problem("xie_cnn", (3, 8, 8), num_envs=2, num_workers=2, batch_size=2)
     outs = []
     for _ in range(2):
@@ -266,7 +275,7 @@ def dropout_problem():
     return engine, theta, torch.ones_like(x), torch.zeros_like(y)
 
 
-def test_dropout_acts_in_training_after_an_evaluation_and_differs_between_workers():
+def test_dropout_differs_between_workers():
     engine, theta, x, y = dropout_problem()
     engine.logits(theta, x[:, 0])  # in evaluation mode
     out = torch.empty(3, 4, engine.num_parameters)
@@ -276,7 +285,7 @@ def test_dropout_acts_in_training_after_an_evaluation_and_differs_between_worker
 
 
 @pytest.mark.parametrize("make", [dropout_problem, lambda: problem("mlp:6")[1:]])
-def test_loss_and_gradient_where_gradients_are_off(make):
+def test_gradient_where_gradients_are_off(make):
     engine, theta, x, y = make()
     expected = engine.loss_and_gradient(theta, x[:, 0], y[:, 0])
     with torch.no_grad():
@@ -288,7 +297,17 @@ def test_loss_and_gradient_where_gradients_are_off(make):
     assert not gradient.requires_grad
 
 
-def test_batch_norm_is_replaced_before_per_worker_gradients():
+@pytest.mark.parametrize("spec", ["mlp:6", "lenet"])
+def test_gradients_inside_inference_mode(spec):
+    _, engine, theta, x, y = problem(spec, (1, 28, 28), num_envs=2)
+    expected = engine.loss_and_gradient(theta, x[:, 0], y[:, 0])
+    with torch.inference_mode():
+        loss, gradient = engine.loss_and_gradient(theta, x[:, 0], y[:, 0])
+    assert torch.equal(loss, expected[0])
+    assert torch.equal(gradient, expected[1])
+
+
+def test_batch_norm_does_not_couple_workers():
     models.register(
         "test_bn",
         lambda shape, classes: nn.Sequential(
@@ -301,39 +320,6 @@ def test_batch_norm_is_replaced_before_per_worker_gradients():
     alone = torch.empty(3, 1, engine.num_parameters)
     engine.gradients(theta, x[:, :1], y[:, :1], generators(3), alone)
     torch.testing.assert_close(out[:, :1], alone, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.global_rng
-def test_a_module_that_uses_a_layer_twice_can_be_copied_after_a_round():
-    module = one_layer_twice()
-    engine = engine_for(module, torch.randn(2, 64), torch.zeros(2, dtype=torch.int64))
-    theta = torch.randn(1, engine.num_parameters)
-    engine.loss_and_gradient(theta, torch.randn(1, 5, 64), torch.zeros(1, 5, dtype=torch.int64))
-    engine.gradients(
-        theta,
-        torch.randn(1, 2, 5, 64),
-        torch.zeros(1, 2, 5, dtype=torch.int64),
-        [torch.Generator()],
-        torch.empty(1, 2, engine.num_parameters),
-    )
-    again = copy.deepcopy(module)
-    assert again[1] is again[3]
-    assert all(type(parameter) is nn.Parameter for parameter in again.parameters())
-
-
-def test_seeding_the_global_generator_waits_for_other_threads():
-    entered = threading.Event()
-
-    def enter():
-        with seeded(torch.Generator()):
-            entered.set()
-
-    with seeded(torch.Generator()):
-        thread = threading.Thread(target=enter)
-        thread.start()
-        assert not entered.wait(0.2)
-    assert entered.wait(10)
-    thread.join()
 
 
 @pytest.mark.parametrize("spec", ["mlp:6", "lenet"])

@@ -1,5 +1,9 @@
 """Models that write into their input, keep state of their own or have hooks on parameters."""
 
+import copy
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -24,15 +28,39 @@ class Shifting(nn.Module):
 
 
 class Counting(nn.Module):
-    def __init__(self, num_classes):
+    """Counts its calls, in a buffer or in an attribute, and keeps what it has seen."""
+
+    def __init__(self, num_classes, counter):
         super().__init__()
-        self.head = nn.Linear(8, num_classes)
-        self.register_buffer("calls", torch.zeros(()))
+        self.head, self.seen = nn.Linear(8, num_classes), []
+        if counter == "buffer":
+            self.register_buffer("calls", torch.zeros(()))
+        else:
+            self.calls = torch.zeros(()) if counter == "tensor" else 0
 
     def forward(self, x):
-        if self.training:
-            self.calls += 1
-        return self.head(x) * (1 + 0.1 * self.calls)
+        self.calls += 1
+        self.kept = self.head(x)
+        self.seen.append(self.kept)
+        return self.kept * (1 + 0.1 * self.calls)
+
+
+class Recurrent(nn.Module):
+    """Counts its calls where vmap cannot compute it."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.recurrent, self.counting = nn.GRU(8, 8, batch_first=True), Counting(num_classes, "number")
+
+    def forward(self, x):
+        return self.counting(self.recurrent(x[:, None])[0][:, -1])
+
+
+class NumpyInitialised(nn.Linear):
+    def __init__(self, num_classes):
+        super().__init__(8, num_classes)
+        self.weight.data = torch.tensor(np.random.randn(num_classes, 8), dtype=torch.float32)  # noqa: NPY002
+        self.bias.data.fill_(random.random())
 
 
 def spectral(num_classes):
@@ -50,9 +78,20 @@ def hooked(num_classes):
     return nn.Sequential(layer)
 
 
+def one_layer_twice(num_classes):
+    layer = nn.Linear(8, 8)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(8, num_classes))
+
+
 def make(build, num_envs=2):
     tasks.models.register("unusual", lambda shape, num_classes: build(num_classes))
     return Simulation.make(num_envs, seed=0, model="unusual", **TINY)
+
+
+def advance(simulation):
+    """What a round and an evaluation after it give."""
+    simulation.apply(simulation.gradients.mean(1))
+    return [simulation.gradients.clone(), simulation.qv_loss(), *simulation.evaluate().values()]
 
 
 @pytest.mark.global_rng
@@ -63,32 +102,63 @@ def test_models_that_write_into_their_input(build):
     """The task's data and the QV set stay as they are, and the gradients are those of an honest loop."""
     simulation = make(build)
     task = simulation.setup.task
-    before = [part.clone() for part in (task.train[0], task.test[0], simulation.quasi_validation.x)]
-    first = simulation.evaluate()["test_loss"]
-    simulation.apply(simulation.gradients.mean(1))
-    simulation.view.qv_gradient  # noqa: B018
-    for part, expected in zip(
-        (task.train[0], task.test[0], simulation.quasi_validation.x), before, strict=True
-    ):
-        assert torch.equal(part, expected)
-    assert not torch.equal(simulation.evaluate()["test_loss"], first)
-    torch.testing.assert_close(simulation.evaluate()["test_loss"], simulation.evaluate()["test_loss"])
+    parts = (task.train[0], task.test[0], simulation.quasi_validation.x)
+    before = [part.clone() for part in parts]
+    advance(simulation)
+    assert all(map(torch.equal, before, parts))
     model = build(task.num_classes)
     theta = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     x, y = task.train[0][:3], task.train[1][:3]
     out = theta.new_empty(1, 1, len(theta))
-    generators = [torch.Generator()]
-    simulation.engine.gradients(theta[None], x[None, None], y[None, None], generators, out)
+    simulation.engine.gradients(theta[None], x[None, None], y[None, None], [torch.Generator()], out)
     nn.functional.cross_entropy(model(x.clone()), y).backward()
     expected = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     torch.testing.assert_close(out[0, 0], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("build", "buffer"), [(Counting, "calls"), (spectral, "_u"), (running, "1.running_mean")]
+    "build",
+    [lambda k: Counting(k, "number"), Recurrent, NumpyInitialised, one_layer_twice],
+    ids=["counting", "recurrent", "numpy", "twice"],
 )
-def test_models_that_change_their_buffers_are_refused(build, buffer):
-    with pytest.raises(ValueError, match=rf"model must not change its buffers, .*{buffer}' changes"):
+def test_repeatable_and_copied_at_any_time(build):
+    simulation = make(build)
+    copies = [copy.deepcopy(simulation)]
+    first = advance(simulation)
+    copies.append(copy.deepcopy(simulation))
+    second = advance(simulation)
+    assert all(map(torch.equal, advance(copies[0]), first))
+    assert all(map(torch.equal, advance(copies[1]), second))
+    again = make(build)
+    assert all(map(torch.equal, advance(again), first))
+    again.reset([3, 4])
+    simulation.reset([3, 4])
+    assert all(map(torch.equal, advance(again), advance(simulation)))
+
+
+def test_workers_do_not_share_a_counter():
+    """Each is the first to call the model, whether they are computed at once or one by one."""
+    for build in (lambda k: Counting(k, "number"), Recurrent):
+        simulation = make(build, 1)
+        theta = simulation.server.theta
+        x, y = (part[:3].expand(1, 4, *part[:3].shape) for part in simulation.setup.task.train)
+        out = theta.new_empty(1, 4, theta.shape[1])
+        simulation.engine.gradients(theta, x, y, [torch.Generator()], out)
+        torch.testing.assert_close(out[0], out[0, :1].expand(4, -1))
+
+
+@pytest.mark.parametrize(
+    ("build", "tensor"),
+    [
+        (lambda k: Counting(k, "buffer"), "calls"),
+        (lambda k: Counting(k, "tensor"), "calls"),
+        (spectral, "_u"),
+        (running, "1.running_mean"),
+    ],
+    ids=["buffer", "tensor", "spectral_norm", "running_average"],
+)
+def test_models_that_change_tensors_are_refused(build, tensor):
+    with pytest.raises(ValueError, match=rf"model must not change its buffers, .*{tensor}' changes"):
         make(build)
 
 

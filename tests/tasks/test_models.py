@@ -1,3 +1,6 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -56,7 +59,7 @@ def test_xie_cnn_is_table_3():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nope", "unknown model 'nope'; known: lenet, mlp"),
+        ("lenett", r"unknown model 'lenett'; did you mean 'lenet'\? known: lenet, mlp"),
         ("mlp", "needs the widths .* 'mlp:128,128'"),
         ("mlp:", "must be positive integers .* got 'mlp:'"),
         ("mlp:abc", "must be positive integers .* got 'mlp:abc'"),
@@ -99,7 +102,7 @@ def flat(model):
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
-def test_a_generator_decides_the_parameters_and_nothing_else_is_drawn(untouched_randomness):
+def test_a_generator_decides_the_parameters(untouched_randomness):
     first, again = (flat(models.build("xie_cnn", DIGIT, 10, seeded(3))) for _ in range(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, flat(models.build("xie_cnn", DIGIT, 10, seeded(4))))
@@ -108,7 +111,7 @@ def test_a_generator_decides_the_parameters_and_nothing_else_is_drawn(untouched_
     assert not torch.equal(first, flat(models.build("xie_cnn", DIGIT, 10, generator)))
 
 
-def test_without_a_generator_torch_global_one_decides():
+def test_without_a_generator_global_ones_decide():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         built = flat(models.build("xie_cnn", DIGIT, 10))
@@ -129,8 +132,73 @@ def test_users_register_factories():
         models.register("mlp", models.mlp)
 
 
+class DrawsElsewhere(nn.Module):
+    """Takes its initial parameters from NumPy and Python."""
+
+    def __init__(self, classes):
+        super().__init__()
+        values = np.random.rand(2, classes) + random.random()  # noqa: NPY002
+        self.weight = nn.Parameter(torch.tensor(values, dtype=torch.float32))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def test_numpy_and_python_are_seeded_too(untouched_randomness):
+    models.register("registered_by_a_test", lambda shape, classes: DrawsElsewhere(classes))
+    first, again, other = (flat(models.build("registered_by_a_test", (2,), 3, seeded(s))) for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_modes_of_the_caller_do_not_matter():
+    expected = flat(models.build("mlp:4", (2,), 3, seeded(0)))
+    with torch.inference_mode(), torch.device("meta"):
+        model = models.build("mlp:4", (2,), 3, seeded(0))
+    assert torch.equal(flat(model), expected)
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+class Keeping(nn.Linear):
+    """Keeps what it has seen, in attributes of every kind."""
+
+    def __init__(self, classes):
+        super().__init__(2, classes)
+        self.calls, self.seen, self.by_name, self.sizes = 0, [], {}, set()
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = super().forward(x)
+        self.seen.append(x)
+        self.by_name["x"] = x
+        self.sizes.add(len(x))
+        return self.last
+
+
+def test_what_a_call_keeps_is_put_back():
+    models.register("registered_by_a_test", lambda shape, classes: nn.Sequential(Keeping(classes)))
+    model = models.build("registered_by_a_test", (2,), 3)
+    layer = model[0]
+    seen = layer.seen
+    with models.unchanged_attributes(model):
+        model(torch.ones(1, 2))
+        assert len(seen) == 1
+    assert (layer.calls, layer.seen, layer.by_name, layer.sizes) == (0, [], {}, set())
+    assert layer.seen is seen
+    assert not hasattr(layer, "last")
+
+
 def nothing_to_learn(shape, classes):
     return nn.ConstantPad1d((0, classes - 2), 0.0)  # but an output of the right shape
+
+
+class Words(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.embedding = nn.Embedding(5, classes, sparse=True)
+
+    def forward(self, x):
+        return self.embedding(x.long()).sum(1)
 
 
 def half_frozen(shape, classes):
@@ -146,6 +214,7 @@ def half_frozen(shape, classes):
         (lambda shape, classes: nn.Linear(2, 3), ValueError, r"to \[B, 4\], got torch.Size\(\[2, 3\]\)"),
         (lambda shape, classes: nn.Linear(5, 4), ValueError, r"cannot take inputs of shape \(2,\)"),
         (nothing_to_learn, ValueError, "model 'registered_by_a_test' must have parameters, got none"),
+        (lambda shape, classes: Words(classes), ValueError, "must have dense .* sparse=True in embedding$"),
         (half_frozen, ValueError, "of model 'registered_by_a_test' must require gradients.* frozen: bias$"),
     ],
 )
@@ -162,7 +231,7 @@ def test_groups_have_two_channels_or_more(channels, groups):
     assert models.replace_batch_norm(nn.BatchNorm2d(channels)).num_groups == groups
 
 
-def test_batch_norm_is_replaced_at_every_depth_with_its_scale_and_shift():
+def test_batch_norm_is_replaced_at_every_depth():
     shared = nn.BatchNorm1d(6, eps=1e-3)
     nn.init.constant_(shared.weight, 2.0)
     inner = nn.Sequential(nn.Linear(6, 6), shared)
@@ -182,7 +251,7 @@ def test_what_replaces_batch_norm_keeps_its_mode():
     assert models.replace_batch_norm(nn.BatchNorm2d(4)).training
 
 
-def test_build_makes_samples_independent_of_their_batch():
+def test_samples_are_independent_of_their_batch():
     models.register(
         "registered_by_a_test",
         lambda shape, classes: nn.Sequential(

@@ -1,10 +1,10 @@
-"""Straight-line programs that compute order statistics over n rows by comparators.
+"""Programs without branches that compute order statistics over n rows by comparators.
 
-A comparator puts the minimum of two rows into one and their maximum into the other, so each order statistic
-of d columns costs a few hundred elementwise operations on long rows, which run at the speed of the cache.
-The programs come from Parberry's pairwise sorting network ("The Pairwise Sorting Network", 1992), cut down to
-what the wanted statistics depend on. It is as large as Batcher's odd-even merge sort, and less of it is left
-when only middle ranks are wanted (Zazon-Ivry and Codish, "Pairwise Networks are Superior for Selection").
+A comparator puts the minimum of two rows into one and their maximum into the other. An order statistic of d
+columns thus costs a few hundred elementwise operations on long rows, at the speed of the cache. The programs
+come from Parberry's pairwise sorting network ("The Pairwise Sorting Network", 1992), cut down to what the
+wanted statistics depend on. It is as large as Batcher's odd-even merge sort, and less of it is left when only
+middle ranks are wanted (Zazon-Ivry and Codish, "Pairwise Networks are Superior for Selection").
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ def trimmed_mean_program(num_rows: int, trim: int) -> Program:
 
 @lru_cache(maxsize=256)
 def mean_around_median_program(num_rows: int, keep: int) -> Program:
-    """The mean of the ``keep`` values of each column that are nearest its median.
+    """The mean of the ``keep`` values of each column that are nearest to its median.
 
-    In sorted order these are ``keep`` neighbouring ranks, so they hold exactly one rank of each residue
-    class modulo ``keep``: the one nearest the median. Choosing class by class needs no sums of windows.
+    In sorted order these are ``keep`` neighbouring ranks, so they hold exactly one rank of each residue class
+    modulo ``keep``: the one nearest to the median. Each class is decided by itself, without sums of windows.
     """
     if keep == num_rows:
         return trimmed_mean_program(num_rows, 0)
     median = _median_ranks(num_rows)
     reached = range(max(0, median[0] - keep + 1), min(num_rows, median[-1] + keep))
     alone = [rank for rank in reached if rank - keep not in reached and rank + keep not in reached]
-    # What is kept in any case need not be in order, unless the median is read off it.
+    # What is kept in any case need not be sorted, unless the median is read off it.
     middle = [rank for rank in alone if rank not in median]
     builder = _Builder(num_rows, middle, exact=[r for r in reached if r not in middle])
     center = builder.mean(median)
@@ -86,8 +86,8 @@ def _sort(wires: list[int]) -> tuple[list[Comparator], list[int]]:
     # Depth first, so that a half is sorted while it is in the cache.
     first, low = _sort(wires[::2])
     second, high = _sort(wires[1::2])
-    # Each rank of the larger ones is above the same rank of the smaller ones; what is left to compare it with
-    # are later ranks of these, at distances that are powers of 2.
+    # Each rank of the larger ones is above the same rank of the smaller ones. It remains to compare it with
+    # later ranks of these, at distances that are powers of 2.
     last: list[Comparator] = []
     distance = 1 << (len(low) - 1).bit_length() >> 1
     while distance:

@@ -29,13 +29,13 @@ def registered_task():
     tasks.register("marked_by_a_test", marked)
 
 
-SPECS = ["held_out", "train", "noise", "rotation", {"name": "other", "task": "marked_by_a_test"}]
+SPECS = ["held_out", "train", "noise", "rotation", "other:task=marked_by_a_test"]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_no_test_sample_can_appear(spec):
     source = quasi_validation.make_from(spec)
-    assert {s if isinstance(s, str) else s["name"] for s in SPECS} <= set(quasi_validation.names())
+    assert {spec.partition(":")[0] for spec in SPECS} == set(quasi_validation.names())
     for size in range(1, 7):
         x, y = source(marked(), size, seeded(size))
         assert x.shape == (size, 1, 4, 4)
@@ -78,7 +78,7 @@ def test_labels_go_with_their_samples():
         ("train", 20, "the training set"),
         ("noise", 6, "the held-out set"),
         ("rotation", 6, "the held-out set"),
-        ({"name": "other", "task": "marked_by_a_test"}, 6, "the other task's held-out set"),
+        ("other:task=marked_by_a_test", 6, "the other task's held-out set"),
     ],
     ids=str,
 )
@@ -105,14 +105,14 @@ def test_noise_has_the_given_deviation():
     assert torch.equal(none, clean)
 
 
-def test_rotation_by_right_angles_moves_pixels_counterclockwise():
+def test_rotation_by_right_angles():
     images = torch.arange(32.0).reshape(1, 2, 4, 4)
     for turns in range(-4, 5):
         turned = quasi_validation._rotate(images, turns * math.pi / 2)
         torch.testing.assert_close(turned, torch.rot90(images, turns, (2, 3)), atol=1e-4, rtol=0)
 
 
-def test_rotation_keeps_angles_in_images_that_are_not_square():
+def test_rotation_of_images_that_are_not_square():
     images = torch.zeros(1, 1, 5, 11)
     images[0, 0, 2, 7] = 1  # two to the right of the center
     turned = quasi_validation._rotate(images, math.pi / 2)
@@ -121,7 +121,7 @@ def test_rotation_keeps_angles_in_images_that_are_not_square():
     torch.testing.assert_close(turned, expected, atol=1e-5, rtol=0)
 
 
-def test_rotation_repeats_the_border_and_turns_by_30_degrees():
+def test_rotation_repeats_the_border():
     task = tasks.make("digits")
     clean, _ = quasi_validation.make("held_out")(task, 9, seeded(0))
     turned, _ = quasi_validation.make("rotation")(task, 9, seeded(0))
@@ -137,19 +137,20 @@ def test_rotation_needs_images():
         quasi_validation.make("rotation")(tasks.make("synthetic"), 2, seeded(0))
 
 
-def test_other_draws_from_the_other_tasks_held_out_set():
+def test_other_draws_from_the_other_held_out_set():
     mine = tasks.make("synthetic", seed=0)
     theirs = tasks.make("synthetic", seed=1)
-    source = quasi_validation.make_from({"name": "other", "task": {"name": "synthetic", "seed": 1}})
-    x, y = source(mine, 200, seeded(0))
+    x, y = quasi_validation.make("other", task="synthetic:seed=1")(mine, 200, seeded(0))
+    same, _ = quasi_validation.make("other", task=theirs)(mine, 200, seeded(0))
+    assert torch.equal(x, same)
     assert sorted(x.tolist()) == sorted(theirs.held_out[0].tolist())
     assert y.bincount().tolist() == theirs.held_out[1].bincount().tolist()
 
 
-@pytest.mark.parametrize("changes", [{"num_features": 9}, {"num_classes": 4}])
-def test_other_must_fit(changes):
-    source = quasi_validation.make("other", task={"name": "synthetic", **changes})
-    message = r"must have inputs of shape \(8,\) and 3 classes, got .*'synthetic'.* with inputs of shape"
+@pytest.mark.parametrize("task", ["synthetic:num_features=9", {"name": "synthetic", "num_classes": 4}])
+def test_other_must_fit(task):
+    source = quasi_validation.make("other", task=task)
+    message = r"must have inputs of shape \(8,\) and 3 classes, got 'synthetic:.*' with inputs of shape"
     with pytest.raises(ValueError, match=message):
         source(tasks.make("synthetic"), 2, seeded(0))
 
@@ -165,7 +166,7 @@ def test_other_must_fit(changes):
         ),
         ({"name": "other", "task": "nope"}, ValueError, "unknown task 'nope'"),
         ("other", TypeError, "missing a required argument: 'task'"),
-        ("test", ValueError, "unknown quasi-validation source 'test'"),
+        ("test", ValueError, "unknown quasi-validation source 'test'; "),
     ],
 )
 def test_bad_parameters(spec, error, message):

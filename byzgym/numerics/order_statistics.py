@@ -1,4 +1,4 @@
-"""Runs the programs of `networks` over blocks of columns that stay in the cache."""
+"""Runs the programs of `sorting_networks` over blocks of columns that stay in the cache."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from byzgym.aggregation.networks import Program
-from byzgym.numerics.compilation import compile_graph
 from byzgym.ambient import keep_freed_memory
+from byzgym.numerics.compilation import compile_graph
+from byzgym.numerics.sorting_networks import Program
 
-# Values in a block of all rows. On the CPU: long enough for PyTorch to share each operation among its threads
-# (so that a thread always meets the same columns) and to hide its dispatch, short enough for the scratch rows
-# to stay in the cache. On an accelerator only memory limits it.
+# Values in a block of all rows. On the CPU a block is long enough for PyTorch to share each operation among
+# its threads and to hide its dispatch, and short enough for the scratch rows to stay in the cache. On an
+# accelerator only memory limits it.
 CPU_BLOCK_PER_THREAD = 2_500_000
 DEVICE_BLOCK = 1 << 27
 # Columns from which PyTorch shares an operation among threads.
 SHARED = 1 << 15
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {"min": torch.minimum, "max": torch.maximum, "add": torch.add}
 
 
 def run_program(program: Program, gradients: Tensor, compiled: bool = False) -> Tensor:
-    """Run a program on the n rows of every environment.
+    """Run a program on the n rows of every environment. The result is detached.
 
     Args:
         program: For n rows.
@@ -43,7 +44,7 @@ def run_program(program: Program, gradients: Tensor, compiled: bool = False) -> 
     evaluate = _compiled(program) if compiled else lambda values: _interpret(program, values)
     result: Tensor = evaluate(rows)
     if not math.isfinite(result.sum()):
-        # A sum of huge values overflowed (or only this check did): leave room for n of them.
+        # A sum of huge values overflowed, or only this check did. Leave room for n of them.
         room = 2.0 ** math.ceil(math.log2(rows.shape[1]) + 1)
         result = evaluate(rows / room) * room
     return result.reshape(gradients.shape[:-2] + gradients.shape[-1:])
@@ -89,11 +90,6 @@ class _Scratch:
         self.registers = [torch.empty_like(example) for _ in range(count)]
         self.above, self.below = torch.empty_like(example), torch.empty_like(example)
         self.chosen = torch.empty_like(example, dtype=torch.bool)
-        self.functions: dict[str, Callable[..., object]] = {
-            "min": torch.minimum,
-            "max": torch.maximum,
-            "add": torch.add,
-        }
 
     def run(self, inputs: tuple[Tensor, ...]) -> Tensor:
         registers = (*inputs, *self.registers)
@@ -104,7 +100,7 @@ class _Scratch:
             elif operation.kind == "nearer":
                 self._nearer(registers[sources[0]], registers[sources[1]], registers[sources[2]], target)
             else:
-                self.functions[operation.kind](registers[sources[0]], registers[sources[1]], out=target)
+                FUNCTIONS[operation.kind](registers[sources[0]], registers[sources[1]], out=target)
         return registers[self.program.result]
 
     def _nearer(self, center: Tensor, low: Tensor, high: Tensor, target: Tensor) -> None:
@@ -135,13 +131,9 @@ def _compiled(program: Program) -> Callable[[Tensor], Tensor]:
 
 
 def _apply(kind: str, values: list[Tensor], constant: float) -> Tensor:
-    if kind == "min":
-        return torch.minimum(values[0], values[1])
-    if kind == "max":
-        return torch.maximum(values[0], values[1])
-    if kind == "add":
-        return values[0] + values[1]
     if kind == "divide":
         return values[0] / constant
-    center, low, high = values
-    return torch.where((center - low).abs() <= (high - center).abs(), low, high)
+    if kind == "nearer":
+        center, low, high = values
+        return torch.where((center - low).abs() <= (high - center).abs(), low, high)
+    return FUNCTIONS[kind](*values)

@@ -1,19 +1,20 @@
-"""Brute-Force: the subset with the smallest diameter."""
+"""Brute-Force, or minimum-diameter averaging (MDA)."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority, Weighting
-from byzgym.aggregation.distances import squared_distances
 from byzgym.aggregation.registry import registry
+from byzgym.numerics.distances import squared_distances
 
-# Up to so many subsets are compared one by one, all runs at once; more are searched, run by run.
+# Up to this many subsets are compared one by one, all runs at once; more are searched, run by run.
 MOST_SUBSETS = 1000
 # Values of scratch when comparing.
 SCRATCH = 1 << 22
@@ -21,13 +22,21 @@ SCRATCH = 1 << 22
 
 @registry.built_in("brute_force")
 class BruteForce(HonestMajority, Weighting):
-    """The mean of the n - f submissions whose largest distance from each other is smallest, n >= 2f + 1.
+    """Brute-Force, also called minimum-diameter averaging (MDA): section 2 of El Mhamdi, Guerraoui and
+    Rouault 2018, "The Hidden Vulnerability of Distributed Learning in Byzantium"
+    (https://arxiv.org/abs/1802.07927).
 
-    Also called minimum-diameter averaging. Of several such subsets the lexicographically first is taken.
-    The result is exact for any n and f: where there are too many subsets to compare, which f rows to
-    drop is found as a vertex cover of the pairs that are farther apart than a trial diameter.
-    Source: El Mhamdi, Guerraoui and Rouault, "The Hidden Vulnerability of Distributed Learning in
-    Byzantium", section 2 (Brute).
+    The mean of the n - f submissions whose largest distance from each other is smallest; of several such
+    subsets the lexicographically first. It is exact for any n and f: where there are too many subsets to
+    compare, the f submissions to drop are found as a vertex cover of the pairs that are farther apart than a
+    trial diameter.
+
+    Condition: n >= 2f + 1. Cost: n^2 d, and exponential in f at worst.
+
+    Example:
+        >>> rows = torch.tensor([[0.0], [1.0], [2.0], [4.0], [100.0]])  # keeps 0, 1, 2
+        >>> BruteForce(num_byzantine=2)(rows)
+        tensor([1.])
     """
 
     def _credits(self, gradients: Tensor) -> Tensor:
@@ -65,16 +74,14 @@ def _subsets(num_rows: int, keep: int) -> tuple[Tensor, Tensor]:
 def _search(squared: list[list[float]], keep: int) -> list[int]:
     """The best subset of one run: the smallest diameter by bisection, then the first subset within it."""
     num_rows = len(squared)
+    everyone = (1 << num_rows) - 1
     diameters = sorted({squared[i][j] for i in range(num_rows) for j in range(i)})
-    low, high = 0, len(diameters) - 1
-    while low < high:
-        middle = (low + high) // 2
-        conflicts = _conflicts(squared, diameters[middle])
-        if _coverable(conflicts, (1 << num_rows) - 1, num_rows - keep):
-            high = middle
-        else:
-            low = middle + 1
-    return _first_subset(_conflicts(squared, diameters[low]), keep)
+
+    def suffices(diameter: float) -> bool:
+        return _coverable(_conflicts(squared, diameter), everyone, num_rows - keep)
+
+    smallest = diameters[bisect_left(diameters, True, hi=len(diameters) - 1, key=suffices)]
+    return _first_subset(_conflicts(squared, smallest), keep)
 
 
 def _conflicts(squared: list[list[float]], diameter: float) -> list[int]:
@@ -84,24 +91,14 @@ def _conflicts(squared: list[list[float]], diameter: float) -> list[int]:
 
 def _coverable(conflicts: list[int], left: int, budget: int) -> bool:
     """Whether dropping at most ``budget`` of the rows ``left`` (a bit mask) resolves all conflicts."""
-    while True:
-        most, busiest, lonely, total = 0, -1, -1, 0
-        for row in _bits(left):
-            degree = (conflicts[row] & left).bit_count()
-            total += degree
-            if degree > most:
-                most, busiest = degree, row
-            if degree == 1:
-                lonely = row
-        if not total:
-            return True
-        if total > 2 * most * budget:  # not even if every dropped row had that many conflicts
-            return False
-        if lonely < 0:
-            break
-        # Dropping the only opponent of a row is never worse than dropping the row.
-        left &= ~conflicts[lonely]
-        budget -= 1
+    degrees = {row: (conflicts[row] & left).bit_count() for row in _bits(left)}
+    busiest = max(degrees, key=degrees.__getitem__)
+    most = degrees[busiest]
+    if not most:
+        return True
+    if sum(degrees.values()) > 2 * most * budget:  # too many, even if every dropped row had that many
+        return False
+    # Either the busiest row is dropped, or all its opponents are.
     opponents = conflicts[busiest] & left
     return _coverable(conflicts, left & ~(1 << busiest), budget - 1) or (
         most <= budget and _coverable(conflicts, left & ~opponents, budget - most)
@@ -113,16 +110,13 @@ def _first_subset(conflicts: list[int], keep: int) -> list[int]:
     left = (1 << len(conflicts)) - 1
     kept: list[int] = []
     for row in range(len(conflicts)):
-        if len(kept) == keep:
-            break
-        if not left >> row & 1:
-            continue
-        without = left & ~conflicts[row]
-        if without.bit_count() >= keep and _coverable(conflicts, without, without.bit_count() - keep):
-            left = without
-            kept.append(row)
-        else:
-            left &= ~(1 << row)
+        if len(kept) < keep and left >> row & 1:
+            without = left & ~conflicts[row]
+            if without.bit_count() >= keep and _coverable(conflicts, without, without.bit_count() - keep):
+                left = without
+                kept.append(row)
+            else:
+                left &= ~(1 << row)
     return kept
 
 
