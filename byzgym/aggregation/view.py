@@ -128,6 +128,7 @@ class ServerView:
             memory=None if self.memory is None else self.memory.of(runs),
         )
 
+    @torch.inference_mode(False)
     def _quasi_validation(self) -> tuple[Tensor, Tensor]:
         if self._qv is None:
             if self.qv_loss_and_gradient is not None:
@@ -136,7 +137,7 @@ class ServerView:
                 raise ValueError("the ServerView has no qv_loss: this job has no quasi-validation samples")
             else:
                 with torch.enable_grad():
-                    theta = self.theta.detach().requires_grad_()
+                    theta = self.theta.detach().clone().requires_grad_()
                     loss = self.qv_loss(theta)
                     (gradient,) = torch.autograd.grad(loss.sum(), theta)
                 self._qv = loss.detach(), gradient
