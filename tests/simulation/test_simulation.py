@@ -1,195 +1,176 @@
-"""Runs of the simulation: seeds, snapshots, batches of environments, and its arguments."""
+"""Episodes of many environments at once: seeds, rounds, resets, memories, failures and copies."""
 
-import numpy as np
+import copy
+import pickle
+
 import pytest
 import torch
-from simulation_cases import make, uniform_update
+from simulation_cases import EVERYTHING, assert_same, make, play, state_of, uniform_update
 
-from byzgym import attacks
-
-
-def test_snapshot_and_restore_repeat_a_run_exactly():
-    settings = {
-        "attack": ["gaussian", "alie"],
-        "roles": {"name": "randomized", "period": 3},
-        "momentum": 0.5,
-        "worker_momentum": 0.5,
-    }
-    simulation = make(**settings)
-
-    def play(rounds):
-        trace = []
-        for _ in range(rounds):
-            credits = torch.rand(2, 6, generator=torch.Generator()) / 6
-            simulation.apply(1e-3 * uniform_update(simulation), credits)
-            view = simulation.view
-            trace.append(
-                [
-                    view.gradients.clone(),
-                    view.theta.clone(),
-                    simulation.byzantine.clone(),
-                    simulation.qv_loss().clone(),
-                    view.previous_credits.clone(),
-                    view.round.clone(),
-                ]
-            )
-        return trace
-
-    play(5)
-    snapshot = simulation.snapshot()
-    gradients = simulation.gradients.clone()
-    first = play(25)
-    simulation.restore(snapshot)
-    assert torch.equal(simulation.gradients, gradients)
-    second = play(25)
-    assert all(
-        torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True)
-    )
-    simulation.restore(snapshot)  # a snapshot can be used again
-    assert torch.equal(simulation.gradients, gradients)
+from byzgym import aggregation, attacks, tasks
+from byzgym.aggregation import Decision
 
 
-def test_one_seed_reproduces_everything_and_another_does_not():
-    traces = []
-    for seed in (3, 3, 4):
-        simulation = make(seed=seed, attack=["gaussian", "random"], num_byzantine=(1, 4))
-        for _ in range(18):
-            simulation.apply(1e-3 * uniform_update(simulation))
-        traces.append(
-            (simulation.gradients.clone(), simulation.view.theta.clone(), simulation.byzantine.clone())
-        )
-    assert all(torch.equal(a, b) for a, b in zip(traces[0], traces[1], strict=True))
-    assert not torch.equal(traces[0][1], traces[2][1])
+class Momentum(aggregation.ServerRule):
+    """Momentum over the rounds."""
+
+    needs = frozenset({"memory"})
+
+    def _decide(self, view):
+        update = 0.5 * view.memory.read("momentum", view.theta.shape[1]) + view.gradients.mean(1)
+        view.memory.write("momentum", update)
+        return Decision(1e-3 * update)
+
+
+class Replay(attacks.Attack):
+    """Sends what was there before."""
+
+    def corrupt(self, gradients, byzantine, context):
+        last = context.memory.read("last", *gradients.shape[1:])
+        context.memory.write("last", gradients + last / 2)
+        return last
+
+
+def alternating(assigned, current, context):
+    """Everybody assigned attacks in two of three rounds of its own count."""
+    count = context.memory.read("count", dtype=torch.int64)
+    context.memory.write("count", count + 1)
+    return assigned & (count % 3 > 0)[:, None]
+
+
+@pytest.fixture
+def remembering():
+    """Arguments with an attack and roles that keep something."""
+    attacks.register("test_replay", Replay)
+    attacks.roles.register("test_alternating", lambda: alternating)
+    return {**EVERYTHING, "attack": ["test_replay", "alie"], "roles": "test_alternating", "num_byzantine": (2, 4)}
+
+
+def run(simulation, rounds=1, envs=None):
+    for _ in range(rounds):
+        simulation.apply(Momentum().decide(simulation.view), envs)
+
+
+def test_one_seed_reproduces_everything():
+    one, again, other = (make(seed=seed, **EVERYTHING) for seed in (3, 3, 4))
+    play(one, again, other, rounds=18)
+    assert_same(one, again)
+    assert not torch.equal(one.view.theta, other.view.theta)
 
 
 @pytest.mark.parametrize("model", ["mlp:16", "softmax"])
-def test_environment_of_a_batch_equals_the_simulation_alone(model):
-    arguments = {
-        "model": model,
-        "attack": ["gaussian", "sign_flip", "ipm", "alie", "random", "label_flip"],
-        "num_byzantine": (0, 5),
-        "roles": {"name": "randomized", "period": 4, "fixed_honest": False},
-        "partition": "dirichlet",
-        "worker_momentum": 0.3,
-        "rounds": 40,
-    }
-    batch = make(num_envs=7, seed=10, **arguments)
-    singles = [make(num_envs=1, seed=10 + e, **arguments) for e in range(7)]
-    for _ in range(20):
-        for simulation in (batch, *singles):
-            simulation.apply(1e-3 * uniform_update(simulation))
-    for e, single in enumerate(singles):
-        assert torch.equal(batch.byzantine[e], single.byzantine[0])
-        assert batch.attack_names[e] == single.attack_names[0]
-        torch.testing.assert_close(batch.gradients[e], single.gradients[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(batch.view.theta[e], single.view.theta[0], rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(batch.qv_loss()[e], single.qv_loss()[0], rtol=1e-4, atol=1e-5)
+def test_an_environment_of_a_batch_equals_one_alone(model):
+    batch = make(5, seed=10, model=model, **EVERYTHING)
+    alone = [make(1, seed=10 + env, model=model, **EVERYTHING) for env in range(5)]
+    for number in range(20):
+        playing = [env for env in (4, 0, 2, 1, 3) if (number + env) % 3] if number % 2 else None
+        play(batch, envs=playing)
+        play(*(alone[env] for env in (range(5) if playing is None else playing)))
+        if number % 7 == 6:
+            batch.reset([number, number + 1], [3, 1])
+            alone[3].reset([number])
+            alone[1].reset([number + 1])
+        for env, single in enumerate(alone):
+            assert_same(batch, single, [env])
 
 
-def test_environments_can_stand_still_while_others_go_on():
-    simulation, reference = make(attack="gaussian"), make(attack="gaussian")
-    before = simulation.gradients[0].clone(), simulation.view.theta[0].clone()
-    for _ in range(3):
-        simulation.apply(1e-3 * uniform_update(simulation), envs=[1])
-        reference.apply(1e-3 * uniform_update(reference))
-    assert torch.equal(simulation.gradients[0], before[0])
-    assert torch.equal(simulation.view.theta[0], before[1])
-    assert simulation.view.round.tolist() == [0, 3]
-    torch.testing.assert_close(simulation.view.theta[1], reference.view.theta[1])
-    torch.testing.assert_close(simulation.gradients[1], reference.gradients[1])
+def test_memories_equal_those_of_each_alone(remembering):
+    batch, alone = make(4, seed=10, **remembering), [make(1, seed=10 + e, **remembering) for e in range(4)]
+    assert batch.workers.attack_of.unique().tolist() == [0, 1]
+    for number, envs in enumerate([None, [2, 0], None, [1], [3, 1, 2], None, None]):
+        memory = batch.memory
+        if envs is None:
+            run(batch)
+        else:  # the rule decides for those that play, and keeps nothing for the others
+            update = torch.zeros_like(batch.view.theta)
+            update[envs] = Momentum().decide(batch.view.of(torch.tensor(envs))).update
+            batch.apply(update, envs)
+        for env in range(4) if envs is None else envs:
+            run(alone[env])
+        if number == 4:
+            batch.reset([5], [2])
+            alone[2].reset([5])
+        assert batch.memory is memory
+        for env, single in enumerate(alone):
+            assert_same(batch, single, [env])
 
 
-def test_per_environment_overrides():
-    simulation = make(
-        num_envs=3,
-        attack="zero",
-        per_environment=[{"attack": "ipm"}, {}, {"attack": ["sign_flip"], "num_byzantine": 5}],
-    )
-    assert simulation.attack_names == ["ipm", "zero", "sign_flip"]
-    assert simulation.byzantine.sum(1).tolist() == [2, 2, 5]
-    with pytest.raises(ValueError, match="per_environment may override"):
-        make(per_environment=[{"rounds": 3}, {}])
-    for overrides in ([{}], [1, 2]):
-        with pytest.raises(ValueError, match="per_environment must be a list of num_envs=2 mappings"):
-            make(per_environment=overrides)
+def test_simulations_do_not_share_memories(remembering):
+    one, other = make(**remembering), make(**remembering)
+    run(one, 4)
+    run(other, 4)
+    assert_same(one, other)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"task": "nope"}, "unknown task 'nope'; known: .*digits"),
-        ({"attack": "nope"}, "unknown attack 'nope'; known: .*alie"),
-        ({"attack": []}, "attack must be a name"),
-        ({"attack": {"epsilon": 1}}, "needs the key 'name'"),
-        ({"attack": None}, "attack must be a name.*got None"),
-        ({"attack": 3}, "attack must be a name.*got 3"),
-        ({"attack": {"ipm"}}, "attack must be a name.*got {'ipm'}"),
-        ({"attack": attacks.make("ipm")}, "attack must be a name"),
-        ({"roles": "nope"}, "unknown role function 'nope'; known: .*static"),
-        ({"partition": "nope"}, "unknown partition.*'nope'; known: .*iid"),
-        ({"qv_source": "nope"}, "unknown .*'nope'; known: .*held_out"),
-        ({"model": "nope"}, "unknown model 'nope'"),
-        ({"num_workers": 0}, "num_workers must be an integer of at least 1, got 0"),
-        ({"num_byzantine": 6}, "num_byzantine must be an integer from 0 to 5, got 6"),
-        ({"num_byzantine": -1}, "num_byzantine must be an integer from 0 to 5, got -1"),
-        ({"num_byzantine": (3, 2)}, r"num_byzantine\[1\] must be an integer from 3 to 5, got 2"),
-        ({"num_byzantine": (1, 2, 3)}, "num_byzantine must be an integer or"),
-        ({"num_byzantine": (6, 6)}, r"num_byzantine\[0\] must be an integer from 0 to 5, got 6"),
-        ({"num_byzantine": (0, 6)}, r"num_byzantine\[1\] must be an integer from 0 to 5, got 6"),
-        ({"num_byzantine": 1.5}, "num_byzantine must be an integer"),
-        ({"learning_rate": -0.1}, "learning_rate must be a finite number greater than 0"),
-        ({"learning_rate": {"initial": 0.1, "schedule": "nope"}}, "must be one of 'constant'"),
-        ({"learning_rate": {"initial": 0.1, "every": 3}}, "has no key 'every'"),
-        (
-            {"learning_rate": {"initial": 1.0, "schedule": "linear", "final": 2.0}},
-            r"learning_rate\['final'\] must be a finite number from 0 to 1.0, got 2.0",
-        ),
-        ({"momentum": 1.0}, "momentum must be at least 0 and less than 1"),
-        ({"worker_momentum": -0.1}, "worker_momentum must be"),
-        ({"qv_size": 100_000}, "qv_size.*100000|qv_size.*100,000"),
-        ({"qv_size": 0}, "qv_size must be an integer of at least 1"),
-        ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
-        ({"secure_group_size": 4}, "secure_group_size must divide num_workers=6, got 4"),
-        ({"rounds": 0}, "rounds must be an integer of at least 1"),
-        ({"device": "abacus"}, "device must be a torch device"),
-    ],
-)
-def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        make(**arguments)
+def test_a_reset_forgets_everything(remembering):
+    used, credits = make(1, **remembering), torch.eye(6)[:1]
+    run(used, 5)
+    used.apply(Decision(torch.full_like(used.view.theta, torch.nan), credits))
+    assert used.diverged.all()
+    for seed in (11, 12, 13):
+        fresh = make(1, **remembering)
+        for simulation in (used, fresh):
+            simulation.reset([seed])
+        assert (used.view.previous_credits == 1 / 6).all()
+        for _ in range(4):
+            assert_same(used, fresh)
+            for simulation in (used, fresh):
+                run(simulation)
 
 
-def test_unknown_arguments_and_parameters_are_named():
-    with pytest.raises(TypeError, match="num_wrokers"):
-        make(num_wrokers=3)
-    with pytest.raises(TypeError, match=r"attack 'ipm'.*eps"):
-        make(attack={"name": "ipm", "eps": 1})
+def test_everything_that_is_allowed_is_drawn():
+    simulation = make(1, num_byzantine=(1, 3), attack=["zero", "ipm"])
+    numbers, members, names = set(), set(), set()
+    for seed in range(60):
+        simulation.reset([seed])
+        chosen = simulation.byzantine[0].nonzero()[:, 0].tolist()
+        numbers.add(len(chosen))
+        members.update(chosen)
+        names.update(simulation.attack_names)
+    assert numbers == {1, 2, 3}
+    assert members == set(range(6))
+    assert names == {"zero", "ipm"}
 
 
-def test_another_default_dtype_is_named():
-    torch.set_default_dtype(torch.float64)
-    try:
-        with pytest.raises(ValueError, match=r"default dtype must be torch.float32, got torch.float64"):
-            make()
-    finally:
-        torch.set_default_dtype(torch.float32)
+def test_attack_and_f_of_one_episode():
+    simulation = make(3, attack="zero")
+    simulation.reset([1, 2], [0, 2], attack="ipm:epsilon=3.0", num_byzantine=4)
+    assert simulation.attack_names == ["ipm:epsilon=3.0", "zero", "ipm:epsilon=3.0"]
+    assert simulation.byzantine.sum(1).tolist() == [4, 2, 4]
+    told = make(1, attack="ipm:epsilon=3.0", num_byzantine=4)
+    told.reset([2])
+    play(simulation, told, rounds=3)
+    state = state_of(told)
+    del state["attacks"]
+    assert_same(simulation, state, [2])
+    simulation.reset([1, 2, 3], attack=["ipm:epsilon=3.0"], num_byzantine=(0, 0))
+    assert len(simulation.workers.attacks) == 2  # the second is known already
+    assert not simulation.byzantine.any()
+    simulation.reset([1, 2, 3])
+    assert simulation.attack_names == ["zero"] * 3
+    assert simulation.byzantine.sum(1).tolist() == [2, 2, 2]
 
 
-def test_numpy_global_generator_is_left_alone():
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    simulation = make(attack=["gaussian"], partition="dirichlet")
-    simulation.apply(uniform_update(simulation))
-    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+def test_bad_choices_of_an_episode_change_nothing():
+    simulation = make()
+    state = state_of(simulation)
+    for choice in ({"attack": "nope"}, {"attack": []}, {"num_byzantine": 6}, {"num_byzantine": (3, 2)}):
+        with pytest.raises(ValueError, match=next(iter(choice))):
+            simulation.reset([1, 2], **choice)
+    assert_same(simulation, state)
 
 
 def test_what_is_applied_is_copied():
     simulation = make()
-    update, credits = uniform_update(simulation), torch.full((6,), 1 / 6)
-    simulation.apply(update, credits.expand(2, 6))
-    kept = update.clone()
-    update.fill_(7), credits.fill_(7)
-    assert torch.equal(simulation.view.previous_update, kept)
-    assert (simulation.view.previous_credits == 1 / 6).all()
+    update, credits = uniform_update(simulation).clone().requires_grad_() * 1, torch.full((2, 6), 1 / 6)
+    simulation.apply(Decision(update, credits))
+    kept = update.detach().clone()
+    with torch.no_grad():
+        update.fill_(7), credits.fill_(7)
+    view = simulation.view
+    assert torch.equal(view.previous_update, kept)
+    assert (view.previous_credits == 1 / 6).all()
+    assert not (view.theta.requires_grad or view.previous_update.requires_grad)
     update = uniform_update(simulation)
     simulation.apply(update)
     kept = update.clone()
@@ -198,92 +179,160 @@ def test_what_is_applied_is_copied():
     assert torch.equal(simulation.view.previous_update[1], kept[1])
 
 
+def test_double_precision_leaves_the_state_in_single():
+    simulation, reference = make(momentum=0.5), make(momentum=0.5)
+    credits = torch.full((2, 6), 1 / 6, requires_grad=True)
+    simulation.apply(Decision(uniform_update(simulation).double(), credits.double()))
+    reference.apply(Decision(uniform_update(reference), credits))
+    assert_same(simulation, reference)
+    assert not simulation.view.previous_credits.requires_grad
+
+
+def test_credits_are_remembered_for_the_next_view():
+    simulation = make(3)
+    update, credits = uniform_update(simulation), torch.eye(6)[2].repeat(3, 1)
+    credits[2] = torch.nan  # a decision without credits in this environment
+    simulation.apply(Decision(update, credits), envs=[1, 2])
+    expected = torch.full((3, 6), 1 / 6)
+    expected[1] = credits[1]
+    assert torch.equal(simulation.view.previous_credits, expected)
+    simulation.apply(update)
+    assert torch.equal(simulation.view.previous_credits, expected)
+
+
 @pytest.mark.parametrize(
-    ("credits", "error", "message"),
+    ("decision", "error", "message"),
     [
-        ([[0.1] * 6] * 2, TypeError, "credits must be a tensor, got list"),
-        (torch.ones(2, 3) / 3, ValueError, r"credits must have shape \(2, 6\), got \(2, 3\)"),
-        (torch.full((2, 6), torch.nan), ValueError, "credits must not be negative"),
-        (torch.full((2, 6), 0.2), ValueError, "credits must not be negative and must sum to at most 1"),
-        (torch.full((2, 6), 7.0), ValueError, "credits must not be negative and must sum to at most 1"),
-        (torch.tensor([[1.5, -0.5, 0, 0, 0, 0]] * 2), ValueError, "credits must not be negative"),
+        (None, TypeError, "update must be a tensor, got NoneType"),
+        (torch.zeros(2, 195).numpy(), TypeError, "update must be a tensor, got ndarray"),
+        (torch.zeros(2, 195).to_sparse(), TypeError, "update must be a dense tensor"),
+        (torch.zeros(2, 195, dtype=torch.complex64), TypeError, "update must be a dense tensor of real"),
+        (torch.zeros(2, 3), ValueError, r"update must have shape \[2, 195\], got \[2, 3\]"),
+        (Decision(torch.zeros(2, 195), torch.ones(2, 3) / 3), ValueError, r"credits must have shape \[2, 6\]"),
     ],
+    ids=["none", "numpy", "sparse", "complex", "shape", "credits"],
 )
-def test_credits_are_checked_before_anything_moves(credits, error, message):
-    simulation, twin = make(), make()
+def test_bad_decisions_change_nothing(decision, error, message):
+    simulation = make()
+    state = state_of(simulation)
     with pytest.raises(error, match=message):
-        simulation.apply(uniform_update(simulation), credits)
-    assert int(simulation.view.round[0]) == 0
-    for each in (simulation, twin):
-        each.apply(uniform_update(each))
-    assert torch.equal(simulation.view.gradients, twin.view.gradients)
-
-
-def test_restore_after_a_reset_with_shares_of_other_lengths():
-    grown = 0
-    for seed in range(4):
-        simulation = make(1, seed, task="digits", partition="dirichlet", num_workers=10)
-        width = simulation.workers.batches.shares.shape[2]
-        snapshot = simulation.snapshot()
-        simulation.apply(uniform_update(simulation))
-        expected = simulation.gradients.clone()
-        simulation.reset([seed + 100])
-        grown += simulation.workers.batches.shares.shape[2] > width
-        simulation.restore(snapshot)
-        assert torch.equal(simulation.initial_loss, simulation.qv_loss())
-        simulation.apply(uniform_update(simulation))
-        assert torch.equal(simulation.gradients, expected)
-    assert grown
+        simulation.apply(decision)
+    assert_same(simulation, state)
 
 
 @pytest.mark.parametrize(
-    "spoil",
-    ["none", "empty", "nothing in it", "no generators", "a generator missing", "another attack", "double"],
+    "envs", [[7], [-1], [True, False, True], [1.0], [0, 0], torch.tensor([0.0]), 0, "12", torch.tensor(1)], ids=str
 )
-def test_restore_of_a_bad_snapshot_changes_nothing(spoil):
-    simulation, twin = make(attack=["ipm", "alie"]), make(attack=["ipm", "alie"])
-    snapshot = simulation.snapshot()
-    if spoil == "none":
-        snapshot = None
-    elif spoil == "empty":
-        snapshot = {"state": {}, "generators": []}
-    elif spoil == "nothing in it":
-        snapshot = {"state": None, "generators": None}
-    elif spoil == "double":
-        snapshot["state"]["server"]["theta"] = snapshot["state"]["server"]["theta"].double()
-    elif spoil == "no generators":
-        del snapshot["generators"]
-    elif spoil == "a generator missing":
-        del snapshot["generators"][1]
-    else:
-        snapshot["state"]["workers"]["attack_of"][0] = 2
-    simulation.apply(uniform_update(simulation))
-    twin.apply(uniform_update(twin))
-    with pytest.raises(ValueError, match="snapshot must be"):
+def test_environments_that_do_not_exist_change_nothing(envs):
+    simulation = make(3)
+    state = state_of(simulation)
+    for call in (
+        lambda: simulation.apply(torch.ones_like(simulation.view.theta), envs=envs),
+        lambda: simulation.reset([1], envs),
+    ):
+        with pytest.raises(ValueError, match="envs"):
+            call()
+    assert_same(simulation, state)
+
+
+def test_environments_may_be_a_tensor():
+    simulation, other = make(3), make(3)
+    simulation.apply(uniform_update(simulation), envs=torch.tensor([0, 2]))
+    other.apply(uniform_update(other), envs=[0, 2])
+    assert_same(simulation, other)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "envs"),
+    [([5, seed], None) for seed in (2**70, -1, 2**63, 1.5, None)]
+    + [([1], None), ([1, 2], [0]), (0, None), ("12", None), (None, None)],
+)
+def test_bad_seeds_change_nothing(seeds, envs):
+    simulation = make()
+    state = state_of(simulation)
+    with pytest.raises(ValueError, match="seeds"):
+        simulation.reset(seeds, envs)
+    assert_same(simulation, state)
+
+
+def test_rules_that_attacks_are_shown(rules_seen):
+    simulation = make(3, attack="curious")
+    assert type(rules_seen[-1]).__name__ == "Mean"
+    first, second = aggregation.make("median", num_byzantine=0), aggregation.make("krum", num_byzantine=1)
+    simulation.rule = first
+    play(simulation)
+    assert rules_seen[-1] is first
+    rows = simulation.gradients.clone()
+    simulation.use_rules([first, second], torch.tensor([1, 0, 1]))
+    play(simulation, envs=[0, 1])
+    assert torch.equal(rules_seen[-1](rows[:2]), torch.stack([second(rows[0]), first(rows[1])]))
+    simulation.reset([5], [2])
+    assert torch.equal(rules_seen[-1](rows[2:]), first(rows[2:]))
+
+
+@pytest.mark.parametrize("mend", ["restore", "reset"])
+def test_a_round_that_failed_must_be_mended(mend):
+    def attack(gradients, byzantine, context):
+        if broken:
+            raise KeyError("bug")
+        return -gradients
+
+    broken = []
+    attacks.register("flaky", lambda epsilon: attack)
+    simulation, sound = make(attack="flaky:epsilon=0.5"), make(attack="flaky:epsilon=0.5")
+    snapshot, update = simulation.snapshot(), uniform_update(simulation)
+    broken.append(True)
+    with pytest.raises(KeyError) as caught:
+        simulation.apply(update)
+    assert caught.value.__notes__ == ["raised by attack flaky:epsilon=0.5"]
+    broken.clear()
+    for go_on in (
+        lambda: simulation.view,
+        lambda: simulation.apply(update),
+        lambda: simulation.reset([3], [0]),
+    ):
+        with pytest.raises(RuntimeError, match=r"failed half way, in an attack, .*; reset all"):
+            go_on()
+    if mend == "restore":
         simulation.restore(snapshot)
-    for each in (simulation, twin):
-        each.apply(uniform_update(each))
-    assert torch.equal(simulation.gradients, twin.gradients)
+    else:
+        simulation.reset([3, 4])
+        sound.reset([3, 4])
+    play(simulation, sound)
+    assert_same(simulation, sound)
 
 
-def test_a_restore_in_inference_mode_spoils_nothing():
-    settings = {"momentum": 0.5, "worker_momentum": 0.5, "roles": "randomized"}
-    simulation, twin = make(**settings), make(**settings)
-    with torch.inference_mode():
-        simulation.restore(simulation.snapshot())
-    for each in (simulation, twin):
-        for envs in (None, [1]):
-            each.apply(uniform_update(each), envs=envs)
-        each.reset([5], [0])
-    assert torch.equal(simulation.gradients, twin.gradients)
+def test_a_reset_that_failed_must_be_repeated():
+    def source(task, qv_size, generator):
+        calls.append(None)
+        if len(calls) == 5:  # after one for the shapes and two for the first episodes, the second of the next
+            raise KeyError("bug")
+        return task.train[0][:qv_size], task.train[1][:qv_size]
+
+    calls = []
+    tasks.quasi_validation.register("flaky", lambda: source)
+    simulation = make(qv_source="flaky")
+    with pytest.raises(KeyError) as caught:
+        simulation.reset([7, 8])
+    assert caught.value.__notes__ == ["raised by qv_source flaky"]
+    with pytest.raises(RuntimeError, match=r"failed half way, in .* a QV source; reset all"):
+        _ = simulation.view
+    simulation.reset([7, 8])
+    sound = make(qv_source="flaky")
+    sound.reset([7, 8])
+    assert_same(simulation, sound)
 
 
-def test_unknown_arguments_are_named():
-    with pytest.raises(TypeError, match="unknown argument 'workers'; known: task, model, num_workers"):
-        make(workers=3)
-    for argument in ("roles", "qv_source", "partition", "attack"):
-        with pytest.raises(ValueError, match=f"{argument}.*'nobody'; known: "):
-            make(**{argument: "nobody"})
-    for seed in (-1, "a", 0.5):
-        with pytest.raises(ValueError, match=r"seed \(unless None\) must be an integer of at least 0"):
-            make(seed=seed)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_copies_play_on_apart(copied, remembering):
+    simulation = make(**remembering)
+    run(simulation, 3)
+    other = copied(simulation)
+    state, memory = state_of(simulation), simulation.memory.read("momentum", simulation.num_parameters)
+    run(other, 4)
+    assert_same(simulation, state)
+    assert torch.equal(simulation.memory.read("momentum", simulation.num_parameters), memory)
+    run(simulation, 4)
+    assert_same(simulation, other)
+    if copied is copy.deepcopy:
+        assert other.setup.task is simulation.setup.task  # immutable, and large
