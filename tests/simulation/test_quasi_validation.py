@@ -39,15 +39,13 @@ def test_new_samples_leave_graphs_of_earlier_losses():
 
 
 def test_samples_are_in_no_share_and_no_test_set():
-    simulation = make(num_envs=3, task="digits")
-
     def rows(x):
         return {tuple(row.tolist()) for row in x.flatten(1)}
 
+    simulation = make(num_envs=3, task="digits")
     task, qv = simulation.setup.task, rows(simulation.quasi_validation.x.flatten(0, 1))
     assert qv <= rows(task.held_out[0])
-    assert not qv & rows(task.train[0])
-    assert not qv & rows(task.test[0])
+    assert not qv & (rows(task.train[0]) | rows(task.test[0]))
 
 
 ZEROS, LABELS = torch.zeros(10, 8), torch.zeros(10, dtype=torch.int64)
@@ -73,8 +71,5 @@ def test_what_a_source_returns_is_checked(samples):
     tasks.quasi_validation.register("odd", lambda: lambda task, qv_size, generator: samples)
     with pytest.raises(ValueError, match=r"qv_source odd must return 10 finite samples of shape \(8,\)"):
         make(qv_source="odd")
-
-
-def test_samples_may_have_double_precision():
-    tasks.quasi_validation.register("double", lambda: lambda *given: (ZEROS.double(), LABELS))
-    assert make(qv_source="double").qv_loss().dtype == torch.float32
+    samples = (ZEROS.double(), LABELS)
+    assert make(qv_source="odd").qv_loss().dtype == torch.float32

@@ -7,11 +7,9 @@ import pytest
 import torch
 from simulation_cases import make, play, uniform_update
 
-from byzgym import aggregation, attacks
+from byzgym import attacks
 from byzgym.simulation.config import SimulationConfig, resolve
 from byzgym.simulation.server import Server, receive
-
-OVERFLOWING = {"name": "omniscient", "factor": 3e38}
 
 
 def server_for(num_envs, **arguments):
@@ -47,20 +45,14 @@ def test_an_update_that_is_not_finite_is_refused():
     assert server.round.tolist() == [3, 3, 2]  # refused rounds count
 
 
-def test_momentum_that_overflows_is_refused():
-    server = server_for(1, momentum=0.9, learning_rate=1e-30)
-    server.step(torch.full((1, 3), 3e38), None)
-    server.step(torch.full((1, 3), 3e38), None)  # 0.9 * 3e38 + 3e38 overflows
+@pytest.mark.parametrize("learning_rate", [1e-30, 1.0])
+def test_overflows_are_refused(learning_rate):
+    server = server_for(1, momentum=0.9, learning_rate=learning_rate)
+    for _ in range(2):
+        server.step(torch.full((1, 3), 3e38), None)  # 0.9 * 3e38 + 3e38 overflows
     assert server.diverged.all()
     assert server.velocity.isfinite().all()
-
-
-def test_huge_updates_leave_parameters_finite():
-    simulation = make()
-    for value in (3e38, -3e38):
-        simulation.apply(torch.full_like(simulation.view.theta, value))
-    assert simulation.view.theta.isfinite().all()
-    assert simulation.qv_loss().isfinite().all()
+    assert server.theta.isfinite().all()
 
 
 def test_secure_groups_show_means_only():
@@ -88,6 +80,7 @@ def test_rejections_belong_to_their_round():
     attacks.register("test_spoil", lambda: spoil_the_first_round)
     simulation = make(attack="test_spoil")
     first, byzantine = simulation.view, simulation.byzantine.clone()
+    assert simulation.view is first
     assert torch.equal(simulation.rejected, byzantine)
     assert not simulation.gradients[byzantine].any()
     play(simulation, envs=[1])
@@ -95,27 +88,6 @@ def test_rejections_belong_to_their_round():
     assert torch.equal(first.rejected, byzantine)  # a view of the past keeps what it has
     simulation.restore(simulation.snapshot())
     assert torch.equal(simulation.view.rejected[0], byzantine[0])
-
-
-def test_reading_the_view_changes_nothing():
-    simulation, twin = make(attack=OVERFLOWING), make(attack=OVERFLOWING)
-    for _ in range(3):
-        assert simulation.view is simulation.view
-        assert torch.equal(simulation.view.rejected, simulation.byzantine)
-        for each in (simulation, twin):
-            each.apply(torch.ones(2, each.num_parameters))
-    assert torch.equal(simulation.gradients, twin.gradients)
-
-
-def test_a_robust_rule_survives_rows_of_1e30():
-    attacks.register("test_huge", lambda: lambda gradients, *others: torch.full_like(gradients, 1e30))
-    simulation = make(attack="test_huge")
-    rule = aggregation.make("median", num_byzantine=2)
-    for _ in range(20):
-        assert not simulation.view.rejected.any()
-        simulation.apply(rule.decide(simulation.view))
-    assert not simulation.diverged.any()
-    assert (simulation.qv_loss() < 2).all()
 
 
 def test_views_and_contexts_lead_to_no_secret():
@@ -146,7 +118,11 @@ def test_views_and_contexts_lead_to_no_secret():
         assert storages(simulation.memory) & reached
         assert all(thing is not simulation for thing in reachable(view))
         assert not [name for name, secret in secrets.items() if storages(secret) & reached]
-    of_the_server = {"qv": simulation.quasi_validation.x, "memory": simulation.memory, "theta": simulation.server}
+    of_the_server = {
+        "qv": simulation.quasi_validation.x,
+        "memory": simulation.memory,
+        "theta": simulation.server,
+    }
     for own, context in contexts.items():
         reached = storages(context)
         assert storages(secrets.pop(own)) & reached
