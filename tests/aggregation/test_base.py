@@ -155,17 +155,6 @@ class TestRejectedRows:
         torch.testing.assert_close(credits, torch.tensor([0, 0, 0, 0.25, 0.25, 0.25, 0.25]))
 
 
-def test_credits_of_another_type_than_the_rows():
-    class Double(aggregation.Weighting):
-        def _credits(self, gradients):
-            return gradients.new_full(gradients.shape[:-1], 1 / gradients.shape[-2], dtype=torch.float64)
-
-    rows = torch.tensor([[1.0, 2], [3, 4], [torch.nan, 0]])
-    assert Double()(rows).tolist() == Double()(rows[:2]).tolist() == [2, 3]
-    assert Double().credits(rows).tolist() == [0.5, 0.5, 0]
-    assert Double().decide(view_of(rows[None])).update.tolist() == [[2, 3]]
-
-
 class Gradual(ServerRule):
     needs, linear = frozenset({"memory"}), True
 

@@ -23,16 +23,6 @@ def test_every_form_of_a_spec_is_a_rule():
     assert repr(made) == "Flatten"
 
 
-def test_mistakes_are_named():
-    for spec, error, message in (
-        ("krumm", ValueError, "unknown rule 'krumm'; did you mean 'krum'"),
-        ("krum:f=1", TypeError, "rule 'krum': .*'f'; its parameters: num_byzantine"),
-        (aggregation.Krum, TypeError, "rule must be 'name', .* got <class"),
-    ):
-        with pytest.raises(error, match=message):
-            aggregation.make_from(spec)
-
-
 @pytest.mark.parametrize("make", [lambda: aggregation.make("krum"), lambda: aggregation.make_from("krum")])
 def test_a_rule_without_f_deserves_a_warning(make):
     with pytest.warns(UserWarning, match="rule krum is not told num_byzantine and assumes 0") as caught:
@@ -61,7 +51,7 @@ class First(aggregation.Weighting):
 
     def _credits(self, gradients):
         kept = torch.arange(gradients.shape[-2]) < gradients.shape[-2] - self.num_byzantine
-        return (kept / kept.sum()).expand(gradients.shape[:-1])
+        return (kept.double() / kept.sum()).expand(gradients.shape[:-1])  # the type need not fit
 
 
 def asking(**parameters):

@@ -37,15 +37,9 @@ LAST = torch.tensor([[0, 0], [3, 9]])
     [
         None,
         LAST,
-        (LAST + 1, LENGTHS),
-        (LAST - 1, LENGTHS),
-        (LAST, LENGTHS - 1),
-        (LAST, LENGTHS + 1),
-        (LAST.float(), LENGTHS),
-        (LAST[:1], LENGTHS),
-        (LAST.numpy(), LENGTHS.numpy()),
+        *((shares, LENGTHS) for shares in (LAST + 1, LAST - 1, LAST.float(), LAST[:1], LAST.numpy())),
+        *((LAST, lengths) for lengths in (LENGTHS - 1, LENGTHS + 1, LENGTHS.float(), LENGTHS[:1])),
     ],
-    ids=["none", "tensor", "number", "negative", "no_sample", "length", "type", "shape", "numpy"],
 )
 def test_a_partition_must_divide_the_data(result):
     assert checked_shares("mine", (LAST, LENGTHS), 2, 10)[0] is LAST

@@ -56,16 +56,9 @@ ZEROS, LABELS = torch.zeros(10, 8), torch.zeros(10, dtype=torch.int64)
     [
         None,
         ZEROS,
-        (ZEROS, None),
-        (ZEROS.numpy(), LABELS),
-        (ZEROS, LABELS.float()),
-        (ZEROS, LABELS - 1),
-        (ZEROS, LABELS + 3),
-        (ZEROS[:3], LABELS[:3]),
-        (ZEROS[:, :3], LABELS),
-        (ZEROS * torch.nan, LABELS),
+        *((x, LABELS) for x in (ZEROS.numpy(), ZEROS[:3], ZEROS[:, :3], ZEROS * torch.nan)),
+        *((ZEROS, y) for y in (None, LABELS.float(), LABELS - 1, LABELS + 3, LABELS[:3])),
     ],
-    ids=["none", "tensor", "no_labels", "numpy", "type", "negative", "class", "few", "shape", "nan"],
 )
 def test_what_a_source_returns_is_checked(samples):
     tasks.quasi_validation.register("odd", lambda: lambda task, qv_size, generator: samples)
