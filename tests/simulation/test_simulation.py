@@ -7,7 +7,7 @@ import pytest
 import torch
 from simulation_cases import assert_same, make, make_remembering, play, state_of, uniform_update
 
-from byzgym import aggregation, attacks, tasks
+from byzgym import aggregation, attacks
 from byzgym.aggregation import Decision
 
 
@@ -157,7 +157,8 @@ def test_rules_that_attacks_are_shown(rules_seen):
 
 
 @pytest.mark.parametrize("mend", ["restore", "reset"])
-def test_a_round_that_failed_must_be_mended(mend):
+@pytest.mark.parametrize("failing", ["apply", "reset"])
+def test_a_round_that_failed_must_be_mended(mend, failing):
     def attack(gradients, byzantine, context):
         assert not broken
         return -gradients
@@ -168,7 +169,7 @@ def test_a_round_that_failed_must_be_mended(mend):
     snapshot, update = simulation.snapshot(), uniform_update(simulation)
     broken.append(True)
     with pytest.raises(AssertionError):
-        simulation.apply(update)
+        simulation.apply(update) if failing == "apply" else simulation.reset([7, 8])
     broken.clear()
     for call in (
         lambda: simulation.view,
@@ -183,27 +184,6 @@ def test_a_round_that_failed_must_be_mended(mend):
         simulation.reset([3, 4])
         sound.reset([3, 4])
     play(simulation, sound)
-    assert_same(simulation, sound)
-
-
-def test_a_reset_that_failed_must_be_repeated():
-    def source(task, qv_size, generator):
-        calls.append(None)
-        assert (
-            len(calls) != 5
-        )  # after one for the shapes and two for the first episodes, the second of the next
-        return task.train[0][:qv_size], task.train[1][:qv_size]
-
-    calls = []
-    tasks.quasi_validation.register("flaky", lambda: source)
-    simulation = make(qv_source="flaky")
-    with pytest.raises(AssertionError):
-        simulation.reset([7, 8])
-    with pytest.raises(RuntimeError, match=r"failed half way, in .* a QV source; reset all"):
-        _ = simulation.view
-    simulation.reset([7, 8])
-    sound = make(qv_source="flaky")
-    sound.reset([7, 8])
     assert_same(simulation, sound)
 
 
