@@ -113,6 +113,7 @@ def no_credits(policy: object) -> NotLinearError:
 
 def _check_credits(credits: Tensor) -> None:
     """Raise an error unless credits [E, n] are not negative and sum to at most 1, or are a row of NaN."""
+    credits = credits.detach()
     if not credits.numel() or (float(credits.min()) >= 0 and float(credits.sum(1).max()) <= 1 + 1e-3):
         return
     sound = (credits >= 0).all(1) & (credits.sum(1) <= 1 + 1e-3)

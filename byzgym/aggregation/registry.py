@@ -35,17 +35,12 @@ def make(name: str, /, **parameters: Any) -> Rule:
         >>> make("krum", num_byzantine=1)
         Krum(num_byzantine=1)
     """
-    return make_from({"name": name, **parameters})
+    return _made_or_warned({"name": name, **parameters})
 
 
 def make_from(spec: RuleSpec) -> Rule:
     """`make` from a name, "name:key=value", a mapping with a "name", a rule or a callable."""
-    rule = _made(spec)
-    if rule.uses_num_byzantine and not _is_told(spec):
-        warnings.warn(
-            f"rule {describe(spec)} is not told num_byzantine and assumes 0", stacklevel=3
-        )
-    return rule
+    return _made_or_warned(spec)
 
 
 def make_for(spec: RuleSpec, num_workers: int, num_byzantine: int) -> Rule:
@@ -71,6 +66,13 @@ def make_for(spec: RuleSpec, num_workers: int, num_byzantine: int) -> Rule:
             raise ValueError(f"rule {describe(spec)} needs {rule.condition}, got n={num_workers}")
         rule = _made(spec, min(num_byzantine, allowed))
     rule.check(torch.zeros(num_workers, 1))
+    return rule
+
+
+def _made_or_warned(spec: RuleSpec) -> Rule:
+    rule = _made(spec)
+    if rule.uses_num_byzantine and not _is_told(spec):
+        warnings.warn(f"rule {describe(spec)} is not told num_byzantine and assumes 0", stacklevel=3)
     return rule
 
 

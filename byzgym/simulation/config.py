@@ -177,12 +177,12 @@ def named_attacks(attack: Spec | Sequence[Spec]) -> tuple[NamedAttack, ...]:
         raise ValueError(f"attack must name at least one attack, got {attack!r}")
     made = []
     for spec in given:
-        name = describe(spec)
         one = _actor("attack", attacks.registry.registry, spec)
+        name = describe(spec)
         scope = getattr(one, "scope", "workers")
         if scope not in SCOPES:
             raise ValueError(f"attack: the scope of {name} must be one of {SCOPES}, got {scope!r}")
-        made.append(NamedAttack(one, name, _key(spec)))
+        made.append(NamedAttack(one, name, _key(spec, one)))
     return tuple(made)
 
 
@@ -199,11 +199,11 @@ def byzantine_bounds(num_byzantine: Any, num_workers: int) -> tuple[int, int]:
     return number, number
 
 
-def _key(spec: Spec) -> str:
+def _key(spec: Spec, made: Attack) -> str:
     try:
         return json.dumps(specs.parse(spec) if isinstance(spec, str) else spec, sort_keys=True)
-    except TypeError:  # an object, or a mapping with one, equals only itself
-        return str(id(spec))
+    except TypeError:  # an object, or made from one: equals only itself
+        return str(id(made))
 
 
 def _made(argument: str, registry: Registry[Any], spec: Spec) -> Any:

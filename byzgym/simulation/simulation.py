@@ -144,6 +144,7 @@ class Simulation:
         return self.engine.num_parameters
 
     @property
+    @shielded
     def view(self) -> ServerView:
         """What the server knows in this round; valid until the next `apply` or `reset`.
 
@@ -180,6 +181,7 @@ class Simulation:
     def rule(self, rule: Callable[[Tensor], Tensor]) -> None:
         self.use_rules([rule])
 
+    @shielded
     def use_rules(self, rules: Sequence[Callable[[Tensor], Tensor]], numbers: Tensor | None = None) -> None:
         """Say that environment e uses ``rules[numbers[e]]``, and the first of them after a reset.
 

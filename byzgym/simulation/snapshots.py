@@ -34,7 +34,10 @@ def put_back(
         ValueError: If the snapshot is invalid or of a simulation of another form; nothing changes then.
     """
     try:
-        found = _form(snapshot["state"].items(), snapshot["generators"], snapshot["memories"])
+        saved_memories = list(snapshot["memories"])
+        # Attacks that a later reset has added kept nothing yet.
+        saved_memories += [{}] * (len(memories) - len(saved_memories))
+        found = _form(snapshot["state"].items(), snapshot["generators"], saved_memories)
     except (AttributeError, KeyError, TypeError):
         raise ValueError("snapshot must be what snapshot() returned, got an invalid snapshot") from None
     expected = _form(_tensors(owners), [generator.get_state() for generator in generators], memories)
@@ -48,7 +51,7 @@ def put_back(
         vars(owner).update({key: value.clone() for key, value in snapshot["state"][name].items()})
     for generator, saved in zip(generators, snapshot["generators"], strict=True):
         generator.set_state(saved)
-    for memory, saved in zip(memories, snapshot["memories"], strict=True):
+    for memory, saved in zip(memories, saved_memories, strict=True):
         memory.load(saved)
 
 

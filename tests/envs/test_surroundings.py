@@ -1,7 +1,6 @@
-"""Environments inside inference mode, in threads, and after pickle."""
+"""Environments and agents inside modes of torch that a training job may be in, and after pickle."""
 
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
 import numpy as np
@@ -9,66 +8,105 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import data_equivalence
 
+from byzgym import agents
+from byzgym.aggregation import ServerView
+
 ID = "ByzantineAggregation-v0"
-TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "rounds": 10, "pool_size": 8}
+TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "rounds": 5, "pool_size": 8}
+REMEMBERING = {
+    "attack": ["gaussian", "alie"],
+    "momentum": 0.5,
+    "worker_momentum": 0.5,
+    "roles": "randomized:period=2",
+}
+MODES = {
+    "inference": torch.inference_mode,
+    "bfloat16": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "float16": lambda: torch.autocast("cpu", dtype=torch.float16),
+    "default_device": lambda: torch.device("meta"),
+}
+both = pytest.mark.parametrize("vector", [False, True], ids=["single", "vector"])
 
 
-def make_single(**arguments):
-    return gym.make(ID, **{**TINY, **arguments})
+def make(vector, **arguments):
+    arguments = {**TINY, **REMEMBERING, **arguments}
+    return gym.make_vec(ID, num_envs=3, **arguments) if vector else gym.make(ID, **arguments)
 
 
-def make_vector(**arguments):
-    return gym.make_vec(ID, num_envs=3, **{**TINY, **arguments})
+def whole_episode(env, name="gaa:window=2"):
+    """Let an agent play; the last information has test metrics."""
+    agent = agents.make_from(name).bind(env)
+    seen = [env.reset(seed=0)]
+    for _ in range(TINY["rounds"]):
+        seen.append(env.step(agent.predict(seen[-1][0])[0]))
+    return seen
 
 
-def play(env, steps):
+def play(env, steps=3):
     action = np.full(env.action_space.shape, 1 / 6, np.float32)
-    return tuple(env.step(action) for _ in range(steps))
+    return [env.step(action) for _ in range(steps)]
 
 
-def begin_anew_and_play(env):
-    return env.reset(), *play(env, 3)
+def begin_anew(env):
+    return env.reset(), play(env)
 
 
 def differentiate(env):
     view = env.unwrapped.view
     theta = view.theta.clone().requires_grad_()
-    view.qv_loss(theta).sum().backward()
+    (view.qv_loss(theta) * view.learning_rate * view.qv_value).sum().backward()
     return theta.grad.numpy()
 
 
-@pytest.mark.parametrize("make", [make_single, make_vector])
-@pytest.mark.parametrize("go_on", [lambda env: play(env, 3), begin_anew_and_play, differentiate])
-def test_an_environment_used_in_inference_mode_can_be_used_outside(make, go_on):
-    arguments = {"momentum": 0.5, "worker_momentum": 0.5, "roles": {"name": "randomized", "period": 2}}
-    expected = make(**arguments)
+def restore(env):
+    env.reset()
     with torch.inference_mode():
-        env = make(**arguments)
-        assert data_equivalence(env.reset(seed=0), expected.reset(seed=0), exact=True)
-        assert data_equivalence(play(env, 3), play(expected, 3), exact=True)
+        env.unwrapped.simulation.restore(env.unwrapped.simulation.snapshot())
+    return play(env)
+
+
+@both
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("agent", "model"), [("gaa:window=2", "mlp:8"), ("krum:num_byzantine=1", "softmax")])
+def test_modes_change_nothing(vector, mode, agent, model):
+    expected = whole_episode(make(vector, model=model, observation="all"), agent)
+    with MODES[mode]():
+        found = whole_episode(make(vector, model=model, observation="all"), agent)
+    assert data_equivalence(found, expected, exact=True)
+
+
+@both
+@pytest.mark.parametrize("go_on", [begin_anew, differentiate, restore])
+def test_what_is_made_in_inference_mode_goes_on(vector, go_on):
+    expected = make(vector)
+    whole_episode(expected)
+    with torch.inference_mode():
+        env = make(vector)
+        whole_episode(env)
     assert data_equivalence(go_on(env), go_on(expected), exact=True)
 
 
-def test_environments_in_threads_draw_what_they_draw_alone():
-    def observations(seeds):
-        env = make_single(attack="none")
-        return np.array([env.reset(seed=seed)[0] for seed in seeds])
-
-    parts = [range(60), range(100, 160)]
-    state = torch.get_rng_state()
-    expected = [observations(seeds) for seeds in parts]
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(observations, parts))
-    assert np.array_equal(found, expected)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("make", [make_single, make_vector])
-def test_an_environment_survives_pickle_and_plays_on(make):
-    env = make(attack=["gaussian", "alie"], roles={"name": "randomized", "period": 2}, momentum=0.5)
+@both
+def test_an_environment_survives_pickle(vector):
+    env = make(vector)
     env.reset(seed=0)
-    play(env, 3)
+    play(env)
     again = pickle.loads(pickle.dumps(env))
-    assert data_equivalence(play(env, 5), play(again, 5), exact=True)
-    assert data_equivalence(env.reset(), again.reset(), exact=True)
-    assert data_equivalence(play(env, 3), play(again, 3), exact=True)
+    for go_on in (play, begin_anew):
+        assert data_equivalence(go_on(env), go_on(again), exact=True)
+
+
+def test_a_view_of_a_training_job():
+    """Gradients with a graph, and a learning rate that is a number."""
+    rows, target = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0)), torch.ones(4)
+
+    def credits(rows, learning_rate):
+        view = ServerView(
+            rows, torch.zeros(1, 4), learning_rate, lambda theta: (theta - target).square().sum(1)
+        )
+        assert view.learning_rate.tolist() == torch.tensor([0.3]).tolist()
+        return agents.make("gaa").credits(view)
+
+    expected = credits(rows, torch.tensor([0.3]))
+    for rate in (0.3, torch.tensor(0.3, dtype=torch.float64)):
+        assert torch.equal(credits(rows.clone().requires_grad_() * 1, rate), expected)

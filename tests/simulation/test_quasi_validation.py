@@ -1,8 +1,10 @@
-"""The loss on the server's own samples: finite, bounded, and in nobody's way."""
+"""The server's own samples, and the loss on them: finite, bounded, and in nobody's way."""
 
 import pytest
 import torch
+from simulation_cases import make
 
+from byzgym import tasks
 from byzgym.simulation.quasi_validation import LARGEST_LOSS, QuasiValidation
 
 
@@ -18,7 +20,7 @@ class Scaling:
         return torch.tensor([torch.inf, 3e38]), torch.tensor([[torch.inf, 1.0], [-torch.inf, torch.nan]])
 
 
-def test_losses_and_gradients_are_finite_and_bounded():
+def test_losses_and_gradients_are_finite():
     qv = QuasiValidation(Scaling(), 2, torch.zeros(1), torch.zeros(1))
     loss, gradient = qv.loss_and_gradient(torch.zeros(2, 2))
     assert LARGEST_LOSS == 1e30
@@ -26,7 +28,7 @@ def test_losses_and_gradients_are_finite_and_bounded():
     assert gradient.tolist() == [[0, 1], [0, 0]]
 
 
-def test_new_samples_leave_graphs_of_earlier_losses_alone():
+def test_new_samples_leave_graphs_of_earlier_losses():
     qv = QuasiValidation(Scaling(), 1, torch.zeros(1), torch.zeros(1))
     qv.assign(0, torch.ones(1), torch.zeros(1))
     theta = torch.ones(1, 2, requires_grad=True)
@@ -34,3 +36,33 @@ def test_new_samples_leave_graphs_of_earlier_losses_alone():
     qv.assign(0, torch.full((1,), 5.0), torch.zeros(1))
     loss.sum().backward()
     assert theta.grad[0, 0] == 2
+
+
+def test_samples_are_in_no_share_and_no_test_set():
+    def rows(x):
+        return {tuple(row.tolist()) for row in x.flatten(1)}
+
+    simulation = make(num_envs=3, task="digits")
+    task, qv = simulation.setup.task, rows(simulation.quasi_validation.x.flatten(0, 1))
+    assert qv <= rows(task.held_out[0])
+    assert not qv & (rows(task.train[0]) | rows(task.test[0]))
+
+
+ZEROS, LABELS = torch.zeros(10, 8), torch.zeros(10, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        None,
+        ZEROS,
+        *((x, LABELS) for x in (ZEROS.numpy(), ZEROS[:3], ZEROS[:, :3], ZEROS * torch.nan)),
+        *((ZEROS, y) for y in (None, LABELS.float(), LABELS - 1, LABELS + 3, LABELS[:3])),
+    ],
+)
+def test_what_a_source_returns_is_checked(samples):
+    tasks.quasi_validation.register("odd", lambda: lambda task, qv_size, generator: samples)
+    with pytest.raises(ValueError, match=r"qv_source odd must return 10 finite samples of shape \(8,\)"):
+        make(qv_source="odd")
+    samples = (ZEROS.double(), LABELS)
+    assert make(qv_source="odd").qv_loss().dtype == torch.float32

@@ -1,289 +1,202 @@
-"""Runs of the simulation: seeds, snapshots, batches of environments, and its arguments."""
+"""Episodes of many environments at once: seeds, rounds, resets, memories, failures and copies."""
 
-import numpy as np
+import copy
+import pickle
+
 import pytest
 import torch
-from simulation_cases import make, uniform_update
+from simulation_cases import assert_same, make, make_remembering, play, state_of, uniform_update
 
-from byzgym import attacks
-
-
-def test_snapshot_and_restore_repeat_a_run_exactly():
-    settings = {
-        "attack": ["gaussian", "alie"],
-        "roles": {"name": "randomized", "period": 3},
-        "momentum": 0.5,
-        "worker_momentum": 0.5,
-    }
-    simulation = make(**settings)
-
-    def play(rounds):
-        trace = []
-        for _ in range(rounds):
-            credits = torch.rand(2, 6, generator=torch.Generator()) / 6
-            simulation.apply(1e-3 * uniform_update(simulation), credits)
-            view = simulation.view
-            trace.append(
-                [
-                    view.gradients.clone(),
-                    view.theta.clone(),
-                    simulation.byzantine.clone(),
-                    simulation.qv_loss().clone(),
-                    view.previous_credits.clone(),
-                    view.round.clone(),
-                ]
-            )
-        return trace
-
-    play(5)
-    snapshot = simulation.snapshot()
-    gradients = simulation.gradients.clone()
-    first = play(25)
-    simulation.restore(snapshot)
-    assert torch.equal(simulation.gradients, gradients)
-    second = play(25)
-    assert all(
-        torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True)
-    )
-    simulation.restore(snapshot)  # a snapshot can be used again
-    assert torch.equal(simulation.gradients, gradients)
+from byzgym import aggregation, attacks
+from byzgym.aggregation import Decision
 
 
-def test_one_seed_reproduces_everything_and_another_does_not():
-    traces = []
-    for seed in (3, 3, 4):
-        simulation = make(seed=seed, attack=["gaussian", "random"], num_byzantine=(1, 4))
-        for _ in range(18):
-            simulation.apply(1e-3 * uniform_update(simulation))
-        traces.append(
-            (simulation.gradients.clone(), simulation.view.theta.clone(), simulation.byzantine.clone())
-        )
-    assert all(torch.equal(a, b) for a, b in zip(traces[0], traces[1], strict=True))
-    assert not torch.equal(traces[0][1], traces[2][1])
+def test_one_seed_reproduces_everything():
+    one, again, other = (make_remembering(seed=seed) for seed in (3, 3, 4))
+    play(one, again, other, rounds=18)
+    assert_same(one, again)
+    assert not torch.equal(one.view.theta, other.view.theta)
 
 
 @pytest.mark.parametrize("model", ["mlp:16", "softmax"])
-def test_environment_of_a_batch_equals_the_simulation_alone(model):
-    arguments = {
-        "model": model,
-        "attack": ["gaussian", "sign_flip", "ipm", "alie", "random", "label_flip"],
-        "num_byzantine": (0, 5),
-        "roles": {"name": "randomized", "period": 4, "fixed_honest": False},
-        "partition": "dirichlet",
-        "worker_momentum": 0.3,
-        "rounds": 40,
-    }
-    batch = make(num_envs=7, seed=10, **arguments)
-    singles = [make(num_envs=1, seed=10 + e, **arguments) for e in range(7)]
-    for _ in range(20):
-        for simulation in (batch, *singles):
-            simulation.apply(1e-3 * uniform_update(simulation))
-    for e, single in enumerate(singles):
-        assert torch.equal(batch.byzantine[e], single.byzantine[0])
-        assert batch.attack_names[e] == single.attack_names[0]
-        torch.testing.assert_close(batch.gradients[e], single.gradients[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(batch.view.theta[e], single.view.theta[0], rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(batch.qv_loss()[e], single.qv_loss()[0], rtol=1e-4, atol=1e-5)
+def test_an_environment_of_a_batch_equals_one_alone(model):
+    batch = make_remembering(5, seed=10, model=model)
+    alone = [make_remembering(1, seed=10 + env, model=model) for env in range(5)]
+    for number in range(20):
+        playing = [env for env in (4, 0, 2, 1, 3) if (number + env) % 3] if number % 2 else None
+        play(batch, envs=playing)
+        play(*(alone[env] for env in (range(5) if playing is None else playing)))
+        if number % 7 == 6:
+            batch.reset([number, number + 1], [3, 1])
+            alone[3].reset([number])
+            alone[1].reset([number + 1])
+        for env, single in enumerate(alone):
+            assert_same(batch, single, [env])
 
 
-def test_environments_can_stand_still_while_others_go_on():
-    simulation, reference = make(attack="gaussian"), make(attack="gaussian")
-    before = simulation.gradients[0].clone(), simulation.view.theta[0].clone()
-    for _ in range(3):
-        simulation.apply(1e-3 * uniform_update(simulation), envs=[1])
-        reference.apply(1e-3 * uniform_update(reference))
-    assert torch.equal(simulation.gradients[0], before[0])
-    assert torch.equal(simulation.view.theta[0], before[1])
-    assert simulation.view.round.tolist() == [0, 3]
-    torch.testing.assert_close(simulation.view.theta[1], reference.view.theta[1])
-    torch.testing.assert_close(simulation.gradients[1], reference.gradients[1])
+def test_a_reset_forgets_everything():
+    used = make_remembering(1)
+    play(used, rounds=5)
+    used.apply(Decision(torch.full_like(used.view.theta, torch.nan), torch.eye(6)[:1]))
+    assert used.diverged.all()
+    for seed in (11, 12, 13):
+        fresh = make_remembering(1)
+        for simulation in (used, fresh):
+            simulation.reset([seed])
+        assert (used.view.previous_credits == 1 / 6).all()
+        for _ in range(4):
+            assert_same(used, fresh)
+            play(used, fresh)
 
 
-def test_per_environment_overrides():
-    simulation = make(
-        num_envs=3,
-        attack="zero",
-        per_environment=[{"attack": "ipm"}, {}, {"attack": ["sign_flip"], "num_byzantine": 5}],
-    )
-    assert simulation.attack_names == ["ipm", "zero", "sign_flip"]
-    assert simulation.byzantine.sum(1).tolist() == [2, 2, 5]
-    with pytest.raises(ValueError, match="per_environment may override"):
-        make(per_environment=[{"rounds": 3}, {}])
-    for overrides in ([{}], [1, 2]):
-        with pytest.raises(ValueError, match="per_environment must be a list of num_envs=2 mappings"):
-            make(per_environment=overrides)
+def test_everything_that_is_allowed_is_drawn():
+    simulation = make(1, num_byzantine=(1, 3), attack=["zero", "ipm"])
+    numbers, members, names = set(), set(), set()
+    for seed in range(60):
+        simulation.reset([seed])
+        chosen = simulation.byzantine[0].nonzero()[:, 0].tolist()
+        numbers.add(len(chosen))
+        members.update(chosen)
+        names.update(simulation.attack_names)
+    assert (numbers, members, names) == ({1, 2, 3}, set(range(6)), {"zero", "ipm"})
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"task": "nope"}, "unknown task 'nope'; known: .*digits"),
-        ({"attack": "nope"}, "unknown attack 'nope'; known: .*alie"),
-        ({"attack": []}, "attack must be a name"),
-        ({"attack": {"epsilon": 1}}, "needs the key 'name'"),
-        ({"attack": None}, "attack must be a name.*got None"),
-        ({"attack": 3}, "attack must be a name.*got 3"),
-        ({"attack": {"ipm"}}, "attack must be a name.*got {'ipm'}"),
-        ({"attack": attacks.make("ipm")}, "attack must be a name"),
-        ({"roles": "nope"}, "unknown role function 'nope'; known: .*static"),
-        ({"partition": "nope"}, "unknown partition.*'nope'; known: .*iid"),
-        ({"qv_source": "nope"}, "unknown .*'nope'; known: .*held_out"),
-        ({"model": "nope"}, "unknown model 'nope'"),
-        ({"num_workers": 0}, "num_workers must be an integer of at least 1, got 0"),
-        ({"num_byzantine": 6}, "num_byzantine must be an integer from 0 to 5, got 6"),
-        ({"num_byzantine": -1}, "num_byzantine must be an integer from 0 to 5, got -1"),
-        ({"num_byzantine": (3, 2)}, r"num_byzantine\[1\] must be an integer from 3 to 5, got 2"),
-        ({"num_byzantine": (1, 2, 3)}, "num_byzantine must be an integer or"),
-        ({"num_byzantine": (6, 6)}, r"num_byzantine\[0\] must be an integer from 0 to 5, got 6"),
-        ({"num_byzantine": (0, 6)}, r"num_byzantine\[1\] must be an integer from 0 to 5, got 6"),
-        ({"num_byzantine": 1.5}, "num_byzantine must be an integer"),
-        ({"learning_rate": -0.1}, "learning_rate must be a finite number greater than 0"),
-        ({"learning_rate": {"initial": 0.1, "schedule": "nope"}}, "must be one of 'constant'"),
-        ({"learning_rate": {"initial": 0.1, "every": 3}}, "has no key 'every'"),
-        (
-            {"learning_rate": {"initial": 1.0, "schedule": "linear", "final": 2.0}},
-            r"learning_rate\['final'\] must be a finite number from 0 to 1.0, got 2.0",
-        ),
-        ({"momentum": 1.0}, "momentum must be at least 0 and less than 1"),
-        ({"worker_momentum": -0.1}, "worker_momentum must be"),
-        ({"qv_size": 100_000}, "qv_size.*100000|qv_size.*100,000"),
-        ({"qv_size": 0}, "qv_size must be an integer of at least 1"),
-        ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
-        ({"secure_group_size": 4}, "secure_group_size must divide num_workers=6, got 4"),
-        ({"rounds": 0}, "rounds must be an integer of at least 1"),
-        ({"device": "abacus"}, "device must be a torch device"),
-    ],
-)
-def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        make(**arguments)
-
-
-def test_unknown_arguments_and_parameters_are_named():
-    with pytest.raises(TypeError, match="num_wrokers"):
-        make(num_wrokers=3)
-    with pytest.raises(TypeError, match=r"attack 'ipm'.*eps"):
-        make(attack={"name": "ipm", "eps": 1})
-
-
-def test_another_default_dtype_is_named():
-    torch.set_default_dtype(torch.float64)
-    try:
-        with pytest.raises(ValueError, match=r"default dtype must be torch.float32, got torch.float64"):
-            make()
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-def test_numpy_global_generator_is_left_alone():
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    simulation = make(attack=["gaussian"], partition="dirichlet")
-    simulation.apply(uniform_update(simulation))
-    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+def test_attack_and_f_of_one_episode():
+    simulation, told = make(3, attack="zero"), make(1, attack="ipm:epsilon=3.0", num_byzantine=4)
+    simulation.reset([1, 2], [0, 2], attack="ipm:epsilon=3.0", num_byzantine=4)
+    told.reset([2])
+    assert simulation.attack_names == ["ipm:epsilon=3.0", "zero", "ipm:epsilon=3.0"]
+    assert simulation.byzantine.sum(1).tolist() == [4, 2, 4]
+    play(simulation, told, rounds=3)
+    assert_same(simulation, told, [2])
+    simulation.reset([1, 2, 3], attack=["ipm:epsilon=3.0"], num_byzantine=(0, 0))
+    assert len(simulation.workers.attacks) == 2  # the second is known already
+    assert not simulation.byzantine.any()
+    simulation.reset([1, 2, 3])
+    assert simulation.attack_names == ["zero"] * 3
+    assert simulation.byzantine.sum(1).tolist() == [2, 2, 2]
 
 
 def test_what_is_applied_is_copied():
-    simulation = make()
-    update, credits = uniform_update(simulation), torch.full((6,), 1 / 6)
-    simulation.apply(update, credits.expand(2, 6))
-    kept = update.clone()
-    update.fill_(7), credits.fill_(7)
-    assert torch.equal(simulation.view.previous_update, kept)
-    assert (simulation.view.previous_credits == 1 / 6).all()
+    simulation, reference = make(momentum=0.5), make(momentum=0.5)
+    graph = torch.ones((), dtype=torch.float64, requires_grad=True)
+    update, credits = graph * uniform_update(simulation), graph * torch.full((2, 6), 1 / 6)
+    reference.apply(Decision(update.detach().float(), credits.detach().float()))
+    simulation.apply(Decision(update, credits))
+    with torch.no_grad():
+        update.fill_(7), credits.fill_(7)
+    assert_same(simulation, reference)
+    assert not simulation.view.theta.requires_grad
+    assert not simulation.view.previous_credits.requires_grad
     update = uniform_update(simulation)
     simulation.apply(update)
     kept = update.clone()
     simulation.reset([1], [0])
     assert torch.equal(update, kept)
-    assert torch.equal(simulation.view.previous_update[1], kept[1])
 
 
-@pytest.mark.parametrize(
-    ("credits", "error", "message"),
-    [
-        ([[0.1] * 6] * 2, TypeError, "credits must be a tensor, got list"),
-        (torch.ones(2, 3) / 3, ValueError, r"credits must have shape \(2, 6\), got \(2, 3\)"),
-        (torch.full((2, 6), torch.nan), ValueError, "credits must not be negative"),
-        (torch.full((2, 6), 0.2), ValueError, "credits must not be negative and must sum to at most 1"),
-        (torch.full((2, 6), 7.0), ValueError, "credits must not be negative and must sum to at most 1"),
-        (torch.tensor([[1.5, -0.5, 0, 0, 0, 0]] * 2), ValueError, "credits must not be negative"),
-    ],
-)
-def test_credits_are_checked_before_anything_moves(credits, error, message):
-    simulation, twin = make(), make()
-    with pytest.raises(error, match=message):
-        simulation.apply(uniform_update(simulation), credits)
-    assert int(simulation.view.round[0]) == 0
-    for each in (simulation, twin):
-        each.apply(uniform_update(each))
-    assert torch.equal(simulation.view.gradients, twin.view.gradients)
+def test_credits_are_remembered_for_the_next_view():
+    simulation = make(3)
+    update, credits = uniform_update(simulation), torch.eye(6)[2].repeat(3, 1)
+    credits[2] = torch.nan  # a decision without credits in this environment
+    expected = torch.full((3, 6), 1 / 6)
+    expected[1] = credits[1]
+    simulation.apply(Decision(update, credits), envs=[1, 2])
+    for _ in range(2):
+        assert torch.equal(simulation.view.previous_credits, expected)
+        simulation.apply(update)
 
 
-def test_restore_after_a_reset_with_shares_of_other_lengths():
-    grown = 0
-    for seed in range(4):
-        simulation = make(1, seed, task="digits", partition="dirichlet", num_workers=10)
-        width = simulation.workers.batches.shares.shape[2]
-        snapshot = simulation.snapshot()
-        simulation.apply(uniform_update(simulation))
-        expected = simulation.gradients.clone()
-        simulation.reset([seed + 100])
-        grown += simulation.workers.batches.shares.shape[2] > width
+BAD_DECISIONS = [
+    (None, TypeError, "update must be a tensor, got NoneType"),
+    (torch.zeros(2, 195).numpy(), TypeError, "update must be a tensor, got ndarray"),
+    (torch.zeros(2, 195).to_sparse(), TypeError, "update must be a dense tensor"),
+    (torch.zeros(2, 195, dtype=torch.complex64), TypeError, "update must be a dense tensor of real"),
+    (torch.zeros(2, 3), ValueError, r"update must have shape \[2, 195\], got \[2, 3\]"),
+    (Decision(torch.zeros(2, 195), torch.ones(2, 3) / 3), ValueError, r"credits must have shape \[2, 6\]"),
+]
+BAD_ENVS = [[7], [-1], [True, False], [1.0], [0, 0], torch.tensor([0.0]), 0, "12", torch.tensor(1)]
+BAD_SEEDS = [[5, 2**70], [5, -1], [5, 2**63], [5, 1.5], [5, None], [1], 0, "12", None]
+BAD_CHOICES = [{"attack": "nope"}, {"attack": []}, {"num_byzantine": 6}, {"num_byzantine": (3, 2)}]
+
+
+def test_bad_arguments_change_nothing():
+    simulation = make()
+    state, update = state_of(simulation), uniform_update(simulation)
+    calls = [
+        (lambda given=given: simulation.apply(given), error, text) for given, error, text in BAD_DECISIONS
+    ]
+    for envs in BAD_ENVS:
+        calls.append((lambda envs=envs: simulation.apply(update, envs=envs), ValueError, "envs"))
+        calls.append((lambda envs=envs: simulation.reset([1], envs), ValueError, "envs"))
+    calls += [(lambda seeds=seeds: simulation.reset(seeds), ValueError, "seeds") for seeds in BAD_SEEDS]
+    calls.append((lambda: simulation.reset([1, 2], [0]), ValueError, "seeds"))
+    for choice in BAD_CHOICES:
+        calls.append(
+            (lambda choice=choice: simulation.reset([1, 2], **choice), ValueError, next(iter(choice)))
+        )
+    for call, error, message in calls:
+        with pytest.raises(error, match=message):
+            call()
+        assert_same(simulation, state)
+
+
+def test_rules_that_attacks_are_shown(rules_seen):
+    simulation = make(3, attack="curious")
+    assert type(rules_seen[-1]).__name__ == "Mean"
+    first, second = (aggregation.make(name, num_byzantine=1) for name in ("median", "krum"))
+    simulation.rule = first
+    play(simulation)
+    assert rules_seen[-1] is first
+    rows = simulation.gradients.clone()
+    simulation.use_rules([first, second], torch.tensor([1, 0, 1]))
+    play(simulation, envs=[0, 1])
+    assert torch.equal(rules_seen[-1](rows[:2]), torch.stack([second(rows[0]), first(rows[1])]))
+    simulation.reset([5], [2])
+    assert torch.equal(rules_seen[-1](rows[2:]), first(rows[2:]))
+
+
+@pytest.mark.parametrize("mend", ["restore", "reset"])
+@pytest.mark.parametrize("failing", ["apply", "reset"])
+def test_a_round_that_failed_must_be_mended(mend, failing):
+    def attack(gradients, byzantine, context):
+        assert not broken
+        return -gradients
+
+    broken = []
+    attacks.register("flaky", lambda: attack)
+    simulation, sound = make(attack="flaky"), make(attack="flaky")
+    snapshot, update = simulation.snapshot(), uniform_update(simulation)
+    broken.append(True)
+    with pytest.raises(AssertionError):
+        simulation.apply(update) if failing == "apply" else simulation.reset([7, 8])
+    broken.clear()
+    for call in (
+        lambda: simulation.view,
+        lambda: simulation.apply(update),
+        lambda: simulation.reset([3], [0]),
+    ):
+        with pytest.raises(RuntimeError, match=r"failed half way, in an attack, .*; reset all"):
+            call()
+    if mend == "restore":
         simulation.restore(snapshot)
-        assert torch.equal(simulation.initial_loss, simulation.qv_loss())
-        simulation.apply(uniform_update(simulation))
-        assert torch.equal(simulation.gradients, expected)
-    assert grown
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    ["none", "empty", "nothing in it", "no generators", "a generator missing", "another attack", "double"],
-)
-def test_restore_of_a_bad_snapshot_changes_nothing(spoil):
-    simulation, twin = make(attack=["ipm", "alie"]), make(attack=["ipm", "alie"])
-    snapshot = simulation.snapshot()
-    if spoil == "none":
-        snapshot = None
-    elif spoil == "empty":
-        snapshot = {"state": {}, "generators": []}
-    elif spoil == "nothing in it":
-        snapshot = {"state": None, "generators": None}
-    elif spoil == "double":
-        snapshot["state"]["server"]["theta"] = snapshot["state"]["server"]["theta"].double()
-    elif spoil == "no generators":
-        del snapshot["generators"]
-    elif spoil == "a generator missing":
-        del snapshot["generators"][1]
     else:
-        snapshot["state"]["workers"]["attack_of"][0] = 2
-    simulation.apply(uniform_update(simulation))
-    twin.apply(uniform_update(twin))
-    with pytest.raises(ValueError, match="snapshot must be"):
-        simulation.restore(snapshot)
-    for each in (simulation, twin):
-        each.apply(uniform_update(each))
-    assert torch.equal(simulation.gradients, twin.gradients)
+        simulation.reset([3, 4])
+        sound.reset([3, 4])
+    play(simulation, sound)
+    assert_same(simulation, sound)
 
 
-def test_a_restore_in_inference_mode_spoils_nothing():
-    settings = {"momentum": 0.5, "worker_momentum": 0.5, "roles": "randomized"}
-    simulation, twin = make(**settings), make(**settings)
-    with torch.inference_mode():
-        simulation.restore(simulation.snapshot())
-    for each in (simulation, twin):
-        for envs in (None, [1]):
-            each.apply(uniform_update(each), envs=envs)
-        each.reset([5], [0])
-    assert torch.equal(simulation.gradients, twin.gradients)
-
-
-def test_unknown_arguments_are_named():
-    with pytest.raises(TypeError, match="unknown argument 'workers'; known: task, model, num_workers"):
-        make(workers=3)
-    for argument in ("roles", "qv_source", "partition", "attack"):
-        with pytest.raises(ValueError, match=f"{argument}.*'nobody'; known: "):
-            make(**{argument: "nobody"})
-    for seed in (-1, "a", 0.5):
-        with pytest.raises(ValueError, match=r"seed \(unless None\) must be an integer of at least 0"):
-            make(seed=seed)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_copies_play_on_apart(copied):
+    simulation = make_remembering()
+    play(simulation, rounds=3)
+    other = copied(simulation)
+    state, memory = state_of(simulation), simulation.memory.state()
+    play(other, rounds=4)
+    assert_same(simulation, state)
+    assert torch.equal(simulation.memory.state()["slow"], memory["slow"])
+    play(simulation, rounds=4)
+    assert_same(simulation, other)
+    if copied is copy.deepcopy:
+        assert other.setup.task is simulation.setup.task  # immutable, and large

@@ -1,165 +1,41 @@
-"""What the workers do in a round: batches, gradients, momentum, attacks; and whose data they see."""
+"""What workers submit, and what attacks and role functions can see and change."""
+
+from collections import Counter
 
 import pytest
 import torch
-from simulation_cases import make, uniform_update
+from simulation_cases import make, play, uniform_update
 from torch import nn
 from torch.nn import functional as F
 
-from byzgym import attacks, tasks
+from byzgym import aggregation, attacks, tasks
+
+OVERRIDES = [{"attack": "test_mine"}, {}, {"attack": "test_mine"}]
+BOTH_SIZES = pytest.mark.parametrize("model", ["mlp:8", "mlp:1500"])  # rows below and above LONG_ROW
 
 
-def test_honest_submissions_are_gradients_of_the_workers_batches():
-    simulation = make(attack="none")
+def gradients_by_loop(simulation, x, y):
     task = simulation.setup.task
-    module = tasks.models.build("mlp:16", task.input_shape, task.num_classes, torch.Generator())
-    samples = simulation.workers.batches.samples[:, 0]
-    x, y = simulation.setup.task.train
-    for e in range(2):
+    module = tasks.models.build(simulation.setup.model, task.input_shape, task.num_classes, torch.Generator())
+    rows = torch.empty_like(simulation.gradients)
+    for e, i in torch.cartesian_prod(*map(torch.arange, rows.shape[:2])).tolist():
         nn.utils.vector_to_parameters(simulation.view.theta[e].clone(), module.parameters())
-        for i in range(6):
-            module.zero_grad()
-            F.cross_entropy(module(x[samples[e, i]]), y[samples[e, i]]).backward()
-            expected = torch.cat([p.grad.flatten() for p in module.parameters()])
-            torch.testing.assert_close(simulation.gradients[e, i], expected, rtol=1e-4, atol=1e-6)
+        module.zero_grad()
+        F.cross_entropy(module(x[e, i]), y[e, i]).backward()
+        rows[e, i] = torch.cat([p.grad.flatten() for p in module.parameters()])
+    return rows
 
 
-def test_workers_draw_from_their_own_share_only():
-    simulation = make(partition="shards")
-    workers = simulation.workers.batches
-    for _ in range(40):
-        slot = int(simulation.view.round[0]) % workers.CHUNK
-        for e in range(2):
-            for i in range(6):
-                share = workers.shares[e, i, : workers.lengths[e, i]]
-                assert torch.isin(workers.samples[e, slot, i], share).all()
-        simulation.apply(uniform_update(simulation))
-
-
-def test_shares_of_unequal_length_are_used_to_their_ends():
-    simulation = make(1, partition={"name": "dirichlet", "alpha": 0.2}, batch_size=64)
-    batches = simulation.workers.batches
-    assert batches.lengths[0].max() > batches.lengths[0].min()
-    drawn = [set() for _ in range(6)]
-    for _ in range(64):
-        for worker in range(6):
-            drawn[worker].update(batches.samples[0, :, worker].flatten().tolist())
-        simulation.apply(torch.zeros_like(simulation.view.theta))
-    for worker in range(6):
-        assert drawn[worker] == set(batches.shares[0, worker, : batches.lengths[0, worker]].tolist())
-
-
-def test_byzantine_rows_follow_the_attack_and_honest_rows_do_not():
-    honest, attacked = make(attack="none"), make(attack={"name": "sign_flip", "scale": 3.0})
-    assert torch.equal(honest.byzantine, attacked.byzantine)
-    assert attacked.byzantine.sum(1).tolist() == [2, 2]
-    mask = attacked.byzantine[..., None]
-    torch.testing.assert_close(attacked.gradients, torch.where(mask, -3 * honest.gradients, honest.gradients))
-
-
-def test_honest_rows_are_put_back_whatever_an_attack_returns_or_overwrites():
-    def greedy(gradients, byzantine, context):
-        gradients.fill_(5.0)
-        byzantine.fill_(True)
-        return torch.full_like(gradients, 9.0)
-
-    attacks.register("test_greedy", lambda: greedy)
-    honest, attacked = make(attack="none"), make(attack="test_greedy")
-    mask = attacked.byzantine
-    assert torch.equal(mask, honest.byzantine)
-    assert (attacked.gradients[mask] == 9).all()
-    assert torch.equal(attacked.gradients[~mask], honest.gradients[~mask])
-
-
-@pytest.mark.parametrize("model", ["mlp:16", "mlp:2000"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_attack_may_return_a_view_of_what_it_was_given(dtype, model):
-    class Mirror(attacks.Attack):
-        def corrupt(self, gradients, byzantine, context):
-            return gradients.transpose(0, 1).to(dtype)
-
-    attacks.register("mirror", Mirror)
-    alone = make(4, num_workers=4, num_byzantine=2, model=model, attack="none")
-    mirrored = make(4, num_workers=4, num_byzantine=2, model=model, attack="mirror")
-    expected = torch.where(alone.byzantine[..., None], alone.gradients.transpose(0, 1), alone.gradients)
-    assert torch.equal(mirrored.gradients, expected)
-
-
-def test_an_attack_of_the_wrong_shape_is_named():
-    attacks.register("test_wrong", lambda: lambda gradients, byzantine, context: gradients[..., :3])
-    with pytest.raises(ValueError, match=r"must return a tensor of real numbers of shape \(2, 6, "):
-        make(attack="test_wrong")
-
-
-@pytest.mark.parametrize("form", [torch.complex64, torch.sparse_coo, "a string"], ids=str)
-def test_an_attack_must_return_an_ordinary_tensor_of_real_numbers(form):
-    def attack(gradients, byzantine, context):
-        if form is torch.sparse_coo:
-            return gradients.to_sparse()
-        return gradients.to(form) if isinstance(form, torch.dtype) else form
-
-    attacks.register("test_odd", lambda: attack)
-    with pytest.raises(ValueError, match=r"attack <function.* must return a tensor of real numbers"):
-        make(attack="test_odd")
-
-
-def test_label_flip_is_the_gradient_of_flipped_labels():
-    honest, flipped = make(attack="none"), make(attack="label_flip")
-    task = honest.setup.task
-    samples = honest.workers.batches.samples[:, 0]
-    x, y = task.train[0][samples], task.train[1][samples]
-    y = torch.where(honest.byzantine[..., None], task.num_classes - 1 - y, y)
-    expected = torch.empty_like(honest.gradients)
-    honest.engine.gradients(honest.view.theta, x, y, honest.workers.generators, expected)
-    torch.testing.assert_close(flipped.gradients, expected)
-    assert not torch.allclose(flipped.gradients, honest.gradients)
-
-
-def test_poisoned_inputs_and_labels_reach_the_byzantine_workers_only():
-    class Poison(attacks.DataPoisoning):
-        def poison(self, x, y, byzantine, context):
-            return x + 1, (y + 1) % context.num_classes  # everybody's; the honest are put back
-
-    attacks.register("test_poison", Poison)
-    overrides = [{}, {"attack": "test_poison"}, {"attack": "test_poison"}]
-    honest, poisoned = make(3, attack="none"), make(3, attack="none", per_environment=overrides)
-    task, samples = honest.setup.task, honest.workers.batches.samples[:, 0]
-    hit = honest.byzantine & torch.tensor([[False], [True], [True]])
-    x = task.train[0][samples] + hit[..., None, None]
-    y = (task.train[1][samples] + hit[..., None].long()) % task.num_classes
-    expected = torch.empty_like(honest.gradients)
-    honest.engine.gradients(honest.view.theta, x, y, honest.workers.generators, expected)
-    torch.testing.assert_close(poisoned.gradients, expected)
-
-
-def test_a_transmission_attack_may_change_honest_rows():
-    certain = {"name": "gambler", "probability": 1.0, "factor": -2.0, "num_servers": 1, "victims": "all"}
-    honest, attacked = make(attack="none"), make(attack=certain)
-    torch.testing.assert_close(attacked.gradients, -2 * honest.gradients)
-
-
-def test_rounds_in_which_nobody_is_honest_are_played():
-    roles = {"name": "fluctuating", "low": 6, "high": 6}
-    simulation = make(model="mlp:2048", attack="zero", roles=roles)  # wide enough to leave gradients out
-    simulation.apply(uniform_update(simulation))
-    assert simulation.byzantine.all()
-    assert (simulation.gradients == 0).all()
-
-
-def test_worker_momentum_is_an_average_of_honest_gradients():
-    plain, smooth = (
-        make(attack="none", learning_rate=1e-30),
-        make(attack="none", learning_rate=1e-30, worker_momentum=0.75),
-    )
+def test_worker_momentum_averages_honest_gradients():
+    plain, smooth = (make(attack="none", learning_rate=1e-30, worker_momentum=beta) for beta in (0.0, 0.75))
     expected = torch.zeros_like(plain.gradients)
     for _ in range(4):
         expected = 0.75 * expected + 0.25 * plain.gradients
         torch.testing.assert_close(smooth.gradients, expected)
-        for simulation in (plain, smooth):
-            simulation.apply(torch.zeros_like(simulation.view.theta))
+        play(plain, smooth)
 
 
-def test_worker_momentum_begins_anew_after_a_gradient_that_is_not_finite():
+def test_momentum_begins_anew_after_an_overflow():
     simulation = make(attack="none", worker_momentum=0.75, learning_rate=1.0, model="mlp:16,16")
     huge = 1e15 * torch.randn(simulation.view.theta.shape, generator=torch.Generator().manual_seed(0))
     huge[1] = 0
@@ -174,82 +50,256 @@ def test_worker_momentum_begins_anew_after_a_gradient_that_is_not_finite():
     torch.testing.assert_close(simulation.gradients[0], 0.25 * plain.gradients[0], rtol=1e-3, atol=1e-6)
 
 
-def test_qv_samples_are_in_no_workers_share_nor_in_the_test_data():
-    simulation = make(num_envs=3, task="digits")
-    task = simulation.setup.task
-    qv = {tuple(row.tolist()) for row in simulation.quasi_validation.x.flatten(0, 1).flatten(1)}
-    held_out = {tuple(row.tolist()) for row in task.held_out[0].flatten(1)}
-    train = {tuple(row.tolist()) for row in task.train[0].flatten(1)}
-    assert qv <= held_out
-    assert not qv & train
-    assert not qv & {tuple(row.tolist()) for row in task.test[0].flatten(1)}
+def columns(rows):
+    return (torch.arange(rows.shape[-1], dtype=torch.float64) / 7).expand_as(rows)
 
 
-@pytest.mark.parametrize("model", ["mlp:8", "mlp:1500"])
-def test_an_attack_may_override_call_and_build_on_another(model):
-    class Doubled(attacks.SignFlip):
-        def __call__(self, gradients, byzantine, context):
-            return 2 * super().__call__(gradients, byzantine, context)
-
-    attacks.register("test_doubled", Doubled)
-    honest, attacked = (make(attack=attack, model=model) for attack in ("none", "test_doubled"))
-    mask = honest.byzantine[..., None]
-    assert torch.equal(attacked.gradients, torch.where(mask, -2 * honest.gradients, honest.gradients))
+def made(base=attacks.Attack, **members):
+    return type("Mine", (base,), members)
 
 
-@pytest.mark.parametrize(("task", "odd"), [("synthetic", True), ("digits", False)])
+def noise(base=attacks.Noise, **members):
+    return made(base, draw=lambda self, rows, generator: rows.copy_(columns(rows)), **members)
+
+
+def greedy(gradients, byzantine, context):
+    submitted = -2 * gradients
+    for tensor in (gradients, byzantine, context.round, context.previous_update, context.learning_rate):
+        tensor.fill_(True)
+    return submitted
+
+
+GAMBLER = "gambler:probability=1.0,factor=-2.0,num_servers=1,victims=all"
+FORMS = {  # a factory; how much of the honest rows and of `columns` it sends
+    "function": (lambda: greedy, -2, 0),
+    "one_row": (made(corrupt=lambda self, rows, *_: columns(rows)[:, :1], reads_own=False), 0, 1),
+    "graph": (made(corrupt=lambda self, rows, *_: torch.ones((), requires_grad=True) * -rows), -1, 0),
+    "call": (made(__call__=lambda self, rows, *_: -2 * rows), -2, 0),
+    "noise": (noise(), 0, 1),
+    "noise_corrupt": (noise(made(attacks.Noise, corrupt=lambda *_: -attacks.Noise.corrupt(*_))), 0, -1),
+    "noise_call": (noise(made(attacks.Noise, __call__=lambda *_: 2 * attacks.Noise.__call__(*_))), 0, 2),
+    "sent_noise": (noise(scope="transmission"), 0, 1),
+    "sent": (lambda: attacks.make_from(GAMBLER), -2, 0),
+    "given": (made(attacks.DataPoisoning, poison=lambda self, *_: _[:2], scope="transmission"), 1, 0),
+}
+
+
+@BOTH_SIZES
+@pytest.mark.parametrize("form", FORMS)
+def test_only_byzantine_rows_follow_an_attack(form, model):
+    factory, own, new = FORMS[form]
+    attacks.register("test_mine", factory)
+    mine, alone, honest = (
+        make(3, attack=attack, model=model, per_environment=overrides)
+        for attack, overrides in (("sign_flip", OVERRIDES), ("test_mine", None), ("none", None))
+    )
+    for _ in range(2):
+        rows, mask = honest.gradients, honest.byzantine[..., None]
+        others = {"sent_noise": 0 * rows, "sent": own * rows}.get(form, rows)  # honest rows on their way
+        attacked = torch.where(mask, (own * rows + new * columns(rows)).float(), others)
+        torch.testing.assert_close(alone.gradients, attacked)
+        attacked[1] = torch.where(mask[1], -rows[1], rows[1])
+        torch.testing.assert_close(mine.gradients, attacked)
+        for each in (mine, alone):
+            assert torch.equal(each.byzantine, honest.byzantine)
+            assert torch.equal(each.view.round, honest.view.round)
+            assert torch.equal(each.view.previous_update, honest.view.previous_update)
+            assert not each.workers.submissions.requires_grad
+        for each in (mine, alone, honest):
+            each.apply(torch.ones_like(each.view.theta))
+
+
+@BOTH_SIZES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_attack_of_a_batch_puts_its_rows_in_place_to_the_last_bit(task, odd, dtype):
-    class Enumerated(attacks.Attack):
-        reads_own = False
-
-        def corrupt(self, gradients, byzantine, context):
-            return torch.arange(gradients.numel(), dtype=dtype).view(gradients.shape) / 7
-
-    attacks.register("test_enumerated", Enumerated)
-    own = [{"attack": attack} for attack in ("test_enumerated", "sign_flip", "test_enumerated", "none")]
-    simulation, honest = make(4, task=task, per_environment=own), make(4, task=task, attack="none")
-    assert simulation.num_parameters % 2 == odd
-    rows, mask = honest.gradients.clone(), honest.byzantine
-    numbers = (torch.arange(rows[:2].numel(), dtype=dtype).view(rows[:2].shape) / 7).float()
-    rows[0][mask[0]], rows[2][mask[2]] = numbers[0][mask[0]], numbers[1][mask[2]]
-    rows[1][mask[1]] *= -1
-    assert torch.equal(simulation.byzantine, mask)
-    assert torch.equal(simulation.gradients, rows)
+def test_a_view_of_what_an_attack_was_given(dtype, model):
+    attacks.register("test_mine", made(corrupt=lambda self, rows, *_: rows.transpose(0, 1).to(dtype)))
+    given = {"num_workers": 4, "num_byzantine": 2, "model": model}
+    honest, mirrored = (make(4, attack=attack, **given) for attack in ("none", "test_mine"))
+    expected = torch.where(honest.byzantine[..., None], honest.gradients.transpose(0, 1), honest.gradients)
+    assert torch.equal(mirrored.gradients, expected)
 
 
-@pytest.mark.parametrize("model", ["mlp:8", "mlp:1500"])
-@pytest.mark.parametrize("others", [[], ["none"]], ids=["alone", "beside another"])
-@pytest.mark.parametrize(("method", "factor"), [(None, 1), ("corrupt", -1), ("__call__", 2)])
-def test_noise_from_outside(model, others, method, factor):
-    class Counting(attacks.Noise):
-        def draw(self, rows, generator):
-            rows.copy_(torch.arange(rows.numel()).view(rows.shape))
-
-    class Changed(Counting):
-        pass
-
-    if method is not None:
-        below = getattr(attacks.Noise, method)
-        setattr(Changed, method, lambda self, *arguments: factor * below(self, *arguments))
-    attacks.register("test_noise", Changed)
-    simulation = make(8, attack=["test_noise", *others], model=model)
-    honest = make(8, attack=["none", *others], model=model)
-    expected = honest.gradients.clone()
-    for env in (simulation.workers.attack_of == 0).nonzero()[:, 0].tolist():
-        rows = expected[env, honest.byzantine[env]]
-        expected[env, honest.byzantine[env]] = factor * torch.arange(rows.numel()).float().view(rows.shape)
-    torch.testing.assert_close(simulation.gradients, expected)
+@pytest.mark.parametrize(
+    "bad",
+    [lambda rows: rows[..., :3], lambda rows: rows * 1j, torch.Tensor.to_sparse, lambda rows: "a string"],
+    ids=["shape", "complex", "sparse", "string"],
+)
+def test_what_is_no_submission_is_refused(bad):
+    attacks.register("test_mine", lambda: lambda gradients, byzantine, context: bad(gradients))
+    with pytest.raises(ValueError, match=r"attack test_mine must return a tensor of real .* \(2, 6, 195\)"):
+        make(attack="test_mine")
 
 
-def test_noise_may_act_on_what_is_sent():
-    class Sent(attacks.Noise):
-        scope = "transmission"
+def poison(self, x, y, byzantine, context):
+    labels = torch.where(byzantine[..., None], (y + 1) % context.num_classes, -100)
+    byzantine.fill_(True)
+    return x + 1, labels  # everybody's; the honest are put back
 
-        def draw(self, rows, generator):
-            rows.fill_(7.0)
 
-    attacks.register("test_noise", Sent)
-    simulation = make(3, attack="test_noise")
-    expected = torch.where(simulation.byzantine[..., None], 7.0, torch.zeros_like(simulation.gradients))
-    assert torch.equal(simulation.gradients, expected)
+@pytest.mark.parametrize("model", ["mlp:16", "softmax", "mlp:2000"])
+def test_only_data_of_byzantine_workers_is_poisoned(model):
+    attacks.register("test_mine", made(attacks.DataPoisoning, poison=poison, reads_own=False))
+    simulation = make(3, attack="none", model=model, per_environment=OVERRIDES)
+    samples, (x, y) = simulation.workers.batches.samples[:, 0], simulation.setup.task.train
+    hit = simulation.byzantine & torch.tensor([[True], [False], [True]])
+    x, y = x[samples] + hit[..., None, None], (y[samples] + hit[..., None].long()) % 3
+    expected = gradients_by_loop(simulation, x, y)
+    torch.testing.assert_close(simulation.gradients, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda x, y: None,
+        lambda x, y: (x[..., :1], y),
+        *(lambda x, y, label=label: (x, torch.full_like(y, label)) for label in (-1, 3)),
+        lambda x, y: (x, y.float()),
+    ],
+)
+def test_poisoning_must_return_batches(bad):
+    attacks.register("test_bad", made(attacks.DataPoisoning, poison=lambda self, x, y, *_: bad(x, y)))
+    with pytest.raises(ValueError, match=r"attack test_bad must return inputs .* \(2, 6, 4, .* from 0 to 2"):
+        make(attack="test_bad")
+
+
+@pytest.mark.parametrize("base", [object, attacks.Attack])
+@pytest.mark.parametrize("knows", [(), ("rule",), ("qv",), ("rule", "qv")], ids=str)
+def test_an_attack_is_told_of_its_own_environments(base, knows):
+    def record(self, gradients, byzantine, context):
+        seen.append((context, byzantine.clone()))
+        return gradients
+
+    seen, method = [], "__call__" if base is object else "corrupt"
+    attacks.register("test_mine", made(base, knowledge=frozenset(knows), **{method: record}))
+    rate = {"initial": 0.8, "schedule": "step", "every": 1, "factor": 0.5}
+    simulation = make(3, attack="zero", learning_rate=rate, per_environment=OVERRIDES)
+    simulation.rule = aggregation.make("median", num_byzantine=0)
+    for envs in ([0, 1], [1, 2], [2], None):
+        play(simulation, envs=envs)
+    assert [context.round.tolist() for context, _ in seen] == [[0, 0], [1], [1], [2], [2, 3]]
+    (context, byzantine), view, mine = seen[-1], simulation.view, [0, 2]
+    assert context.learning_rate.tolist() == pytest.approx([0.2, 0.1])
+    assert torch.equal(context.previous_update, view.previous_update[mine])
+    assert [simulation.workers.generators.index(one) for one in context.generators] == mine
+    assert torch.equal(byzantine, simulation.byzantine[mine])
+    assert context.num_classes == 3
+    assert context.rule is (simulation.rule if "rule" in knows else None)
+    if "qv" in knows:
+        assert torch.equal(context.qv[0], simulation.quasi_validation.x[mine])
+        assert torch.equal(context.qv[1], simulation.quasi_validation.y[mine])
+    else:
+        assert context.qv is None
+
+
+def test_a_role_function_cannot_change_the_server():
+    def meddling(assigned, current, context):
+        assert context.rule is None
+        assert context.qv is None
+        for tensor in (context.round, context.previous_update, context.learning_rate, current):
+            tensor.fill_(1)
+        return assigned.clone()
+
+    attacks.roles.register("test_meddling", lambda: meddling)
+    simulation, twin = make(3, roles="test_meddling"), make(3)
+    for _ in range(3):
+        play(simulation, twin)
+        assert torch.equal(simulation.view.round, twin.view.round)
+        assert torch.equal(simulation.view.previous_update, twin.view.previous_update)
+        assert torch.equal(simulation.gradients, twin.gradients)
+
+
+@pytest.mark.parametrize("result", [None, torch.ones(2, 6), torch.ones(2, 5).bool(), [True] * 6], ids=repr)
+def test_a_role_function_must_return_a_mask(result):
+    attacks.roles.register("odd", lambda until: lambda assigned, current, context: result)
+    with pytest.raises(
+        ValueError, match=r"role function odd:until=3 must return a bool tensor of .*\(2, 6\)"
+    ):
+        make(roles="odd:until=3")
+
+
+def fail(*given):
+    raise KeyError("bug")
+
+
+@pytest.mark.parametrize(
+    ("argument", "what", "module", "thing"),
+    [
+        ("attack", "attack", attacks, fail),
+        ("attack", "attack", attacks, made(attacks.DataPoisoning, poison=fail)()),
+        ("roles", "role function", attacks.roles, fail),
+        ("partition", "partition", tasks.partitions, fail),
+        ("qv_source", "qv_source", tasks.quasi_validation, fail),
+    ],
+)
+def test_errors_say_whose_they_are(argument, what, module, thing):
+    module.register("test_failing", lambda strength=1.0: thing)
+    with pytest.raises(KeyError) as caught:
+        make(**{argument: "test_failing:strength=2.0"})
+    assert caught.value.__notes__ == [f"raised by {what} test_failing:strength=2.0"]
+
+
+def net(between):
+    return lambda shape, classes: nn.Sequential(nn.Linear(500, 40), between, nn.Linear(40, classes))
+
+
+class TestLeftOutGradients:
+    """Gradients that an attack replaces unseen need not be computed; nothing else may change by that."""
+
+    @pytest.fixture(autouse=True)
+    def wide_task(self):
+        """A task whose models have more than LONG_ROW parameters, so that leaving out is worth it."""
+        generator = torch.Generator().manual_seed(0)
+        data = torch.randn(200, 500, generator=generator), torch.randint(3, (200,), generator=generator)
+        tasks.register("wide", lambda: tasks.Task(data, data, num_classes=3, model="mlp:40"))
+        tasks.models.register("wide_dropout", net(nn.Dropout(0.3)))
+        tasks.models.register("wide_tanh", net(nn.Tanh()))  # no perceptron of ReLUs: computed by vmap
+        attacks.register("seeing", made(attacks.InnerProductManipulation, reads_own=True))
+
+    def rounds(self, count, **arguments):
+        """The submissions of some rounds, and how often so many workers' gradients were computed."""
+        simulation = make(2, 3, **{"task": "wide", "attack": "ipm", "num_byzantine": 4, **arguments})
+        computed, compute = Counter(), simulation.engine.gradients
+
+        def counting(theta, x, *others):
+            computed[x.shape[1]] += 1
+            compute(theta, x, *others)
+
+        simulation.engine.gradients = counting
+        seen = []
+        for _ in range(count):
+            simulation.apply(uniform_update(simulation))
+            seen.append(simulation.gradients.clone())
+        return torch.stack(seen), set(computed)
+
+    @pytest.mark.parametrize("model", ["mlp:40", "softmax", "wide_tanh"])
+    @pytest.mark.parametrize("roles", ["static", "randomized:period=2"])
+    def test_submissions_are_those_with_all(self, model, roles):
+        seen, computed = self.rounds(6, model=model, roles=roles)
+        expected, all_computed = self.rounds(6, model=model, roles=roles, attack="seeing")
+        torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-6)
+        assert all_computed == {6}
+        if model == "softmax" or roles == "static":  # softmax has 1,503 parameters: not worth it
+            assert computed == ({6} if model == "softmax" else {2})
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"attack": "sign_flip"},
+            {"attack": "label_flip"},
+            {"attack": "bit_flip"},
+            {"worker_momentum": 0.5},
+            {"model": "wide_dropout"},
+            {"num_byzantine": 0},
+            {"roles": "fluctuating:low=6,high=6"},  # nobody is honest
+            {"per_environment": [{"num_byzantine": f} for f in (1, 4)]},
+        ],
+        ids=str,
+    )
+    def test_all_are_computed_where_they_matter(self, arguments):
+        assert self.rounds(2, **arguments)[1] == {6}
+
+    def test_a_plain_function_sees_honest_gradients(self):
+        attacks.register("spy", lambda: lambda gradients, byzantine, context: 3 * gradients)
+        seen, honest = (self.rounds(1, learning_rate=1e-30, attack=attack)[0] for attack in ("spy", "none"))
+        ratio = (seen / honest).nanmedian(-1).values.flatten()
+        torch.testing.assert_close(ratio.sort().values, torch.tensor([1.0] * 4 + [3.0] * 8))
