@@ -64,6 +64,7 @@ class Keeping(ServerRule):
     """The sum of the means so far, where no snapshot sees it."""
 
     needs = frozenset({"memory"})
+    total = 0.0
 
     def _decide(self, view):
         self.total = view.gradients.mean(1) + (self.total if view.round[0] > 0 else 0)

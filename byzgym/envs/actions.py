@@ -11,7 +11,16 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from byzgym.aggregation import Decision, Mean, NotLinearError, Rule, RuleSpec, ServerRule, ServerView, make_for
+from byzgym.aggregation import (
+    Decision,
+    Mean,
+    NotLinearError,
+    Rule,
+    RuleSpec,
+    ServerRule,
+    ServerView,
+    make_for,
+)
 from byzgym.simulation import Simulation
 from byzgym.validation import check_choice
 
@@ -96,7 +105,9 @@ class CreditActions(Actions):
     def check_policy(self, policy: Any) -> None:
         """See `Actions.check_policy`."""
         if not policy.linear:
-            raise NotLinearError(f"{policy!r} gives no credits; make the environment with action='update' for it")
+            raise NotLinearError(
+                f"{policy!r} gives no credits; make the environment with action='update' for it"
+            )
 
     def _normalised(self, actions: np.ndarray, view: ServerView) -> Tensor:
         actions = self._numbers(_real(actions), view)
@@ -173,7 +184,9 @@ class RuleActions(Actions):
     kind = "rule"
 
     def __init__(self, rules: Sequence[RuleSpec], simulation: Simulation) -> None:
-        self.rules: list[Rule] = [make_for(rule, simulation.num_rows, simulation.most_byzantine) for rule in rules]
+        self.rules: list[Rule] = [
+            make_for(rule, simulation.num_rows, simulation.most_byzantine) for rule in rules
+        ]
         self.space = spaces.Discrete(len(self.rules))
         self._simulation = simulation
         simulation.use_rules([shown_rule(rule) for rule in self.rules])

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from byzgym.ambient import without_autocast
-from byzgym.simulation.gradients import GradientEngine
 from byzgym.simulation.config import Setup
+from byzgym.simulation.gradients import GradientEngine
 from byzgym.validation import blamed
 
 LARGEST_LOSS = 1e30

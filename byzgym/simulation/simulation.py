@@ -30,7 +30,9 @@ from byzgym.simulation.server import Server, receive
 from byzgym.simulation.workers import Workers
 from byzgym.validation import check_int, check_tensor
 
-ENVIRONMENT_ARGUMENTS = frozenset({"observation", "pool_size", "action", "rules", "evaluate_every", "render_mode"})
+ENVIRONMENT_ARGUMENTS = frozenset(
+    {"observation", "pool_size", "action", "rules", "evaluate_every", "render_mode"}
+)
 """Arguments of the environment that mean nothing to the simulation."""
 
 
@@ -263,7 +265,9 @@ class Simulation:
         """
         self._check_whole()
         chosen = None if envs is None else self._environments(envs)
-        update, credits = (decision.update, decision.credits) if isinstance(decision, Decision) else (decision, None)
+        update, credits = (
+            (decision.update, decision.credits) if isinstance(decision, Decision) else (decision, None)
+        )
         check_tensor("update", update, *self.server.theta.shape)
         active = None
         if chosen is not None:
@@ -341,7 +345,8 @@ class Simulation:
         """The numbers of attacks that an episode asks for; those not met before are added."""
         known = {one.key: number for number, one in enumerate(self.workers.attacks)}
         return [
-            known[one.key] if one.key in known else self.workers.add_attack(one) for one in named_attacks(attack)
+            known[one.key] if one.key in known else self.workers.add_attack(one)
+            for one in named_attacks(attack)
         ]
 
     def _initial_theta(self, generator: torch.Generator) -> Tensor:

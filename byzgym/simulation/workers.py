@@ -132,7 +132,11 @@ class Workers:
         with blamed(f"role function {name}"):
             result = roles(assigned, self.byzantine[index], given)
         if not isinstance(result, Tensor) or result.shape != assigned.shape or result.dtype != torch.bool:
-            got = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+            got = (
+                f"{result.dtype} {tuple(result.shape)}"
+                if isinstance(result, Tensor)
+                else type(result).__name__
+            )
             raise ValueError(
                 f"role function {name} must return a bool tensor of shape {tuple(assigned.shape)}, got {got}"
             )
@@ -141,9 +145,7 @@ class Workers:
     def _groups(self, index: Tensor) -> list[Group]:
         """The attacks in play, each with the positions in ``index`` of the environments it acts in."""
         attack_of = self.attack_of[index]
-        return [
-            (number, (attack_of == number).nonzero()[:, 0]) for number in sorted(set(attack_of.tolist()))
-        ]
+        return [(number, (attack_of == number).nonzero()[:, 0]) for number in sorted(set(attack_of.tolist()))]
 
     def _rows_in_use(self, index: Tensor, groups: list[Group]) -> Tensor | None:
         """The h workers [k, h] of each environment whose gradients anybody will see; None for all of them.
