@@ -6,14 +6,8 @@ from torch import Tensor
 
 WORST_REWARD = -10.0
 """Reward of a round in which the run diverges, and the lower bound of all others."""
-
 EXPLOSION = 1000.0
 """A QV loss of more than this many times that at the start of the episode counts as divergence."""
-
-
-def exploded(loss: Tensor, initial: Tensor) -> Tensor:
-    """Where a QV loss [E] counts as divergence, beside that at the start of the episode [E]."""
-    return loss > EXPLOSION * initial
 
 
 def relative_drop(before: Tensor, after: Tensor) -> Tensor:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 
-from byzgym.aggregation import ServerView
-from byzgym.envs.actions import Actions, as_array
+from byzgym.envs.actions import as_array
 from byzgym.envs.config import EnvConfig
-from byzgym.envs.core import Core, pick
+from byzgym.envs.core import Core, Shell, pick, row
 from byzgym.envs.rendering import History, Renderer
-from byzgym.simulation import Simulation
 
 
-class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
+class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     """Credit the workers of a distributed training run, some of which are Byzantine.
 
     ## Description
@@ -157,21 +155,6 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         self._history = History()
         self._renderer = Renderer(render_mode) if render_mode else None
 
-    @property
-    def simulation(self) -> Simulation:
-        """The simulation underneath, E = 1. For evaluation and reference controls, not for agents."""
-        return self._core.simulation
-
-    @property
-    def view(self) -> ServerView:
-        """What the server knows in this round, E = 1: all that an agent may use."""
-        return self._core.simulation.view
-
-    @property
-    def actions(self) -> Actions:
-        """The kind of actions: turns actions into decisions and a policy's decisions into actions."""
-        return self._core.actions
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -225,10 +208,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
             self._renderer.close()
 
     def _observation(self) -> Any:
-        built = self._core.observe()
-        if isinstance(built, dict):
-            return {name: value[0] for name, value in built.items()}
-        return built[0]
+        return row(self._core.observe(), 0)
 
     def _record(self, info: dict[str, Any], reward: float) -> None:
         accuracy = info["accuracy"] if "accuracy" in info else float(self._core.metrics()["accuracy"][0])
@@ -239,15 +219,9 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
 
 def _signature() -> inspect.Signature:
     """The signature of the environment, from its configuration: help() and editors show all arguments."""
-    parameters = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
-        )
-        for field in fields(EnvConfig)
-        if field.default is not MISSING
-    ]
-    render = inspect.Parameter("render_mode", inspect.Parameter.KEYWORD_ONLY, default=None)
-    return inspect.Signature([*parameters, render])
+    defaults = {field.name: field.default for field in fields(EnvConfig)} | {"render_mode": None}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature([inspect.Parameter(n, keyword, default=d) for n, d in defaults.items()])
 
 
 ByzantineAggregationEnv.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -13,15 +13,13 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from byzgym.aggregation import ServerView
-from byzgym.envs.actions import Actions, as_array
-from byzgym.envs.core import Core, Outcome
+from byzgym.envs.actions import as_array
+from byzgym.envs.core import Core, Outcome, Shell, row
 from byzgym.envs.rendering import VectorRenderer
-from byzgym.simulation import Simulation
 from byzgym.validation import check_int
 
 
-class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
+class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
     """`ByzantineAggregationEnv` for many environments at once.
 
     On CPU, environment i equals the single environment seeded with ``seed + i``, up to rounding.
@@ -70,21 +68,19 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.single_action_space = self._core.actions.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._np_randoms, self._np_seeds = map(
-            list, zip(*(seeding.np_random() for _ in range(num_envs)), strict=True)
-        )
+        self._random = [seeding.np_random() for _ in range(num_envs)]  # generators and their seeds
         self._done = np.zeros(num_envs, dtype=bool)
         self._begun = np.zeros(num_envs, dtype=bool)
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The random generators of the environments."""
-        return tuple(self._np_randoms)
+        return tuple(generator for generator, _ in self._random)
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seeds with which these began."""
-        return tuple(self._np_seeds)
+        return tuple(seed for _, seed in self._random)
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -112,21 +108,6 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """An attribute, once per environment; see `call`."""
         return self.call(name)
 
-    @property
-    def simulation(self) -> Simulation:
-        """The simulation underneath. For evaluation and reference controls, not for agents."""
-        return self._core.simulation
-
-    @property
-    def view(self) -> ServerView:
-        """What the servers know in this round: all that an agent may use."""
-        return self._core.simulation.view
-
-    @property
-    def actions(self) -> Actions:
-        """The kind of actions: turns actions into decisions and a policy's decisions into actions."""
-        return self._core.actions
-
     def reset(
         self,
         *,
@@ -146,7 +127,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             TypeError: If ``options`` are no mapping.
         """
         seeds = self._seeds(seed)
-        checked = self._core.check_options(options, ["reset_mask"])
+        checked = self._core.check_options(options, "reset_mask")
         mask, envs = checked.pop("reset_mask", None), None
         if mask is not None:
             mask = np.asarray(mask)
@@ -156,16 +137,17 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                     f"got {mask!r}"
                 )
             envs = np.flatnonzero(mask).tolist()
-        chosen = range(self.num_envs) if envs is None else envs
+        chosen = list(range(self.num_envs)) if envs is None else envs
         # All are made before one takes effect: a seed may be bad.
         fresh = {env: seeding.np_random(seeds[env]) for env in chosen if seeds[env] is not None}
-        for env, (generator, number) in fresh.items():
-            self._np_randoms[env], self._np_seeds[env] = generator, number
-        self._core.reset([self._np_randoms[env] for env in chosen], envs, checked)
-        self._done[list(chosen)], self._begun[list(chosen)] = False, True
-        infos = self._reset_infos(chosen)
+        self._random = [fresh.get(env, old) for env, old in enumerate(self._random)]
+        self._core.reset([self.np_random[env] for env in chosen], envs, checked)
+        self._done[chosen], self._begun[chosen] = False, True
+        present = np.isin(np.arange(self.num_envs), chosen)
+        infos: dict[str, Any] = dict(self._core.reset_info())
+        infos |= {f"_{name}": present.copy() for name in infos}
         if self._renderer:
-            self._renderer.record(infos, infos["_qv_loss"])
+            self._renderer.record(infos, present)
         return self._core.observe(), infos
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -217,7 +199,7 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         if actions.shape == self.action_space.shape:
             actions[envs] = self.actions.ignored(len(envs))  # they may be anything
         outcome = self._core.step(actions, going)
-        self._core.reset([self._np_randoms[env] for env in envs], envs)
+        self._core.reset([self.np_random[env] for env in envs], envs)
         self._put_reset_info(outcome, envs)
         outcome.rewards[envs] = 0.0
         outcome.terminated[envs] = outcome.truncated[envs] = False
@@ -229,12 +211,12 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         done, last = outcome.terminated | outcome.truncated, self._core.observe()
         envs = np.flatnonzero(done).tolist()
         final_info = self._infos(outcome, done)
-        self._core.reset([self._np_randoms[env] for env in envs], envs)
+        self._core.reset([self.np_random[env] for env in envs], envs)
         self._put_reset_info(outcome, envs)
         *result, infos = self._result(outcome)
         final_obs = np.full(self.num_envs, None, dtype=object)
         for env in envs:
-            final_obs[env] = _row(last, env)
+            final_obs[env] = row(last, env)
         infos |= {"final_obs": final_obs, "_final_obs": done, "final_info": final_info, "_final_info": done}
         return (*result, infos)
 
@@ -242,12 +224,6 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """What `step` returns."""
         infos = self._infos(outcome, np.ones(self.num_envs, dtype=bool))
         return self._core.observe(), outcome.rewards, outcome.terminated, outcome.truncated, infos
-
-    def _reset_infos(self, envs: Sequence[int]) -> dict[str, Any]:
-        present = np.zeros(self.num_envs, dtype=bool)
-        present[list(envs)] = True
-        info = self._core.reset_info()
-        return info | {f"_{name}": present.copy() for name in info}
 
     def _put_reset_info(self, outcome: Outcome, envs: list[int]) -> None:
         """Replace what an outcome says of environments that have begun anew."""
@@ -264,31 +240,15 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             mask = present & outcome.evaluated if name in outcome.metrics else present
             mask = mask & outcome.with_credits if name == "credits" else mask
             if mask.any():
-                infos[name] = _where(mask, values)
+                infos[name] = np.full_like(values, None) if values.dtype == object else np.zeros_like(values)
+                infos[name][mask] = values[mask]
                 infos[f"_{name}"] = mask.copy()
         return infos
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
-        if seed is None:
-            return [None] * self.num_envs
         given: Any = seed.tolist() if isinstance(seed, np.ndarray) else seed
-        if isinstance(given, int | np.integer):
-            return [int(given) + env for env in range(self.num_envs)]
-        if not isinstance(given, Sequence) or isinstance(given, str):
+        if given is None or isinstance(given, int | np.integer):
+            return [None if given is None else int(given) + env for env in range(self.num_envs)]
+        if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != self.num_envs:
             raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {seed!r}")
-        if len(given) != self.num_envs:
-            raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {len(given)}")
         return [int(entry) if isinstance(entry, np.integer) else entry for entry in given]
-
-
-def _row(observation: Any, env: int) -> Any:
-    if isinstance(observation, dict):
-        return {name: value[env].copy() for name, value in observation.items()}
-    return observation[env].copy()
-
-
-def _where(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The values of some environments, with blanks for the others, in an array of its own."""
-    blank = np.full_like(values, None) if values.dtype == object else np.zeros_like(values)
-    blank[mask] = values[mask]
-    return blank
