@@ -24,23 +24,14 @@ class Noise(Attack, ABC):
     def draw(self, rows: Tensor, generator: torch.Generator) -> None:
         """Fill the Byzantine rows [m, d] of one environment."""
 
-    def rows(self, like: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """The Byzantine rows alone, shape [m, d], in the order of ``byzantine.nonzero()``.
-
-        The simulation writes them straight to where they belong. Of ``like`` only d, the type and the device
-        are used.
-        """
-        counts = byzantine.sum(-1).tolist()
-        rows = like.new_empty(sum(counts), like.shape[-1])
-        for part, generator in zip(rows.split(counts), context.generators, strict=True):
-            if len(part):
-                self.draw(part, generator)
-        return rows
-
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return shape [E, n, d], zero in honest rows; see `Attack.corrupt`."""
         submitted = torch.zeros_like(gradients)
-        submitted[byzantine] = self.rows(gradients, byzantine, context)
+        for rows, mask, generator in zip(submitted, byzantine, context.generators, strict=True):
+            if mask.any():
+                drawn = torch.empty_like(rows[mask])
+                self.draw(drawn, generator)
+                rows[mask] = drawn
         return submitted
 
 

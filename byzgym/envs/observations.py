@@ -19,10 +19,8 @@ from byzgym.validation import check_int
 
 BOUND = 100.0
 """Bound of compressed values that may leave the range of float32 before they are compressed."""
-
 LARGEST_LOG = 89.0
 """Bound of log(1 + x) for x in float32."""
-
 POOL_SIZE = 32
 """Default number of blocks of the pooled observation."""
 
@@ -36,9 +34,6 @@ class ObservationBuilder:
         num_rows: Rows that the server receives.
         num_parameters: d.
         rounds: Length of an episode.
-
-    Raises:
-        ValueError: If a part is unknown or listed twice, or ``pool_size`` is not from 1 to d.
     """
 
     def __init__(
@@ -78,7 +73,7 @@ class ObservationBuilder:
 class Part:
     """A part of the observation."""
 
-    shape: tuple[str, ...]  # for one environment, of "n" (rows received), "n + 1", "d", "pool_size" and "1"
+    shape: tuple[str, ...]  # of one environment: "n" (rows received), "n + 1", "d", "pool_size" and "1"
     low: float
     high: float
     build: Callable[[ServerView, ObservationBuilder], Tensor]  # makes the part [E, ...] of all environments

@@ -84,7 +84,7 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
 
     @property
     def spec(self) -> EnvSpec | None:
-        """The spec with which `gymnasium.make_vec` has made the environment; it says how long an episode is."""
+        """The spec from which `gymnasium.make_vec` made the environment; it says how long an episode is."""
         return self._spec
 
     @spec.setter
@@ -119,8 +119,8 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         Args:
             seed: Environment i is seeded with ``seed + i``, or with entry i of a list; None goes on with the
                 present random state.
-            options: ``{"reset_mask": mask}`` with a bool array [E] resets only those environments; ``attack`` and
-                ``num_byzantine`` of these episodes only, in place of the environments' own.
+            options: ``{"reset_mask": mask}`` with a bool array [E] resets only those environments;
+                ``attack`` and ``num_byzantine`` of these episodes only, in place of the environments' own.
 
         Raises:
             ValueError: If the seeds or the mask do not have one entry per environment.
@@ -217,7 +217,8 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         final_obs = np.full(self.num_envs, None, dtype=object)
         for env in envs:
             final_obs[env] = row(last, env)
-        infos |= {"final_obs": final_obs, "_final_obs": done, "final_info": final_info, "_final_info": done}
+        infos |= {"final_obs": final_obs, "_final_obs": done}
+        infos |= {"final_info": final_info, "_final_info": done}
         return (*result, infos)
 
     def _result(self, outcome: Outcome) -> Any:

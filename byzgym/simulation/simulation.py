@@ -39,11 +39,9 @@ ENVIRONMENT_ARGUMENTS = frozenset(
 class Simulation:
     """n workers, some of them Byzantine, and the server that aggregates what they submit.
 
-    E independent environments run side by side in batched tensors. A round: read `view` (or `gradients`), decide,
-    call `apply`; the next submissions are there when it returns.
-
-    Every environment has its own random generator; environment i of a batch equals a simulation of one environment
-    with the same seed (on CPU, up to rounding).
+    E independent environments run side by side in batched tensors. A round: read `view` (or `gradients`),
+    decide, call `apply`; the next submissions are there when it returns. Every environment has its own random
+    generator: environment i of a batch equals a simulation of one with the same seed (on CPU, but for rounding).
 
     Example:
         >>> from byzgym import agents
@@ -103,11 +101,10 @@ class Simulation:
 
         Args:
             num_envs: E, the number of environments.
-            seed: Environment i gets the seed ``seed + i``, as `gymnasium.vector.VectorEnv.reset` does. Fresh
-                entropy where None.
+            seed: Environment i gets the seed ``seed + i``, as in Gymnasium; fresh entropy where None.
             per_environment: One mapping per environment that overrides ``attack`` or ``num_byzantine``.
-            arguments: The fields of `SimulationConfig`. Arguments that only concern the environment's observations,
-                actions and rendering have no effect here.
+            arguments: The fields of `SimulationConfig`. What only concerns the environment's observations,
+                actions and rendering has no effect here.
 
         Raises:
             ValueError: If a value is not allowed; the message names argument, value and what is allowed.
@@ -149,7 +146,7 @@ class Simulation:
         """What the server knows in this round; valid until the next `apply` or `reset`.
 
         Raises:
-            RuntimeError: If somebody's attack, role function, partition or QV source failed in the last round.
+            RuntimeError: If an attack, a role function, a partition or a QV source failed in the last round.
         """
         self._check_whole()
         if self._view is None:
@@ -182,12 +179,7 @@ class Simulation:
         self.use_rules([rule])
 
     def use_rules(self, rules: Sequence[Callable[[Tensor], Tensor]], numbers: Tensor | None = None) -> None:
-        """Say that environment e uses ``rules[numbers[e]]``, and the first of them after a reset.
-
-        Args:
-            rules: Callables ``gradients -> vector``, at least one.
-            numbers: int64, shape [E], values from 0 to ``len(rules) - 1``; all zero where None.
-        """
+        """Say that environment e uses ``rules[numbers[e]]``, and the first where None and after a reset."""
         self.rules = list(rules)
         self._rule_numbers = torch.zeros_like(self._rule_numbers) if numbers is None else numbers.clone()
 
@@ -220,8 +212,8 @@ class Simulation:
         """Begin new episodes.
 
         Args:
-            seeds: For each of the environments the seed of its own generator, from 0 to 2**63 - 1. (`make`, like
-                Gymnasium, draws this number from a NumPy generator with the seed that it is given.)
+            seeds: For each of the environments the seed of its own generator, from 0 to 2**63 - 1. (`make`
+                draws this number from a NumPy generator with the seed that it is given.)
             envs: Which environments; all where None.
             attack: The attack of these episodes, or a list to draw from; what `make` was told where None.
             num_byzantine: The f of these episodes, or its bounds; what `make` was told where None.
@@ -255,8 +247,8 @@ class Simulation:
         """One server step, then the next submissions.
 
         Args:
-            decision: A policy's `Decision`, or an update [E, d] alone. Where the parameters would not stay finite,
-                the environment keeps them and is marked in `diverged`. Credits are remembered for the next `view`.
+            decision: A policy's `Decision`, or an update [E, d] alone. Where the parameters would not stay
+                finite, the environment keeps them and is marked in `diverged`.
             envs: Which environments take part; all where None. The others stay as they are.
 
         Raises:
@@ -265,9 +257,8 @@ class Simulation:
         """
         self._check_whole()
         chosen = None if envs is None else self._environments(envs)
-        update, credits = (
-            (decision.update, decision.credits) if isinstance(decision, Decision) else (decision, None)
-        )
+        update = decision.update if isinstance(decision, Decision) else decision
+        credits = decision.credits if isinstance(decision, Decision) else None
         check_tensor("update", update, *self.server.theta.shape)
         active = None
         if chosen is not None:
@@ -275,7 +266,9 @@ class Simulation:
             active[chosen] = True
         if credits is not None:
             check_tensor("credits", credits, *self.previous_credits.shape)
-            given = ~credits[:, :1].isnan() if active is None else active[:, None] & ~credits[:, :1].isnan()
+            given = ~credits[:, :1].isnan()
+            if active is not None:
+                given &= active[:, None]
             new = credits.detach().to(self.previous_credits)
             self.previous_credits = torch.where(given, new, self.previous_credits)
         self.server.step(update.detach().to(self.server.theta, copy=True), active)
@@ -311,13 +304,8 @@ class Simulation:
         self._view, self._in_round = None, False
 
     def _owners(self) -> dict[str, Any]:
-        return {
-            "simulation": self,
-            "server": self.server,
-            "workers": self.workers,
-            "batches": self.workers.batches,
-            "quasi_validation": self.quasi_validation,
-        }
+        parts = {"simulation": self, "server": self.server, "workers": self.workers}
+        return parts | {"batches": self.workers.batches, "quasi_validation": self.quasi_validation}
 
     def _memories(self) -> list[Memory]:
         return [self.memory, *self.workers.memories]
@@ -325,12 +313,11 @@ class Simulation:
     def _check_whole(self) -> None:
         if self._in_round:
             raise RuntimeError(
-                "the last round failed half way, in an attack, a role function, a partition or a QV source; reset "
-                "all environments first"
+                "the last round failed half way, in an attack, a role function, a partition or a QV source; "
+                "reset all environments first"
             )
 
     def _environments(self, envs: Any) -> list[int]:
-        """The environments meant by an argument ``envs``: all where it is None."""
         if envs is None:
             return list(range(self.num_envs))
         given: Any = envs.tolist() if isinstance(envs, Tensor | np.ndarray) else envs
@@ -344,10 +331,8 @@ class Simulation:
     def _numbers_of(self, attack: Any) -> list[int]:
         """The numbers of attacks that an episode asks for; those not met before are added."""
         known = {one.key: number for number, one in enumerate(self.workers.attacks)}
-        return [
-            known[one.key] if one.key in known else self.workers.add_attack(one)
-            for one in named_attacks(attack)
-        ]
+        wanted = named_attacks(attack)
+        return [known[one.key] if one.key in known else self.workers.add_attack(one) for one in wanted]
 
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
         module = self.setup.make_module(generator=generator)
@@ -409,7 +394,6 @@ def _merged(
 
 
 def _checked_seeds(seeds: Any, envs: Sequence[int]) -> list[int]:
-    """A seed for each of the environments ``envs``."""
     if not isinstance(seeds, Sequence | np.ndarray) or isinstance(seeds, str) or len(seeds) != len(envs):
         raise ValueError(f"seeds must be one for each of the environments {list(envs)}, got {seeds!r}")
     return [check_int("seeds (each)", seed, low=0, high=2**63 - 1) for seed in seeds]
