@@ -164,25 +164,35 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         """
         if not self._begun.all():
             raise ResetNeeded("call reset() before the first step()")
-        began = self._done  # those that only reset in this step
-        if self._mode is AutoresetMode.NEXT_STEP and began.any():
-            result = self._step_with_resets(actions)
-        elif began.any():
-            raise RuntimeError(
-                "autoreset_mode is 'Disabled': reset the finished environments "
-                f"{np.flatnonzero(began).tolist()} with options={{'reset_mask': mask}} first"
-            )
+        began, actions, going = (
+            self._done,
+            as_array(actions),
+            None,
+        )  # began: those that only reset in this step
+        if began.any():
+            if self._mode is AutoresetMode.DISABLED:
+                raise RuntimeError(
+                    "autoreset_mode is 'Disabled': reset the finished environments "
+                    f"{np.flatnonzero(began).tolist()} with options={{'reset_mask': mask}} first"
+                )
+            going = np.flatnonzero(~began).tolist()
+            if actions.shape == self.action_space.shape:
+                actions = actions.copy()
+                actions[began] = self.actions.ignored(int(began.sum()))  # they may be anything
+        outcome = self._core.step(actions, going)
+        for values in (outcome.rewards, outcome.terminated, outcome.truncated):
+            values[began] = 0
+        done, final = outcome.terminated | outcome.truncated, {}
+        if self._mode is AutoresetMode.SAME_STEP:
+            began, final = done, self._final(outcome, done)
         else:
-            outcome = self._core.step(as_array(actions))
-            done = outcome.terminated | outcome.truncated
-            if self._mode is AutoresetMode.SAME_STEP:
-                began = done
-                result = self._reset_finished(outcome) if done.any() else self._result(outcome)
-            else:
-                self._done, result = done, self._result(outcome)
+            self._done = done
+        if began.any():
+            self._begin_anew(outcome, began)
+        infos = self._infos(outcome, np.ones(self.num_envs, dtype=bool)) | final
         if self._renderer:
-            self._renderer.record(result[4], began)
-        return result
+            self._renderer.record(infos, began)
+        return self._core.observe(), outcome.rewards, outcome.terminated, outcome.truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """A frame (height, width, 3) for each environment, as Gymnasium's video wrappers expect.
@@ -191,48 +201,24 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         """
         return self._renderer.draw() if self._renderer else None
 
-    def _step_with_resets(self, actions: np.ndarray) -> Any:
-        """One step of the "NextStep" mode in which some environments only reset."""
-        envs = np.flatnonzero(self._done).tolist()
-        going = np.flatnonzero(~self._done).tolist()
-        actions = as_array(actions).copy()
-        if actions.shape == self.action_space.shape:
-            actions[envs] = self.actions.ignored(len(envs))  # they may be anything
-        outcome = self._core.step(actions, going)
-        self._core.reset([self.np_random[env] for env in envs], envs)
-        self._put_reset_info(outcome, envs)
-        outcome.rewards[envs] = 0.0
-        outcome.terminated[envs] = outcome.truncated[envs] = False
-        self._done = outcome.terminated | outcome.truncated
-        return self._result(outcome)
-
-    def _reset_finished(self, outcome: Outcome) -> Any:
-        """The end of a step of the "SameStep" mode in which some environments are done."""
-        done, last = outcome.terminated | outcome.truncated, self._core.observe()
-        envs = np.flatnonzero(done).tolist()
-        final_info = self._infos(outcome, done)
-        self._core.reset([self.np_random[env] for env in envs], envs)
-        self._put_reset_info(outcome, envs)
-        *result, infos = self._result(outcome)
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        for env in envs:
+    def _final(self, outcome: Outcome, done: np.ndarray) -> dict[str, Any]:
+        """The last observations and infos of the episodes that are done, for the mode "SameStep"."""
+        if not done.any():
+            return {}
+        last, final_obs = self._core.observe(), np.full(self.num_envs, None, dtype=object)
+        for env in np.flatnonzero(done):
             final_obs[env] = row(last, env)
-        infos |= {"final_obs": final_obs, "_final_obs": done}
-        infos |= {"final_info": final_info, "_final_info": done}
-        return (*result, infos)
+        final = {"final_obs": final_obs, "final_info": self._infos(outcome, done)}
+        return final | {"_final_obs": done, "_final_info": done}
 
-    def _result(self, outcome: Outcome) -> Any:
-        """What `step` returns."""
-        infos = self._infos(outcome, np.ones(self.num_envs, dtype=bool))
-        return self._core.observe(), outcome.rewards, outcome.terminated, outcome.truncated, infos
-
-    def _put_reset_info(self, outcome: Outcome, envs: list[int]) -> None:
-        """Replace what an outcome says of environments that have begun anew."""
+    def _begin_anew(self, outcome: Outcome, began: np.ndarray) -> None:
+        """Reset some environments, and put what a reset says of them into the outcome."""
+        envs = np.flatnonzero(began).tolist()
+        self._core.reset([self.np_random[env] for env in envs], envs)
         fresh = self._core.reset_info()
         for name, values in outcome.info.items():
             values[envs] = fresh[name][envs]
-        outcome.with_credits[envs] = True
-        outcome.evaluated[envs] = False
+        outcome.with_credits[envs], outcome.evaluated[envs] = True, False
 
     def _infos(self, outcome: Outcome, present: np.ndarray) -> dict[str, Any]:
         """Gymnasium's form: beside every entry ``name`` the mask ``_name`` of the environments that have it."""

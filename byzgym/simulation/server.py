@@ -64,7 +64,7 @@ class Server:
 
 
 def receive(submissions: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """What reaches the server: single submissions or means over secure groups, without those that are not finite.
+    """What reaches the server: submissions or means over secure groups, without those that are not finite.
 
     This is the one place where submissions of a simulation are rejected.
 

@@ -41,7 +41,7 @@ class Simulation:
 
     E independent environments run side by side in batched tensors. A round: read `view` (or `gradients`),
     decide, call `apply`; the next submissions are there when it returns. Every environment has its own random
-    generator: environment i of a batch equals a simulation of one with the same seed (on CPU, but for rounding).
+    generator: environment i of a batch equals a simulation of one with this seed (on CPU, but for rounding).
 
     Example:
         >>> from byzgym import agents

@@ -155,7 +155,7 @@ class Workers:
     def _batch(
         self, index: Tensor, groups: list[Group], context: AttackContext, rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Batches x [k, h, B, ...], y [k, h, B] of the workers ``rows`` (all n where None), perhaps poisoned."""
+        """Batches x [k, h, B, ...], y [k, h, B] of the workers ``rows`` (all n where None)."""
         x_train, y_train = self._setup.task.train
         samples = self.batches.draw(index, context.round, self.generators)
         if rows is not None:
