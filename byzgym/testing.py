@@ -49,9 +49,6 @@ def check_rule(rule: Any, num_byzantine: int = 2) -> None:
 
     Shapes and types, batches equal loops, no dependence on the workers' order, no writes into the input, no
     global randomness, credits, rejected submissions, copies; for a `ServerRule` also memory and snapshots.
-
-    Raises:
-        CheckError: If one of these fails; the message says which.
     """
     with _checking("rule", rule):
         made = aggregation.make_for(rule, WORKERS, num_byzantine)
@@ -66,9 +63,6 @@ def check_attack(attack: Any) -> None:
 
     Shapes, honest rows, no writes into the input, randomness from the context alone, batches equal loops, and
     nothing kept outside ``context.memory``: episodes and snapshots repeat.
-
-    Raises:
-        CheckError: If one of these fails; the message says which.
     """
     with _checking("attack", attack):
         made = attacks.make_from(attack)
@@ -97,9 +91,6 @@ def check_task(task: Any) -> None:
 
     A model can be trained on it, it is the same each time it is made, and it reads nothing from global random
     generators; training writes into none of its data.
-
-    Raises:
-        CheckError: If one of these fails; the message says which.
     """
     with _checking("task", task):
         with _no_global_randomness():
@@ -120,9 +111,6 @@ def check_policy(policy: Any) -> None:
     Decisions fit, rejected submissions get no credit, nothing is written into the view, no global randomness,
     episodes repeat after a reset, copies go on alike, `predict` acts in the environment, and only a marked
     reference asks for the simulation.
-
-    Raises:
-        CheckError: If one of these fails; the message says which.
     """
     with _checking("policy", policy):
         for attack in ("gaussian", OVERFLOW):
@@ -163,9 +151,6 @@ def check_env(env: str | EnvSpec | gym.Env[Any, Any]) -> None:
 
     Args:
         env: A registered id, a spec, or what ``gym.make`` has returned, wrapped or not.
-
-    Raises:
-        CheckError: If one of these fails; the message says which.
     """
     from gymnasium.utils.env_checker import check_env as check_with_gymnasium
     from stable_baselines3.common.env_checker import check_env as check_with_sb3

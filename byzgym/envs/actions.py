@@ -88,7 +88,7 @@ class CreditActions(Actions):
         short = (credits.sum(1) < 1 - SHORT) & ~view.rejected.all(1)
         if short.any():
             raise ValueError(
-                f"the policy's credits sum to {float(credits[short][0].sum()):.4g}, which is less than 1: make the "
+                f"the policy's credits sum to {float(credits[short][0].sum()):.4g}, below 1: make the "
                 "environment with action='null_slot' or action='update'"
             )
         return credits.cpu().numpy().astype(np.float32)

@@ -28,8 +28,7 @@ class Outcome:
     rewards: np.ndarray  # [E] float64
     terminated: np.ndarray  # [E] bool
     truncated: np.ndarray  # [E] bool
-    info: dict[str, np.ndarray]  # name -> [E, ...]
-    with_credits: np.ndarray  # [E] bool: where info["credits"] is meaningful
+    info: dict[str, np.ndarray]  # name -> [E, ...]; credits are NaN where the update has none
     metrics: dict[str, np.ndarray]  # name -> [E], meaningful where `evaluated`
     evaluated: np.ndarray  # [E] bool
 
@@ -116,7 +115,6 @@ class Core:
             terminated=terminated,
             truncated=truncated,
             info=info,
-            with_credits=~np.isnan(info["credits"][:, 0]),
             metrics=self.metrics() if evaluated.any() else {},
             evaluated=evaluated,
         )
@@ -167,12 +165,12 @@ class Shell:
         return self._core.actions
 
 
-def pick(info: Mapping[str, np.ndarray], env: int, with_credits: bool = True) -> dict[str, Any]:
+def pick(info: Mapping[str, np.ndarray], env: int) -> dict[str, Any]:
     """The `info` of one environment: arrays of its own, Python numbers and text."""
     return {
         name: value[env].copy() if value.ndim > 1 else value.tolist()[env]
         for name, value in info.items()
-        if with_credits or name != "credits"
+        if name != "credits" or not np.isnan(value[env, 0])
     }
 
 

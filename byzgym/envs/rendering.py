@@ -17,7 +17,7 @@ _style_lock = threading.RLock()
 
 @contextmanager
 def default_style() -> Iterator[None]:
-    """Matplotlib's default style, whatever the user's. As all threads share it, one thread draws at a time."""
+    """Matplotlib's default style, whatever the user's. Threads share it: only one draws at a time."""
     import matplotlib
 
     with _style_lock, matplotlib.rc_context():

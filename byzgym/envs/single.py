@@ -190,7 +190,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
         if not self._begun:
             raise ResetNeeded("call reset() before the first step()")
         outcome = self._core.step(as_array(action)[None])
-        info = pick(outcome.info, 0, bool(outcome.with_credits[0]))
+        info = pick(outcome.info, 0)
         if outcome.evaluated[0]:
             info |= pick(outcome.metrics, 0)
         reward = float(outcome.rewards[0])

@@ -208,8 +208,8 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         last, final_obs = self._core.observe(), np.full(self.num_envs, None, dtype=object)
         for env in np.flatnonzero(done):
             final_obs[env] = row(last, env)
-        final = {"final_obs": final_obs, "final_info": self._infos(outcome, done)}
-        return final | {"_final_obs": done, "_final_info": done}
+        infos = self._infos(outcome, done)
+        return {"final_obs": final_obs, "_final_obs": done, "final_info": infos, "_final_info": done}
 
     def _begin_anew(self, outcome: Outcome, began: np.ndarray) -> None:
         """Reset some environments, and put what a reset says of them into the outcome."""
@@ -218,14 +218,14 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         fresh = self._core.reset_info()
         for name, values in outcome.info.items():
             values[envs] = fresh[name][envs]
-        outcome.with_credits[envs], outcome.evaluated[envs] = True, False
+        outcome.evaluated[envs] = False
 
     def _infos(self, outcome: Outcome, present: np.ndarray) -> dict[str, Any]:
         """Gymnasium's form: beside every entry ``name`` the mask ``_name`` of the environments that have it."""
         infos: dict[str, Any] = {}
         for name, values in (outcome.info | outcome.metrics).items():
             mask = present & outcome.evaluated if name in outcome.metrics else present
-            mask = mask & outcome.with_credits if name == "credits" else mask
+            mask = mask & ~np.isnan(values[:, 0]) if name == "credits" else mask
             if mask.any():
                 infos[name] = np.full_like(values, None) if values.dtype == object else np.zeros_like(values)
                 infos[name][mask] = values[mask]

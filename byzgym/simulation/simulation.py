@@ -15,7 +15,6 @@ from byzgym.attacks import AttackContext
 from byzgym.memory import Memory
 from byzgym.simulation import snapshots
 from byzgym.simulation.config import (
-    NamedAttack,
     Setup,
     SimulationConfig,
     byzantine_bounds,
@@ -53,23 +52,15 @@ class Simulation:
         torch.Size([2])
     """
 
-    def __init__(
-        self,
-        setup: Setup,
-        num_envs: int,
-        num_byzantine: Sequence[tuple[int, int]],
-        attack_choices: Sequence[Sequence[int]],
-        attacks: Sequence[NamedAttack],
-    ) -> None:
+    def __init__(self, setup: Setup, num_envs: int) -> None:
         """Not called by users; see `make`."""
         keep_freed_memory()
         generator = torch.Generator(setup.device).manual_seed(0)  # what it draws is thrown away
         module = setup.make_module(generator=generator)
-        self.setup = setup
-        self.num_envs = num_envs
+        self.setup, self.num_envs = setup, num_envs
         x, y = setup.task.train
         self.engine = engine_for(module.to(setup.device, torch.float32), x[:2], y[:2])
-        self.workers = Workers(setup, self.engine, num_byzantine, attack_choices, attacks)
+        self.workers = Workers(setup, self.engine, num_envs)
         self.server = Server(setup, num_envs, self.engine.num_parameters)
         x, y = draw_samples(setup, generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
@@ -121,7 +112,9 @@ class Simulation:
             raise ValueError(f"per_environment must be {num_envs} mappings, got {per_environment!r}")
         given = {key: value for key, value in arguments.items() if key not in ENVIRONMENT_ARGUMENTS}
         setup = resolve(config_from(SimulationConfig, given))
-        simulation = cls(setup, num_envs, *_merged(setup, overrides))
+        simulation = cls(setup, num_envs)
+        for env, override in enumerate(overrides):
+            simulation.workers.override(env, override)
         seeds = [None if seed is None else seed + i for i in range(num_envs)]
         simulation.reset([episode_seed(np.random.default_rng(seed)) for seed in seeds])
         return simulation
@@ -224,7 +217,7 @@ class Simulation:
         chosen = self._environments(envs)
         seeds = _checked_seeds(seeds, chosen)
         bounds = None if num_byzantine is None else byzantine_bounds(num_byzantine, self.setup.num_workers)
-        choices = None if attack is None else self._numbers_of(attack)
+        choices = None if attack is None else self.workers.numbers_of(named_attacks(attack))
         whole = len(chosen) == self.num_envs
         if not whole:
             self._check_whole()
@@ -328,12 +321,6 @@ class Simulation:
             raise ValueError(f"envs must name each environment once, got {numbers}")
         return numbers
 
-    def _numbers_of(self, attack: Any) -> list[int]:
-        """The numbers of attacks that an episode asks for; those not met before are added."""
-        known = {one.key: number for number, one in enumerate(self.workers.attacks)}
-        wanted = named_attacks(attack)
-        return [known[one.key] if one.key in known else self.workers.add_attack(one) for one in wanted]
-
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
         module = self.setup.make_module(generator=generator)
         parameters = [parameter.detach().flatten() for parameter in module.parameters()]
@@ -367,30 +354,6 @@ class Simulation:
         elif index is not None:
             self.workers.submissions[chosen] = rows
         self._in_round = False
-
-
-def _merged(
-    setup: Setup, overrides: Sequence[Mapping[str, Any]]
-) -> tuple[list[tuple[int, int]], list[list[int]], list[NamedAttack]]:
-    """Per environment the bounds of f and the numbers of its attacks, and all attacks.
-
-    Environments whose overrides say the same share their attacks, which then act on all of them at once.
-    """
-    made = {one.key: one for one in setup.attacks}
-    bounds, choices = [], []
-    for override in overrides:
-        unknown = set(override) - {"attack", "num_byzantine"}
-        if unknown:
-            raise ValueError(f"per_environment may override attack and num_byzantine, got {sorted(unknown)}")
-        bounds.append(setup.num_byzantine)
-        if "num_byzantine" in override:
-            bounds[-1] = byzantine_bounds(override["num_byzantine"], setup.num_workers)
-        own = named_attacks(override["attack"]) if "attack" in override else setup.attacks
-        for one in own:
-            made.setdefault(one.key, one)
-        numbers = {key: number for number, key in enumerate(made)}
-        choices.append([numbers[one.key] for one in own])
-    return bounds, choices, list(made.values())
 
 
 def _checked_seeds(seeds: Any, envs: Sequence[int]) -> list[int]:

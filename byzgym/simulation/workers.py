@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from byzgym.attacks.base import as_submissions
 from byzgym.memory import Memory
 from byzgym.numerics.finite import finite_rows
 from byzgym.simulation.batches import BatchSampler, checked_shares
-from byzgym.simulation.config import NamedAttack, Setup
+from byzgym.simulation.config import NamedAttack, Setup, byzantine_bounds, named_attacks
 from byzgym.simulation.gradients import GradientEngine
 from byzgym.validation import blamed
 
@@ -27,30 +27,20 @@ Group = tuple[int, Tensor]
 
 
 class Workers:
-    """All workers of E environments.
+    """All workers of E environments."""
 
-    For each environment ``num_byzantine`` has the bounds between which f is drawn at a reset, and
-    ``attack_choices`` the numbers (in ``named_attacks``) of the attacks among which one is drawn.
-    """
-
-    def __init__(
-        self,
-        setup: Setup,
-        engine: GradientEngine,
-        num_byzantine: Sequence[tuple[int, int]],
-        attack_choices: Sequence[Sequence[int]],
-        named_attacks: Sequence[NamedAttack],
-    ) -> None:
-        num_envs, n, device = len(num_byzantine), setup.num_workers, setup.device
+    def __init__(self, setup: Setup, engine: GradientEngine, num_envs: int) -> None:
+        n, device = setup.num_workers, setup.device
         self._setup, self._engine = setup, engine
-        self.num_byzantine, self._attack_choices = num_byzantine, attack_choices
+        self.generators = [torch.Generator(device) for _ in range(num_envs)]
         self.attacks: list[NamedAttack] = []
         self.roles_memory = Memory(num_envs, device)
         self.memories = [self.roles_memory]
         """What roles keep, then what each attack keeps."""
-        for attack in named_attacks:
-            self.add_attack(attack)
-        self.generators = [torch.Generator(device) for _ in range(num_envs)]
+        self.num_byzantine = [setup.num_byzantine] * num_envs
+        """The bounds between which each environment draws its f at a reset."""
+        self.attack_choices = [self.numbers_of(setup.attacks)] * num_envs
+        """The numbers in ``attacks`` of those among which each environment draws one."""
         self.batches = BatchSampler(num_envs, n, setup.batch_size, device)
         self.assigned = torch.zeros(num_envs, n, dtype=torch.bool, device=device)  # [E, n]
         self.byzantine = torch.zeros_like(self.assigned)  # [E, n], in this round
@@ -58,11 +48,25 @@ class Workers:
         self.submissions = torch.zeros(num_envs, n, engine.num_parameters, device=device)  # [E, n, d]
         self.momentum = torch.zeros_like(self.submissions) if setup.worker_momentum else None
 
-    def add_attack(self, attack: NamedAttack) -> int:
-        """Add an attack that episodes can have; returns its number."""
-        self.attacks.append(attack)
-        self.memories.append(Memory(len(self.num_byzantine), self._setup.device))
-        return len(self.attacks) - 1
+    def override(self, env: int, override: Mapping[str, Any]) -> None:
+        """Give an environment an ``attack`` or a ``num_byzantine`` of its own."""
+        unknown = set(override) - {"attack", "num_byzantine"}
+        if unknown:
+            raise ValueError(f"per_environment may override attack and num_byzantine, got {sorted(unknown)}")
+        if "num_byzantine" in override:
+            bounds = byzantine_bounds(override["num_byzantine"], self._setup.num_workers)
+            self.num_byzantine[env] = bounds
+        if "attack" in override:
+            self.attack_choices[env] = self.numbers_of(named_attacks(override["attack"]))
+
+    def numbers_of(self, wanted: Sequence[NamedAttack]) -> list[int]:
+        """The numbers of attacks, which act at once in all environments that have them; new ones are added."""
+        for attack in wanted:
+            if attack.key not in [known.key for known in self.attacks]:
+                self.attacks.append(attack)
+                self.memories.append(Memory(len(self.generators), self._setup.device))
+        keys = [known.key for known in self.attacks]
+        return [keys.index(attack.key) for attack in wanted]
 
     def reset(
         self, env: int, num_byzantine: tuple[int, int] | None = None, choices: Sequence[int] | None = None
@@ -78,7 +82,7 @@ class Workers:
         self.assigned[env] = False
         self.assigned[env, order[:number]] = True
         self.byzantine[env] = self.assigned[env]
-        choices = choices or self._attack_choices[env]
+        choices = choices or self.attack_choices[env]
         self.attack_of[env] = choices[_randint(len(choices), generator)]
         labels = self._setup.task.train[1]
         with blamed(f"partition {self._setup.partition_name}"):
