@@ -118,17 +118,10 @@ def check_policy(policy: Any) -> None:
             agent = agents.build(policy, simulation)
             asks = _asks_for_simulation(policy)
             _expect(agent.reference or not asks, "it asks for the simulation: set reference = True")
-            episodes = []
-            for _ in range(2):
-                simulation.reset(SEEDS)
-                agent.reset()
-                episodes.append(_decide(agent, simulation, ROUNDS))
-            first, again = episodes
+            first, again = (_begin(agent, simulation, ROUNDS) for _ in range(2))
             _expect_same(again, first, "after reset() an episode with the same seed differs")
         for rounds in () if agent.reference else (1, 3):  # a copied reference would see a copied simulation
-            simulation.reset(SEEDS)
-            agent.reset()
-            _decide(agent, simulation, rounds)
+            _begin(agent, simulation, rounds)
             twin, snapshot = copy.deepcopy(agent), simulation.snapshot()
             updates = _decide(agent, simulation, 3)
             simulation.restore(snapshot)
@@ -356,6 +349,13 @@ def _play(simulation: Simulation, rounds: int = ROUNDS) -> list[Tensor]:
         seen.append(simulation.gradients.clone())
         simulation.apply(simulation.gradients.mean(1))
     return seen
+
+
+def _begin(agent: agents.Agent, simulation: Simulation, rounds: int) -> list[Tensor]:
+    """`_decide` from the start of an episode."""
+    simulation.reset(SEEDS)
+    agent.reset()
+    return _decide(agent, simulation, rounds)
 
 
 def _decide(agent: agents.Agent, simulation: Simulation, rounds: int) -> list[Tensor]:

@@ -62,12 +62,7 @@ def check_int(name: str, value: Any, low: int | None = None, high: int | None = 
 
 
 def check_real(
-    name: str,
-    value: Any,
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    above: float | None = None,
+    name: str, value: Any, low: float | None = None, high: float | None = None, *, above: float | None = None
 ) -> float:
     """Return ``value`` as a finite float in ``[low, high]`` and, if given, greater than ``above``."""
     allowed = f" greater than {above}" if above is not None else ""

@@ -15,7 +15,7 @@ from byzgym.ambient import episode_seed, shielded
 from byzgym.envs.actions import Actions, make_actions
 from byzgym.envs.config import EnvConfig
 from byzgym.envs.observations import ObservationBuilder
-from byzgym.envs.rewards import EXPLOSION, WORST_REWARD, relative_drop
+from byzgym.envs.rewards import WORST_REWARD, exploded, relative_drop
 from byzgym.simulation import Simulation
 from byzgym.simulation.config import SimulationConfig, byzantine_bounds, config_from, named_attacks
 from byzgym.validation import check_int, unknown
@@ -97,7 +97,7 @@ class Core:
         decision = self.actions.decode(actions, view)
         simulation.apply(decision, envs)
         after = simulation.qv_loss()
-        diverged = simulation.diverged | (after > EXPLOSION * simulation.initial_loss)
+        diverged = simulation.diverged | exploded(after, simulation.initial_loss)
         rewards = relative_drop(before, after).masked_fill(diverged, WORST_REWARD)
         terminated = _to_numpy(diverged)
         round = simulation.server.round.cpu().numpy()

@@ -10,6 +10,11 @@ EXPLOSION = 1000.0
 """A QV loss of more than this many times that at the start of the episode counts as divergence."""
 
 
+def exploded(loss: Tensor, initial: Tensor) -> Tensor:
+    """Where a QV loss [E] counts as divergence, beside that at the start of the episode [E]."""
+    return loss > EXPLOSION * initial
+
+
 def relative_drop(before: Tensor, after: Tensor) -> Tensor:
     """(L(theta_t) - L(theta_{t+1})) / L(theta_t), in [WORST_REWARD, 1].
 

@@ -69,8 +69,7 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._random = [seeding.np_random() for _ in range(num_envs)]  # generators and their seeds
-        self._done = np.zeros(num_envs, dtype=bool)
-        self._begun = np.zeros(num_envs, dtype=bool)
+        self._done, self._begun = np.zeros((2, num_envs), dtype=bool)
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -84,7 +83,7 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
 
     @property
     def spec(self) -> EnvSpec | None:
-        """The spec from which `gymnasium.make_vec` made the environment; it says how long an episode is."""
+        """The spec of `gymnasium.make_vec`, with the length of an episode."""
         return self._spec
 
     @spec.setter
@@ -109,10 +108,7 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         return self.call(name)
 
     def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin new episodes.
 
@@ -206,7 +202,7 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         if not done.any():
             return {}
         last, final_obs = self._core.observe(), np.full(self.num_envs, None, dtype=object)
-        for env in np.flatnonzero(done):
+        for env in np.flatnonzero(done).tolist():
             final_obs[env] = row(last, env)
         infos = self._infos(outcome, done)
         return {"final_obs": final_obs, "_final_obs": done, "final_info": infos, "_final_info": done}
@@ -221,7 +217,7 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         outcome.evaluated[envs] = False
 
     def _infos(self, outcome: Outcome, present: np.ndarray) -> dict[str, Any]:
-        """Gymnasium's form: beside every entry ``name`` the mask ``_name`` of the environments that have it."""
+        """Gymnasium's form: beside every entry ``name`` a mask ``_name`` of the environments that have it."""
         infos: dict[str, Any] = {}
         for name, values in (outcome.info | outcome.metrics).items():
             mask = present & outcome.evaluated if name in outcome.metrics else present

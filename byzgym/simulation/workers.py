@@ -60,12 +60,13 @@ class Workers:
             self.attack_choices[env] = self.numbers_of(named_attacks(override["attack"]))
 
     def numbers_of(self, wanted: Sequence[NamedAttack]) -> list[int]:
-        """The numbers of attacks, which act at once in all environments that have them; new ones are added."""
+        """The numbers of attacks; new ones are added. Environments with one attack share its number."""
+        keys = [known.key for known in self.attacks]
         for attack in wanted:
-            if attack.key not in [known.key for known in self.attacks]:
+            if attack.key not in keys:
+                keys.append(attack.key)
                 self.attacks.append(attack)
                 self.memories.append(Memory(len(self.generators), self._setup.device))
-        keys = [known.key for known in self.attacks]
         return [keys.index(attack.key) for attack in wanted]
 
     def reset(
@@ -94,10 +95,7 @@ class Workers:
             self.momentum[env] = 0
 
     def submit(self, envs: Tensor | None, theta: Tensor, context: AttackContext) -> None:
-        """Compute the submissions of this round in the k environments ``envs`` (all where None).
-
-        ``theta`` [k, d] and ``context`` are theirs.
-        """
+        """Compute the submissions of ``envs`` (all where None), with their theta [k, d] and their context."""
         index = torch.arange(len(self.generators), device=theta.device) if envs is None else envs
         self._play_roles(index, context)
         groups = self._groups(index)
@@ -187,9 +185,9 @@ class Workers:
         mask, given = self._told(number, members, index, context)
         whole = len(members) == len(out) and isinstance(attack, attacks.Attack)
         gradients = out if whole else out[members]  # a foreign attack may write into what it is given
-        # `Attack.__call__` would put honest rows back, which is done here for all attacks.
-        plain = isinstance(attack, attacks.Attack) and type(attack).__call__ is attacks.Attack.__call__
-        act = attack.corrupt if plain else attack
+        act = attack
+        if isinstance(attack, attacks.Attack) and type(attack).__call__ is attacks.Attack.__call__:
+            act = attack.corrupt  # the call would put honest rows back, which is done here for all attacks
         with blamed(f"attack {name}"):
             submitted = as_submissions(name, act(gradients, mask.clone(), given), gradients.shape)
         submitted = submitted.detach().to(out.dtype)
