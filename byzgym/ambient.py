@@ -117,10 +117,10 @@ def _cpu_is_default() -> bool:
 def keep_freed_memory() -> None:
     """Let the process keep memory that it frees, for its next use.
 
-    A round frees megabytes of temporaries and asks for them again. At first glibc returns large blocks to the
-    system, which hands them out anew page by page; that can take ten times as long as filling them. Once a
-    block of almost 32 MiB (DEFAULT_MMAP_THRESHOLD_MAX) has been freed, glibc keeps smaller ones; see
-    M_MMAP_THRESHOLD in mallopt(3). The block is never written to, so that it costs no memory.
+    At first glibc returns large blocks to the system, which hands them out anew page by page; that can take
+    ten times as long as filling them. Once a block of almost 32 MiB (DEFAULT_MMAP_THRESHOLD_MAX) has been
+    freed, glibc keeps smaller ones; see M_MMAP_THRESHOLD in mallopt(3). The block is never written to and
+    costs no memory.
     """
     torch.empty((32 << 20) - (1 << 12), dtype=torch.uint8)
 

@@ -18,10 +18,8 @@ class WriteError(OSError):
 def write_whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, which replaces ``path`` when the block ends without an error.
 
-    The temporary path has the same suffix, since many writers choose the format by it.
-
-    Raises:
-        WriteError: If the file cannot be written. ``path`` is then as it was before.
+    It has the same suffix, since many writers choose the format by it. Where it cannot be written, a
+    `WriteError` is raised, and ``path`` is as it was before.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -37,11 +35,7 @@ def write_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write several text files: all of them, or none if one cannot be written.
-
-    Raises:
-        WriteError: If one cannot be written.
-    """
+    """Write several text files: all of them, or none, with a `WriteError`, if one cannot be written."""
     with ExitStack() as stack:
         for path, text in texts.items():
             stack.enter_context(write_whole(path)).write_text(text, encoding="utf-8")
@@ -49,20 +43,14 @@ def write_texts(texts: Mapping[Path, str]) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Make the folder if there is none, and let no other command write to it while the block runs.
-
-    Raises:
-        OSError: If the folder cannot be made or written to, or another command is writing to it.
-    """
+    """Make the folder if there is none, and let no other command write to it while the block runs."""
     held = FileLock(folder / ".byzgym.lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except Timeout:
-        raise OSError(
-            f"another comparison or training is writing to {folder}; wait for it, or choose another folder "
-            "(--out)"
-        ) from None
+        busy = f"another comparison or training is writing to {folder}"
+        raise OSError(f"{busy}; wait for it, or choose another folder (--out)") from None
     except OSError as error:
         why = error.strerror or error
         raise OSError(f"out must be a folder that can be written to, got {folder}: {why}") from None

@@ -33,9 +33,7 @@ class Registry(Generic[T]):
     def __init__(
         self, kind: str, accepts: Callable[[Any], bool] | None = None, objects: str = "an object"
     ) -> None:
-        self.kind = kind
-        self._accepts = accepts
-        self._objects = objects
+        self.kind, self._accepts, self._objects = kind, accepts, objects
         self._factories: dict[str, Callable[..., T]] = {}
         self._built_in: set[str] = set()
 
@@ -79,11 +77,7 @@ class Registry(Generic[T]):
         return decorate
 
     def factory(self, name: str) -> Callable[..., T]:
-        """The factory registered as ``name``.
-
-        Raises:
-            ValueError: If the name is unknown; the message lists the known ones.
-        """
+        """The factory registered as ``name``; a ValueError lists the known names if there is none."""
         if not isinstance(name, str) or name not in self._factories:
             raise unknown(self.kind, name, self.names())
         return self._factories[name]
@@ -127,9 +121,7 @@ class Registry(Generic[T]):
     def make_from(self, spec: str | Mapping[str, Any] | T, inject: Mapping[str, Any] | None = None) -> T:
         """Build from "name", "name:key=value,..." or {"name": ..., **parameters}; return an object as it is.
 
-        Args:
-            spec: One of these.
-            inject: Values of parameters, used where the factory `takes` one that ``spec`` does not give.
+        Values of ``inject`` are used where the factory `takes` a parameter that ``spec`` does not give.
 
         Raises:
             ValueError: If the name is missing or unknown, or a text has another form.
@@ -163,8 +155,6 @@ def describe(spec: Any) -> str:
         >>> describe({"name": "ipm", "epsilon": 1.0}), describe("ipm"), describe(len)
         ('ipm:epsilon=1.0', 'ipm', 'len')
     """
-    if isinstance(spec, str):
-        return spec
     if isinstance(spec, Mapping):
         return specs.label(spec)
-    return getattr(spec, "__name__", type(spec).__name__)
+    return spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__)

@@ -65,9 +65,6 @@ def label(spec: Mapping[str, Any]) -> str:
 def canonical(text: str) -> str:
     """The one spelling under which tables and files list ``text``.
 
-    Raises:
-        ValueError: As `parse`.
-
     Example:
         >>> canonical("gaussian: mean=-1, std=1e3")
         'gaussian:mean=-1,std=1000.0'

@@ -52,11 +52,7 @@ def blamed(author: str) -> Iterator[None]:
 
 
 def check_int(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
-    """Return ``value`` as an int in ``[low, high]``, and of 64 bits.
-
-    Raises:
-        ValueError: If it is not a whole number (booleans are not) or lies outside.
-    """
+    """Return ``value`` as an int of 64 bits in ``[low, high]``; booleans are refused."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if whole and not -(2**63) <= value < 2**63:
         low, high = -(2**63) if low is None else low, 2**63 - 1 if high is None else high
@@ -66,18 +62,9 @@ def check_int(name: str, value: Any, low: int | None = None, high: int | None = 
 
 
 def check_real(
-    name: str,
-    value: Any,
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    above: float | None = None,
+    name: str, value: Any, low: float | None = None, high: float | None = None, *, above: float | None = None
 ) -> float:
-    """Return ``value`` as a finite float in ``[low, high]`` and, if given, strictly greater than ``above``.
-
-    Raises:
-        ValueError: If it is not a finite real number or lies outside.
-    """
+    """Return ``value`` as a finite float in ``[low, high]`` and, if given, greater than ``above``."""
     allowed = f" greater than {above}" if above is not None else ""
     allowed += (" and" if allowed and (low is not None or high is not None) else "") + _range(low, high)
     number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
@@ -92,11 +79,7 @@ def check_real(
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> Any:
-    """Return ``value`` if it is one of ``allowed``.
-
-    Raises:
-        ValueError: If it is not; the message lists what is.
-    """
+    """Return ``value`` if it is one of ``allowed``."""
     allowed = list(allowed)
     # Not `value in allowed`, which an array answers with an array.
     if not any(isinstance(value, type(one)) and value == one for one in allowed):
@@ -105,14 +88,33 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> Any:
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """Return ``value`` if it is True or False.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
+    """Return ``value`` if it is True or False."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {shown(value)}")
     return value
+
+
+def check_tensor(name: str, value: Any, *shape: Any) -> None:
+    """Raise an error unless ``value`` is a dense tensor of real numbers of this shape.
+
+    A letter such as "E" in the shape stands for any size, and an ellipsis for any number of dimensions. What
+    is no such tensor is a TypeError, another shape a ValueError.
+    """
+    usual = isinstance(value, Tensor) and value.dtype == torch.float32 and value.layout is torch.strided
+    if usual and value.shape == shape:
+        return
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_complex() or value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor of real numbers, got {value.dtype}, {value.layout}")
+    found: list[Any] = list(value.shape)
+    if ... in shape:
+        before, after = shape.index(...), len(shape) - shape.index(...) - 1
+        found[before : max(before, len(found) - after)] = [...]
+    fits = len(found) == len(shape)
+    if not fits or any(isinstance(s, int) and s != size for s, size in zip(shape, found, strict=True)):
+        wanted = ", ".join("..." if size is ... else str(size) for size in shape)
+        raise ValueError(f"{name} must have shape [{wanted}], got {list(value.shape)}")
 
 
 def _range(low: float | None, high: float | None) -> str:
@@ -123,32 +125,3 @@ def _range(low: float | None, high: float | None) -> str:
     if high is not None:
         return f" of at most {high}"
     return ""
-
-
-def check_tensor(name: str, value: Any, *shape: Any) -> None:
-    """Raise an error unless ``value`` is a dense tensor of real numbers of this shape.
-
-    Args:
-        name: The argument's name, for the error.
-        value: What was given.
-        shape: Sizes; a letter such as "E" stands for any size, and an ellipsis for any number of dimensions.
-
-    Raises:
-        TypeError: If it is no tensor, or a sparse or complex one.
-        ValueError: If the shape is another.
-    """
-    if isinstance(value, Tensor) and value.shape == shape and value.dtype.is_floating_point:
-        if value.layout is torch.strided:
-            return  # the usual case, quickly
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.is_complex() or value.layout is not torch.strided:
-        raise TypeError(f"{name} must be a dense tensor of real numbers, got {value.dtype}, {value.layout}")
-    found = list(value.shape)
-    if ... in shape:
-        before, after = shape.index(...), len(shape) - shape.index(...) - 1
-        found = found[:before] + [...] + found[max(before, len(found) - after) :]
-    fits = len(found) == len(shape)
-    if not fits or any(isinstance(s, int) and s != size for s, size in zip(shape, found, strict=True)):
-        wanted = ", ".join("..." if size is ... else str(size) for size in shape)
-        raise ValueError(f"{name} must have shape [{wanted}], got {list(value.shape)}")

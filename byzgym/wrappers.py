@@ -15,18 +15,9 @@ from byzgym.validation import check_real
 
 
 def softmax_credits(logits: np.ndarray, beta: float) -> np.ndarray:
-    """softmax(beta * logits) over the last axis, float32.
-
-    Args:
-        logits: Shape [..., n].
-        beta: Inverse temperature.
-
-    Raises:
-        ValueError: If the logits are not numbers, not finite, or none.
-    """
+    """softmax(beta * logits) over the last axis of logits [..., n], float32."""
     try:
-        given = np.asarray(logits)
-        scaled = beta * given.astype(np.float64, casting="same_kind")
+        scaled = beta * np.asarray(logits).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"action must be an array of numbers, got {logits!r}") from None
     if not scaled.size or not np.isfinite(scaled).all():
@@ -64,15 +55,7 @@ class SoftmaxCredits(gym.ActionWrapper[Any, np.ndarray, np.ndarray], RecordConst
 
 
 class VectorSoftmaxCredits(VectorActionWrapper):
-    """`SoftmaxCredits` for the native vector environment.
-
-    Args:
-        env: A vector environment whose actions are credits.
-        beta: Inverse temperature, greater than 0.
-
-    Raises:
-        ValueError: If ``beta`` is not a finite number greater than 0, or actions are not credits.
-    """
+    """`SoftmaxCredits` for the native vector environment, with the same arguments and errors."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any], beta: float = 5.0) -> None:
         super().__init__(env)

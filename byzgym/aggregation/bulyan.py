@@ -36,6 +36,7 @@ class Bulyan(Rule):
 
     condition: ClassVar[str] = "n >= 4f + 3"
     differentiable: ClassVar[bool] = False
+    symmetric: ClassVar[bool] = False  # two submissions nearest to each other can tie for the last picks
 
     @classmethod
     def max_byzantine(cls, num_workers: int) -> int:

@@ -11,68 +11,68 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from byzgym.aggregation import Decision, Mean, NotLinearError, Rule, RuleSpec, ServerRule, ServerView, make_for
+from byzgym.aggregation import (
+    Decision,
+    Mean,
+    NotLinearError,
+    Rule,
+    RuleSpec,
+    ServerRule,
+    ServerView,
+    make_for,
+)
 from byzgym.simulation import Simulation
 from byzgym.validation import check_choice
 
 SHORT = 1e-4
 """Credits that sum to less than 1 by more than this need a null slot."""
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Actions(ABC):
-    """The actions of one kind.
+    """The actions of one kind, which the environment's argument ``action`` names."""
 
-    Attributes:
-        kind: The environment's argument ``action``.
-        space: Of one environment.
-    """
-
-    kind: str
-    space: spaces.Space[Any]
+    space: spaces.Space[Any]  # of one environment
 
     @abstractmethod
     def decode(self, actions: np.ndarray, view: ServerView) -> Decision:
-        """The decision that actions [E, ...] ask for.
-
-        Raises:
-            ValueError: If the shape or a number is not allowed.
-        """
+        """The decision that actions [E, ...] ask for; a ValueError if a shape or a number is not allowed."""
 
     @abstractmethod
     def encode(self, decision: Decision, view: ServerView) -> np.ndarray:
-        """The actions [E, ...] that ask for a policy's decision.
+        """The actions [E, ...] that ask for a policy's decision; an error if no action of this kind does."""
 
-        Raises:
-            ValueError, NotLinearError: If no action of this kind does.
-        """
-
-    def check_policy(self, policy: Any) -> None:
+    def check_policy(self, policy: Any) -> None:  # noqa: B027
         """Raise an error if a policy cannot act here, before it is asked to."""
 
     def ignored(self, num_envs: int) -> np.ndarray:
         """Valid actions [E, ...] for environments that will not play them."""
         return np.zeros((num_envs, *(self.space.shape or ())), self.space.dtype)
 
-    def _numbers(self, actions: Any, view: ServerView) -> np.ndarray:
-        """Actions [E, ...] as an array of the right shape."""
-        shape = self.space.shape or ()
+    def _numbers(self, actions: np.ndarray, view: ServerView) -> np.ndarray:
+        """Actions [E, ...] as real numbers, in the right shape."""
+        if actions.dtype.kind != "f":
+            try:
+                actions = actions.astype(np.float64, casting="safe")
+            except (TypeError, ValueError):
+                raise ValueError(f"action must be an array of numbers, got {actions!r}") from None
         if actions.shape[:1] != (view.num_envs,):
             raise ValueError(
                 f"action must have one row for each of {view.num_envs} environments, got {actions.shape}"
             )
-        if actions.shape[1:] != shape:
-            raise ValueError(f"action must have shape {shape} per environment, got {actions.shape[1:]}")
+        if actions.shape[1:] != self.space.shape:
+            raise ValueError(
+                f"action must have shape {self.space.shape} per environment, got {actions.shape[1:]}"
+            )
         return actions
 
 
 class CreditActions(Actions):
     """A credit per received row: ``Box(0, 1, (n,))``.
 
-    An action is divided by its sum. One whose sum is 1 (to 1e-6) passes unchanged, and all zero means uniform. The
-    credit of rejected rows goes to the accepted ones.
+    An action is divided by its sum. One whose sum is 1 (to 1e-6) passes unchanged, and all zero means
+    uniform. The credit of rejected rows goes to the accepted ones.
     """
-
-    kind = "credits"
 
     def __init__(self, num_rows: int) -> None:
         self.num_rows = num_rows
@@ -83,23 +83,25 @@ class CreditActions(Actions):
         return Decision.from_credits(self._normalised(actions, view), view)
 
     def encode(self, decision: Decision, view: ServerView) -> np.ndarray:
-        """See `Actions.encode`; the credits of a run must sum to 1 unless all its submissions are rejected."""
-        credits = _credits_of(decision, self.kind)
+        """See `Actions.encode`; credits must sum to 1 unless all submissions are rejected."""
+        credits = _credits_of(decision)
         short = (credits.sum(1) < 1 - SHORT) & ~view.rejected.all(1)
         if short.any():
             raise ValueError(
-                f"the policy's credits sum to {float(credits[short][0].sum()):.4g}; make the environment with "
-                "action='null_slot' or action='update' for credits that sum to less than 1"
+                f"the policy's credits sum to {float(credits[short][0].sum()):.4g}, below 1: make the "
+                "environment with action='null_slot' or action='update'"
             )
         return credits.cpu().numpy().astype(np.float32)
 
     def check_policy(self, policy: Any) -> None:
         """See `Actions.check_policy`."""
         if not policy.linear:
-            raise NotLinearError(f"{policy!r} gives no credits; make the environment with action='update' for it")
+            raise NotLinearError(
+                f"{policy!r} gives no credits; make the environment with action='update' for it"
+            )
 
     def _normalised(self, actions: np.ndarray, view: ServerView) -> Tensor:
-        actions = self._numbers(_real(actions), view)
+        actions = self._numbers(actions, view)
         # NumPy, because for so few numbers each operation of torch costs several times as much.
         if not (actions.min() >= -1e-6 and actions.max() < np.inf):  # false for NaN, too
             bad = int(np.flatnonzero(~((actions >= -1e-6) & (actions < np.inf)).all(1))[0])
@@ -115,12 +117,10 @@ class CreditActions(Actions):
 
 
 class NullSlotActions(CreditActions):
-    """Credits, and one slot more for the zero vector, so that the credits of the workers may sum to less than 1.
+    """Credits, and one slot more for the zero vector: those of the workers may then sum to less than 1.
 
     The credit of rejected rows goes to the zero vector.
     """
-
-    kind = "null_slot"
 
     def __init__(self, num_rows: int) -> None:
         super().__init__(num_rows)
@@ -133,47 +133,40 @@ class NullSlotActions(CreditActions):
 
     def encode(self, decision: Decision, view: ServerView) -> np.ndarray:
         """See `Actions.encode`."""
-        credits = _credits_of(decision, self.kind)
+        credits = _credits_of(decision)
         slot = 1 - credits.sum(1, keepdim=True).clamp(max=1)
         return torch.cat([credits, slot], 1).cpu().numpy().astype(np.float32)
 
 
 class UpdateActions(Actions):
-    """The update itself: ``Box(-m, m, (d,))`` with m the largest float32. Rules without credits act through it."""
-
-    kind = "update"
+    """The update itself, ``Box(-m, m, (d,))``, m the largest float32: for rules without credits."""
 
     def __init__(self, num_parameters: int) -> None:
-        largest = float(np.finfo(np.float32).max)
-        self.space = spaces.Box(-largest, largest, (num_parameters,), np.float32)
+        self.space = spaces.Box(-LARGEST, LARGEST, (num_parameters,), np.float32)
 
     def decode(self, actions: np.ndarray, view: ServerView) -> Decision:
         """See `Actions.decode`; entries must be finite."""
-        actions = self._numbers(_real(actions), view)
+        actions = self._numbers(actions, view)
         if not np.isfinite(actions).all():
             raise ValueError("action must be a finite vector, got NaN or infinite entries")
         return Decision(torch.from_numpy(actions.astype(np.float32)).to(view.theta.device))
 
     def encode(self, decision: Decision, view: ServerView) -> np.ndarray:
         """See `Actions.encode`."""
-        largest = float(np.finfo(np.float32).max)
-        return decision.update.detach().clamp(-largest, largest).cpu().numpy().astype(np.float32)
+        return decision.update.detach().clamp(-LARGEST, LARGEST).cpu().numpy().astype(np.float32)
 
 
 class RuleActions(Actions):
     """The number of the rule that aggregates this round: ``Discrete(len(rules))``.
 
-    Attacks that know the server's rule are shown the one used last, and in the first round the first.
-
-    Args:
-        rules: Names, mappings or rules. A rule is told the environment's (upper) f, or the largest it accepts.
-        simulation: The simulation it acts in.
+    A rule is told the environment's (upper) f, or the largest it accepts. Attacks that know the server's rule
+    are shown the one used last, and in the first round the first.
     """
 
-    kind = "rule"
-
     def __init__(self, rules: Sequence[RuleSpec], simulation: Simulation) -> None:
-        self.rules: list[Rule] = [make_for(rule, simulation.num_rows, simulation.most_byzantine) for rule in rules]
+        self.rules: list[Rule] = [
+            make_for(rule, simulation.num_rows, simulation.most_byzantine) for rule in rules
+        ]
         self.space = spaces.Discrete(len(self.rules))
         self._simulation = simulation
         simulation.use_rules([shown_rule(rule) for rule in self.rules])
@@ -181,7 +174,12 @@ class RuleActions(Actions):
     def decode(self, actions: np.ndarray, view: ServerView) -> Decision:
         """See `Actions.decode`; entries must be whole numbers from 0 to the number of rules - 1."""
         most = len(self.rules) - 1
-        if actions.shape != (view.num_envs,) or actions.dtype.kind not in "iu" or not _within(actions, most):
+        if (
+            actions.shape != (view.num_envs,)
+            or actions.dtype.kind not in "iu"
+            or actions.min() < 0
+            or actions.max() > most
+        ):
             raise ValueError(f"action must be a whole number from 0 to {most}, got {actions.tolist()}")
         numbers = torch.from_numpy(actions.astype(np.int64)).to(view.theta.device)
         self._simulation.use_rules(self._simulation.rules, numbers)
@@ -202,8 +200,8 @@ class RuleActions(Actions):
     def check_policy(self, policy: Any) -> None:
         """See `Actions.check_policy`."""
         raise ValueError(
-            f"{policy!r} cannot act in an environment with action='rule', which takes numbers of rules; make it "
-            "with action='credits' or action='update'"
+            f"{policy!r} cannot act in an environment with action='rule', which takes numbers of rules; make "
+            "it with action='credits' or action='update'"
         )
 
 
@@ -211,12 +209,7 @@ KINDS = ("credits", "null_slot", "rule", "update")
 
 
 def make_actions(kind: str, rules: Any, simulation: Simulation) -> Actions:
-    """The actions of an environment.
-
-    Raises:
-        ValueError: If the kind is unknown, or rules are given and not wanted or the other way round.
-        TypeError: If ``rules`` is no list.
-    """
+    """The actions of an environment, from its arguments ``action`` and ``rules``."""
     check_choice("action", kind, KINDS)
     if kind != "rule":
         if rules is not None:
@@ -235,31 +228,14 @@ def shown_rule(policy: Any) -> Any:
 
 
 def as_array(actions: Any) -> np.ndarray:
-    """Actions as an array.
-
-    Raises:
-        ValueError: If no array can be made of them.
-    """
+    """Actions as an array; a ValueError if none can be made of them."""
     try:
         return np.asarray(actions)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"action must be an array of numbers, got {actions!r}: {error}") from None
 
 
-def _real(actions: np.ndarray) -> np.ndarray:
-    if actions.dtype.kind == "f":
-        return actions
-    try:
-        return actions.astype(np.float64, casting="safe")
-    except (TypeError, ValueError):
-        raise ValueError(f"action must be an array of numbers, got {actions!r}") from None
-
-
-def _within(actions: np.ndarray, most: int) -> bool:
-    return bool(actions.min() >= 0 and actions.max() <= most)
-
-
-def _credits_of(decision: Decision, kind: str) -> Tensor:
+def _credits_of(decision: Decision) -> Tensor:
     if decision.credits is None or decision.credits.isnan().any():
-        raise NotLinearError(f"the decision has no credits for action={kind!r}; use action='update'")
+        raise NotLinearError("the decision has no credits, which are the actions here; use action='update'")
     return decision.credits

@@ -19,27 +19,14 @@ from byzgym.validation import check_int
 
 BOUND = 100.0
 """Bound of compressed values that may leave the range of float32 before they are compressed."""
-
 LARGEST_LOG = 89.0
 """Bound of log(1 + x) for x in float32."""
-
 POOL_SIZE = 32
 """Default number of blocks of the pooled observation."""
 
 
 class ObservationBuilder:
-    """Turns views into observations.
-
-    Args:
-        spec: A name from `PARTS` gives a Box. A list of names, or "all", gives a Dict.
-        pool_size: Blocks into which "pooled" divides the coordinates; 32, or d if that is less, if None.
-        num_rows: Rows that the server receives.
-        num_parameters: d.
-        rounds: Length of an episode.
-
-    Raises:
-        ValueError: If a part is unknown or listed twice, or ``pool_size`` is not from 1 to d.
-    """
+    """Turns views into observations: a Box for a name from `PARTS`, a Dict for a list of names or "all"."""
 
     def __init__(
         self,
@@ -78,19 +65,16 @@ class ObservationBuilder:
 class Part:
     """A part of the observation."""
 
-    shape: tuple[str, ...]  # for one environment, of "n" (rows received), "n + 1", "d", "pool_size" and "1"
+    shape: tuple[str, ...]  # of one environment: "n" (rows received), "n + 1", "d", "pool_size" and "1"
     low: float
     high: float
     build: Callable[[ServerView, ObservationBuilder], Tensor]  # makes the part [E, ...] of all environments
 
 
 def _pooled(view: ServerView, builder: ObservationBuilder) -> Tensor:
-    """Rows in units of the median submission's root mean square entry, [E, n + 1, pool_size].
-
-    Zero and rejected rows do not count for the median.
-    """
+    """Rows in units of the median submission's root mean square entry, [E, n + 1, pool_size]."""
     norms = clamped_norms(view.gradients)
-    counted = norms.masked_fill(view.rejected | (norms == 0), torch.nan)
+    counted = norms.masked_fill(view.rejected | (norms == 0), torch.nan)  # for the median
     unit = counted.nanmedian(1).values / view.gradients.shape[2] ** 0.5
     unit = unit.nan_to_num(nan=1.0).clamp(min=1e-30)[:, None, None]
     size = builder.pool_size
@@ -128,9 +112,8 @@ PARTS = {
 def clamped_norms(rows: Tensor) -> Tensor:
     """Euclidean norms [E, n] of finite rows [E, n, d]; at most the largest number of the rows' type."""
     norms = torch.linalg.vector_norm(rows, dim=2)
-    smallest, largest = norms.aminmax()
-    if not (smallest > 1e-15 and largest < math.inf):
-        inexact = ~((norms > 1e-15) & (norms < math.inf))  # squares have underflowed or overflowed
+    inexact = ~((norms > 1e-15) & (norms < math.inf))  # squares have underflowed or overflowed
+    if inexact.any():
         exact = torch.linalg.vector_norm(rows[inexact].double(), dim=1)
         norms[inexact] = exact.clamp(max=torch.finfo(rows.dtype).max).to(rows.dtype)
     return norms

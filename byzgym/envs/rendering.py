@@ -17,10 +17,7 @@ _style_lock = threading.RLock()
 
 @contextmanager
 def default_style() -> Iterator[None]:
-    """Matplotlib's default style, whatever style the user has chosen.
-
-    The style belongs to the process, so one thread draws at a time.
-    """
+    """Matplotlib's default style, whatever the user's. Threads share it: only one draws at a time."""
     import matplotlib
 
     with _style_lock, matplotlib.rc_context():
@@ -64,14 +61,10 @@ class History:
 
 
 class Renderer:
-    """Draws the `History` of one environment.
-
-    Args:
-        mode: "ansi", "rgb_array" or "human" (a window).
-    """
+    """Draws the `History` of one environment."""
 
     def __init__(self, mode: str) -> None:
-        self.mode = mode
+        self.mode = mode  # "ansi", "rgb_array" or "human" (a window)
         self._figure: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,12 +111,7 @@ class VectorRenderer:
         self.histories = [History() for _ in range(num_envs)]
 
     def record(self, infos: Mapping[str, Any], began: np.ndarray) -> None:
-        """Add what a reset or a step has returned.
-
-        Args:
-            infos: Entries ``name`` [E, ...]; a mask ``_name`` [E] says which environments have them.
-            began: Bool [E], True for environments whose info is that of a reset.
-        """
+        """Add the infos of a reset or a step; ``began`` [E] says whose infos are those of a reset."""
         names = {"qv_loss", "credits", "byzantine", "rejected", "attack"} & infos.keys()
         present = {name: infos.get(f"_{name}", np.ones_like(began)) for name in names}
         for env in np.flatnonzero(present["qv_loss"]):

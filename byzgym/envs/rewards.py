@@ -6,7 +6,6 @@ from torch import Tensor
 
 WORST_REWARD = -10.0
 """Reward of a round in which the run diverges, and the lower bound of all others."""
-
 EXPLOSION = 1000.0
 """A QV loss of more than this many times that at the start of the episode counts as divergence."""
 

@@ -3,52 +3,52 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 
-from byzgym.aggregation import ServerView
-from byzgym.envs.actions import Actions, as_array
+from byzgym.envs.actions import as_array
 from byzgym.envs.config import EnvConfig
-from byzgym.envs.core import Core, pick
+from byzgym.envs.core import Core, Shell, pick, row
 from byzgym.envs.rendering import History, Renderer
-from byzgym.simulation import Simulation
 
 
-class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
+class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     """Credit the workers of a distributed training run, some of which are Byzantine.
 
     ## Description
-    A server trains a model with n workers. Every round each worker submits a gradient computed on a batch of its own
-    data; an unknown part of the workers is Byzantine and submits what its attack says. The agent answers with one
-    credit per worker, and the server makes the step theta <- theta - lr * sum_i credit_i V_i (Pan et al., "Justinian's
-    GAAvernor: Robust Distributed Learning with Gradient Aggregation Agent", USENIX Security 2020,
-    https://www.usenix.org/conference/usenixsecurity20/presentation/pan). The agent is rewarded by the loss on a few
-    quasi-validation (QV) samples that the server holds.
+    A server trains a model with n workers. Every round each worker submits a gradient computed on a batch of
+    its own data; an unknown part of the workers is Byzantine and submits what its attack says. The agent
+    answers with one credit per worker, and the server makes the step theta <- theta - lr * sum_i credit_i V_i
+    (Pan et al., "Justinian's GAAvernor: Robust Distributed Learning with Gradient Aggregation Agent", USENIX
+    Security 2020, https://www.usenix.org/conference/usenixsecurity20/presentation/pan). The agent is rewarded
+    by the loss on a few quasi-validation (QV) samples that the server holds.
 
-    The default is the hard case: the digits data, 10 workers, 7 of them Byzantine. Which ones and which attack
-    (gaussian, sign_flip, ipm, alie or random) is drawn at each reset.
+    The default is the hard case: the digits data, 10 workers, 7 of them Byzantine. Which ones and which
+    attack (gaussian, sign_flip, ipm, alie or random) is drawn at each reset.
 
     ## Action Space
     | `action` | space | meaning |
     | --- | --- | --- |
     | "credits" (default) | `Box(0, 1, (n,))` | a credit per worker |
-    | "null_slot" | `Box(0, 1, (n + 1,))` | one entry more, last, for the zero vector: the credits may sum to less than 1 |
+    | "null_slot" | `Box(0, 1, (n + 1,))` | a last entry more, for the zero vector |
     | "rule" | `Discrete(len(rules))` | the number of the rule in `rules` that aggregates this round |
     | "update" | `Box(-m, m, (d,))`, m the largest float32 | the update itself |
 
-    Credits are divided by their sum; a vector on the simplex passes unchanged, and all zero means uniform. Any finite
-    vector without negative entries is accepted. Rejected submissions (below) get no credit: theirs goes to the others,
-    or to the null slot. Rules without credits, such as the median, act through "update" or "rule".
+    Credits are divided by their sum; a vector on the simplex passes unchanged, and all zero means uniform.
+    Any finite vector without negative entries is accepted. Rejected submissions (below) get no credit: theirs
+    goes to the others, or to the null slot (with which credits may sum to less than 1). Rules without
+    credits, such as the median, act through "update" or "rule".
 
     ## Observation Space
-    `observation="pooled"` (default): `Box(-100, 100, (n + 1, pool_size), float32)`. A row per worker with its received
-    gradient, and last the server's own gradient on the QV set; in units of the root mean square entry of the submission
-    of median norm (of those that are not zero), averaged over `pool_size` contiguous blocks of coordinates, and
-    compressed by sign(v) log(1 + |v|). A list of parts, or "all", gives a `Dict` of:
+    `observation="pooled"` (default): `Box(-100, 100, (n + 1, pool_size), float32)`. A row per worker with its
+    received gradient, and last the server's own gradient on the QV set; in units of the root mean square
+    entry of the submission of median norm (of those that are not zero), averaged over `pool_size` contiguous
+    blocks of coordinates, and compressed by sign(v) log(1 + |v|). A list of parts, or "all", gives a `Dict`
+    of:
 
     | part | shape | content |
     | --- | --- | --- |
@@ -64,18 +64,19 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
     With secure groups of g workers there are n / g rows (and credits) instead of n.
 
     ## Rewards
-    (L(theta_t) - L(theta_{t+1})) / L(theta_t), L being the QV loss, not less than -10. A round in which the run diverges
-    is rewarded with -10.
+    (L(theta_t) - L(theta_{t+1})) / L(theta_t), L being the QV loss, not less than -10. A round in which the
+    run diverges is rewarded with -10.
 
     ## Starting State
-    A freshly initialised model. Drawn anew: which workers are Byzantine (and how many, for a range), the attack (from a
-    list), the workers' shares of the data, the QV set. `reset(options={"attack": "ipm", "num_byzantine": 3})` sets the
-    attack and f of this episode alone.
+    A freshly initialised model. Drawn anew: which workers are Byzantine (and how many, for a range), the
+    attack (from a list), the workers' shares of the data, the QV set. `reset(options={"attack": "ipm",
+    "num_byzantine": 3})` sets the attack and f of this episode alone.
 
     ## Episode End
-    Termination: the run diverges, that is, the parameters would not stay finite, or the QV loss exceeds 1000 times its
-    value at the start. Truncation: after `rounds` rounds. (Where `gymnasium.make` is told `max_episode_steps`, a wrapper
-    truncates, and the last `info` of an episode that it makes shorter than `rounds` has no test metrics.)
+    Termination: the run diverges, that is, the parameters would not stay finite, or the QV loss exceeds 1000
+    times its value at the start. Truncation: after `rounds` rounds. (Where `gymnasium.make` is told
+    `max_episode_steps`, a wrapper truncates, and the last `info` of an episode that it makes shorter than
+    `rounds` has no test metrics.)
 
     ## Information
     | key | content |
@@ -87,15 +88,15 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
     | `update_norm` | of the update |
     | `diverged` | whether the run has diverged |
     | `attack` | the attack of this episode |
-    | `accuracy`, `top3_accuracy`, `test_loss` | on test data, at the end of an episode and every `evaluate_every` rounds |
+    | `accuracy`, `top3_accuracy`, `test_loss` | on test data, at the end and every `evaluate_every` rounds |
 
-    Byzantine masks, the attack and test metrics are for evaluation only: they are in no observation and no reward. With
-    secure groups the arrays have n / g entries: groups with a Byzantine worker in them, and means with an entry that is
-    not finite.
+    Byzantine masks, the attack and test metrics are for evaluation only: they are in no observation and no
+    reward. With secure groups the arrays have n / g entries: groups with a Byzantine worker in them, and
+    means with an entry that is not finite.
 
     ## Arguments
-    Wherever a name is accepted, so are its parameters, "ipm:epsilon=1.0" or {"name": "ipm", "epsilon": 1.0}, and an object
-    of the kind itself (the spec is then no longer JSON).
+    Wherever a name is accepted, so are its parameters, "ipm:epsilon=1.0" or {"name": "ipm", "epsilon": 1.0},
+    and an object of the kind itself (the spec is then no longer JSON).
 
     | argument | default | meaning |
     | --- | --- | --- |
@@ -115,7 +116,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
     | `observation` | "pooled" | a part, a list of parts, or "all" |
     | `pool_size` | 32, or d if that is less | blocks of the pooled observation |
     | `action` | "credits" | what an action is, see above |
-    | `rules` | none | with `action="rule"`: the rules to choose from; each is told f, or the largest it accepts |
+    | `rules` | none | with `action="rule"`: what to choose from; each is told f, or the largest it accepts |
     | `secure_group_size` | 1 | g; the server sees only means over groups of g workers |
     | `rounds` | 100 | length of an episode |
     | `evaluate_every` | none | rounds between evaluations on test data |
@@ -157,21 +158,6 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         self._history = History()
         self._renderer = Renderer(render_mode) if render_mode else None
 
-    @property
-    def simulation(self) -> Simulation:
-        """The simulation underneath, E = 1. For evaluation and reference controls, not for agents."""
-        return self._core.simulation
-
-    @property
-    def view(self) -> ServerView:
-        """What the server knows in this round, E = 1: all that an agent may use."""
-        return self._core.simulation.view
-
-    @property
-    def actions(self) -> Actions:
-        """The kind of actions: turns actions into decisions and a policy's decisions into actions."""
-        return self._core.actions
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -204,7 +190,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
         if not self._begun:
             raise ResetNeeded("call reset() before the first step()")
         outcome = self._core.step(as_array(action)[None])
-        info = pick(outcome.info, 0, bool(outcome.with_credits[0]))
+        info = pick(outcome.info, 0)
         if outcome.evaluated[0]:
             info |= pick(outcome.metrics, 0)
         reward = float(outcome.rewards[0])
@@ -225,10 +211,7 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
             self._renderer.close()
 
     def _observation(self) -> Any:
-        built = self._core.observe()
-        if isinstance(built, dict):
-            return {name: value[0] for name, value in built.items()}
-        return built[0]
+        return row(self._core.observe(), 0)
 
     def _record(self, info: dict[str, Any], reward: float) -> None:
         accuracy = info["accuracy"] if "accuracy" in info else float(self._core.metrics()["accuracy"][0])
@@ -239,15 +222,12 @@ class ByzantineAggregationEnv(gym.Env[Any, np.ndarray]):
 
 def _signature() -> inspect.Signature:
     """The signature of the environment, from its configuration: help() and editors show all arguments."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
-        )
+        inspect.Parameter(field.name, keyword, default=field.default, annotation=field.type)
         for field in fields(EnvConfig)
-        if field.default is not MISSING
     ]
-    render = inspect.Parameter("render_mode", inspect.Parameter.KEYWORD_ONLY, default=None)
-    return inspect.Signature([*parameters, render])
+    return inspect.Signature([*parameters, inspect.Parameter("render_mode", keyword, default=None)])
 
 
 ByzantineAggregationEnv.__signature__ = _signature()  # type: ignore[attr-defined]

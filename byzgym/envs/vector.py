@@ -13,15 +13,13 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from byzgym.aggregation import ServerView
-from byzgym.envs.actions import Actions, as_array
-from byzgym.envs.core import Core, Outcome
+from byzgym.envs.actions import as_array
+from byzgym.envs.core import Core, Outcome, Shell, row
 from byzgym.envs.rendering import VectorRenderer
-from byzgym.simulation import Simulation
 from byzgym.validation import check_int
 
 
-class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
+class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
     """`ByzantineAggregationEnv` for many environments at once.
 
     On CPU, environment i equals the single environment seeded with ``seed + i``, up to rounding.
@@ -70,25 +68,22 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.single_action_space = self._core.actions.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._np_randoms, self._np_seeds = map(
-            list, zip(*(seeding.np_random() for _ in range(num_envs)), strict=True)
-        )
-        self._done = np.zeros(num_envs, dtype=bool)
-        self._begun = np.zeros(num_envs, dtype=bool)
+        self._random = [seeding.np_random() for _ in range(num_envs)]  # generators and their seeds
+        self._done, self._begun = np.zeros((2, num_envs), dtype=bool)
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The random generators of the environments."""
-        return tuple(self._np_randoms)
+        return tuple(generator for generator, _ in self._random)
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seeds with which these began."""
-        return tuple(self._np_seeds)
+        return tuple(seed for _, seed in self._random)
 
     @property
     def spec(self) -> EnvSpec | None:
-        """The spec with which `gymnasium.make_vec` has made the environment; it says how long an episode is."""
+        """The spec of `gymnasium.make_vec`, with the length of an episode."""
         return self._spec
 
     @spec.setter
@@ -112,41 +107,23 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """An attribute, once per environment; see `call`."""
         return self.call(name)
 
-    @property
-    def simulation(self) -> Simulation:
-        """The simulation underneath. For evaluation and reference controls, not for agents."""
-        return self._core.simulation
-
-    @property
-    def view(self) -> ServerView:
-        """What the servers know in this round: all that an agent may use."""
-        return self._core.simulation.view
-
-    @property
-    def actions(self) -> Actions:
-        """The kind of actions: turns actions into decisions and a policy's decisions into actions."""
-        return self._core.actions
-
     def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin new episodes.
 
         Args:
             seed: Environment i is seeded with ``seed + i``, or with entry i of a list; None goes on with the
                 present random state.
-            options: ``{"reset_mask": mask}`` with a bool array [E] resets only those environments; ``attack`` and
-                ``num_byzantine`` of these episodes only, in place of the environments' own.
+            options: ``{"reset_mask": mask}`` with a bool array [E] resets only those environments;
+                ``attack`` and ``num_byzantine`` of these episodes only, in place of the environments' own.
 
         Raises:
             ValueError: If the seeds or the mask do not have one entry per environment.
             TypeError: If ``options`` are no mapping.
         """
         seeds = self._seeds(seed)
-        checked = self._core.check_options(options, ["reset_mask"])
+        checked = self._core.check_options(options, "reset_mask")
         mask, envs = checked.pop("reset_mask", None), None
         if mask is not None:
             mask = np.asarray(mask)
@@ -156,16 +133,17 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                     f"got {mask!r}"
                 )
             envs = np.flatnonzero(mask).tolist()
-        chosen = range(self.num_envs) if envs is None else envs
+        chosen = list(range(self.num_envs)) if envs is None else envs
         # All are made before one takes effect: a seed may be bad.
         fresh = {env: seeding.np_random(seeds[env]) for env in chosen if seeds[env] is not None}
-        for env, (generator, number) in fresh.items():
-            self._np_randoms[env], self._np_seeds[env] = generator, number
-        self._core.reset([self._np_randoms[env] for env in chosen], envs, checked)
-        self._done[list(chosen)], self._begun[list(chosen)] = False, True
-        infos = self._reset_infos(chosen)
+        self._random = [fresh.get(env, old) for env, old in enumerate(self._random)]
+        self._core.reset([self.np_random[env] for env in chosen], envs, checked)
+        self._done[chosen], self._begun[chosen] = False, True
+        present = np.isin(np.arange(self.num_envs), chosen)
+        infos: dict[str, Any] = dict(self._core.reset_info())
+        infos |= {f"_{name}": present.copy() for name in infos}
         if self._renderer:
-            self._renderer.record(infos, infos["_qv_loss"])
+            self._renderer.record(infos, present)
         return self._core.observe(), infos
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -182,25 +160,35 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """
         if not self._begun.all():
             raise ResetNeeded("call reset() before the first step()")
-        began = self._done  # those that only reset in this step
-        if self._mode is AutoresetMode.NEXT_STEP and began.any():
-            result = self._step_with_resets(actions)
-        elif began.any():
-            raise RuntimeError(
-                "autoreset_mode is 'Disabled': reset the finished environments "
-                f"{np.flatnonzero(began).tolist()} with options={{'reset_mask': mask}} first"
-            )
+        began, actions, going = (
+            self._done,
+            as_array(actions),
+            None,
+        )  # began: those that only reset in this step
+        if began.any():
+            if self._mode is AutoresetMode.DISABLED:
+                raise RuntimeError(
+                    "autoreset_mode is 'Disabled': reset the finished environments "
+                    f"{np.flatnonzero(began).tolist()} with options={{'reset_mask': mask}} first"
+                )
+            going = np.flatnonzero(~began).tolist()
+            if actions.shape == self.action_space.shape:
+                actions = actions.copy()
+                actions[began] = self.actions.ignored(int(began.sum()))  # they may be anything
+        outcome = self._core.step(actions, going)
+        for values in (outcome.rewards, outcome.terminated, outcome.truncated):
+            values[began] = 0
+        done, final = outcome.terminated | outcome.truncated, {}
+        if self._mode is AutoresetMode.SAME_STEP:
+            began, final = done, self._final(outcome, done)
         else:
-            outcome = self._core.step(as_array(actions))
-            done = outcome.terminated | outcome.truncated
-            if self._mode is AutoresetMode.SAME_STEP:
-                began = done
-                result = self._reset_finished(outcome) if done.any() else self._result(outcome)
-            else:
-                self._done, result = done, self._result(outcome)
+            self._done = done
+        if began.any():
+            self._begin_anew(outcome, began)
+        infos = self._infos(outcome, np.ones(self.num_envs, dtype=bool)) | final
         if self._renderer:
-            self._renderer.record(result[4], began)
-        return result
+            self._renderer.record(infos, began)
+        return self._core.observe(), outcome.rewards, outcome.terminated, outcome.truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """A frame (height, width, 3) for each environment, as Gymnasium's video wrappers expect.
@@ -209,86 +197,41 @@ class ByzantineAggregationVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         """
         return self._renderer.draw() if self._renderer else None
 
-    def _step_with_resets(self, actions: np.ndarray) -> Any:
-        """One step of the "NextStep" mode in which some environments only reset."""
-        envs = np.flatnonzero(self._done).tolist()
-        going = np.flatnonzero(~self._done).tolist()
-        actions = as_array(actions).copy()
-        if actions.shape == self.action_space.shape:
-            actions[envs] = self.actions.ignored(len(envs))  # they may be anything
-        outcome = self._core.step(actions, going)
-        self._core.reset([self._np_randoms[env] for env in envs], envs)
-        self._put_reset_info(outcome, envs)
-        outcome.rewards[envs] = 0.0
-        outcome.terminated[envs] = outcome.truncated[envs] = False
-        self._done = outcome.terminated | outcome.truncated
-        return self._result(outcome)
+    def _final(self, outcome: Outcome, done: np.ndarray) -> dict[str, Any]:
+        """The last observations and infos of the episodes that are done, for the mode "SameStep"."""
+        if not done.any():
+            return {}
+        last, final_obs = self._core.observe(), np.full(self.num_envs, None, dtype=object)
+        for env in np.flatnonzero(done).tolist():
+            final_obs[env] = row(last, env)
+        infos = self._infos(outcome, done)
+        return {"final_obs": final_obs, "_final_obs": done, "final_info": infos, "_final_info": done}
 
-    def _reset_finished(self, outcome: Outcome) -> Any:
-        """The end of a step of the "SameStep" mode in which some environments are done."""
-        done, last = outcome.terminated | outcome.truncated, self._core.observe()
-        envs = np.flatnonzero(done).tolist()
-        final_info = self._infos(outcome, done)
-        self._core.reset([self._np_randoms[env] for env in envs], envs)
-        self._put_reset_info(outcome, envs)
-        *result, infos = self._result(outcome)
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        for env in envs:
-            final_obs[env] = _row(last, env)
-        infos |= {"final_obs": final_obs, "_final_obs": done, "final_info": final_info, "_final_info": done}
-        return (*result, infos)
-
-    def _result(self, outcome: Outcome) -> Any:
-        """What `step` returns."""
-        infos = self._infos(outcome, np.ones(self.num_envs, dtype=bool))
-        return self._core.observe(), outcome.rewards, outcome.terminated, outcome.truncated, infos
-
-    def _reset_infos(self, envs: Sequence[int]) -> dict[str, Any]:
-        present = np.zeros(self.num_envs, dtype=bool)
-        present[list(envs)] = True
-        info = self._core.reset_info()
-        return info | {f"_{name}": present.copy() for name in info}
-
-    def _put_reset_info(self, outcome: Outcome, envs: list[int]) -> None:
-        """Replace what an outcome says of environments that have begun anew."""
+    def _begin_anew(self, outcome: Outcome, began: np.ndarray) -> None:
+        """Reset some environments, and put what a reset says of them into the outcome."""
+        envs = np.flatnonzero(began).tolist()
+        self._core.reset([self.np_random[env] for env in envs], envs)
         fresh = self._core.reset_info()
         for name, values in outcome.info.items():
             values[envs] = fresh[name][envs]
-        outcome.with_credits[envs] = True
         outcome.evaluated[envs] = False
 
     def _infos(self, outcome: Outcome, present: np.ndarray) -> dict[str, Any]:
-        """Gymnasium's form: beside every entry ``name`` the mask ``_name`` of the environments that have it."""
+        """Gymnasium's form: beside every entry ``name`` a mask ``_name`` of the environments that have it."""
         infos: dict[str, Any] = {}
         for name, values in (outcome.info | outcome.metrics).items():
             mask = present & outcome.evaluated if name in outcome.metrics else present
-            mask = mask & outcome.with_credits if name == "credits" else mask
+            mask = mask & ~np.isnan(values[:, 0]) if name == "credits" else mask
             if mask.any():
-                infos[name] = _where(mask, values)
+                infos[name] = np.full_like(values, None) if values.dtype == object else np.zeros_like(values)
+                infos[name][mask] = values[mask]
                 infos[f"_{name}"] = mask.copy()
         return infos
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
-        if seed is None:
-            return [None] * self.num_envs
         given: Any = seed.tolist() if isinstance(seed, np.ndarray) else seed
-        if isinstance(given, int | np.integer):
-            return [int(given) + env for env in range(self.num_envs)]
-        if not isinstance(given, Sequence) or isinstance(given, str):
+        if given is None or isinstance(given, int | np.integer):
+            return [None if given is None else int(given) + env for env in range(self.num_envs)]
+        if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != self.num_envs:
             raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {seed!r}")
-        if len(given) != self.num_envs:
-            raise ValueError(f"seed must be an integer or {self.num_envs} of them, got {len(given)}")
         return [int(entry) if isinstance(entry, np.integer) else entry for entry in given]
-
-
-def _row(observation: Any, env: int) -> Any:
-    if isinstance(observation, dict):
-        return {name: value[env].copy() for name, value in observation.items()}
-    return observation[env].copy()
-
-
-def _where(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The values of some environments, with blanks for the others, in an array of its own."""
-    blank = np.full_like(values, None) if values.dtype == object else np.zeros_like(values)
-    blank[mask] = values[mask]
-    return blank

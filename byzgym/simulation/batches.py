@@ -10,11 +10,7 @@ from torch import Tensor
 
 
 def checked_shares(author: Any, result: Any, num_workers: int, num_samples: int) -> tuple[Tensor, Tensor]:
-    """What a partition has returned, if it is one.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """What a partition has returned: samples [n, m], and how many of them each worker has [n]."""
     if isinstance(result, tuple | list) and len(result) == 2:
         shares, lengths = result
         if (
@@ -36,12 +32,6 @@ class BatchSampler:
 
     Sample numbers are drawn for `CHUNK` rounds at a time: one call per environment and chunk instead of one
     per environment and round.
-
-    Args:
-        num_envs: E.
-        num_workers: n.
-        batch_size: B.
-        device: Where the indices live.
     """
 
     CHUNK = 16
@@ -62,14 +52,10 @@ class BatchSampler:
         self.lengths[env] = lengths
 
     def draw(self, envs: Tensor, round: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Sample numbers [k, n, B] for environments envs [k], in their rounds round [k].
-
-        ``generators`` are those of all environments.
-        """
+        """Sample numbers [k, n, B] for envs [k] in their rounds [k]; generators of all environments."""
         slot = round % self.CHUNK
-        due = slot == 0
-        if due.any():
-            self._refill(envs[due], generators)
+        if (slot == 0).any():
+            self._refill(envs[slot == 0], generators)
         return self.samples[envs, slot]
 
     def _refill(self, envs: Tensor, generators: Sequence[torch.Generator]) -> None:

@@ -45,7 +45,7 @@ class RunConfig:
     batch_size: int | None = None
     """Samples per worker and round; None is the task's own."""
     learning_rate: float | Mapping[str, Any] | None = None
-    """Step size of the server, or a schedule such as {"initial": 0.1, "schedule": "cosine"}; None is the task's own."""
+    """Step size, or a schedule such as {"initial": 0.1, "schedule": "cosine"}; None is the task's own."""
     momentum: float = 0.0
     """Heavy-ball momentum of the server, from 0 to below 1."""
     worker_momentum: float = 0.0
@@ -67,9 +67,9 @@ class SimulationConfig(RunConfig):
     """A training run and who attacks it."""
 
     attack: Spec | Sequence[Spec] = DEFAULT_ATTACKS
-    """An attack such as alie or ipm:epsilon=1.0, or a list of attacks, one of which is drawn at each reset."""
+    """An attack such as alie or ipm:epsilon=1.0, or a list of them, one of which is drawn at each reset."""
     num_byzantine: int | Sequence[int] | None = None
-    """Number f of Byzantine workers, less than n, or (low, high), drawn at each reset; None is 7 of 10 workers."""
+    """Number f < n of Byzantine workers, or (low, high), drawn at each reset; None is 7 of 10 workers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,11 +158,7 @@ def resolve(config: SimulationConfig) -> Setup:
 
 
 def config_from(cls: type[Any], arguments: Mapping[str, Any]) -> Any:
-    """A configuration from keyword arguments.
-
-    Raises:
-        TypeError: If an argument does not exist; the message lists those that do.
-    """
+    """A configuration from keyword arguments; a TypeError names one that does not exist."""
     known = [field.name for field in fields(cls)]
     for name in arguments:
         if name not in known:

@@ -1,8 +1,7 @@
 """Per-worker gradients, batched over environments and workers.
 
-An environment's parameters are one flat vector, laid out like `torch.nn.utils.parameters_to_vector`.
-`engine_for` chooses the way: a multilayer perceptron goes through a `DenseEngine`, one hand-written pass over
-the samples of all workers; any other module goes through a `ModuleEngine`, which uses `torch.func`.
+An environment's parameters are one flat vector, laid out like `torch.nn.utils.parameters_to_vector`. A
+multilayer perceptron goes through a `DenseEngine`, any other module through a `ModuleEngine`.
 """
 
 from __future__ import annotations
@@ -49,34 +48,23 @@ class GradientEngine(Protocol):
         out: Tensor,
         rows: Tensor | None = None,
     ) -> None:
-        """Write the mean-loss gradients of h workers into rows of out [E, n, d].
+        """Write the mean-loss gradients of h workers into rows [E, h] of out [E, n, d] (all n where None).
 
-        Args:
-            theta: Parameters, shape [E, d].
-            x: Inputs, shape [E, h, B, ...].
-            y: Labels, shape [E, h, B].
-            generators: One per environment, for modules that draw random numbers.
-            out: Written to.
-            rows: Which rows, shape [E, h]; 0 .. n - 1 where None.
+        Inputs are x [E, h, B, ...], labels y [E, h, B]; generators, one per environment, are for modules that
+        draw random numbers.
         """
         ...
 
 
 def engine_for(module: nn.Module, x: Tensor, y: Tensor) -> GradientEngine:
-    """The fastest engine that can compute gradients of ``module``.
-
-    Args:
-        module: Maps inputs [B, ...] to logits [B, C].
-        x: A few inputs, to try it on.
-        y: Their labels.
+    """The fastest engine for a module from [B, ...] to logits [B, C], tried on a few inputs and their labels.
 
     Raises:
         ValueError: If the module draws random numbers in evaluation mode, changes its buffers or tensors in
             place, or has hooks on parameters.
         RuntimeError: What the module raises itself.
     """
-    layers = linear_layers(module)
-    if layers:
+    if layers := linear_layers(module):
         return DenseEngine(layers)
     engine = ModuleEngine(module)
     engine.try_on(x, y)

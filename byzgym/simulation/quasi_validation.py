@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from byzgym.ambient import without_autocast
-from byzgym.simulation.gradients import GradientEngine
 from byzgym.simulation.config import Setup
+from byzgym.simulation.gradients import GradientEngine
 from byzgym.validation import blamed
 
 LARGEST_LOSS = 1e30
@@ -18,13 +18,7 @@ class QuasiValidation:
     """The quasi-validation (QV) sets of E environments, and the model's loss on them.
 
     This object knows the model and the QV samples and nothing else of the simulation, because it is handed
-    to agents with the `ServerView`.
-
-    Args:
-        engine: The model.
-        num_envs: E.
-        x: Samples of one environment [q, ...], for their shape.
-        y: Labels of one environment [q].
+    to agents with the `ServerView`. Samples x [q, ...] and labels y [q] of one environment tell the shapes.
     """
 
     def __init__(self, engine: GradientEngine, num_envs: int, x: Tensor, y: Tensor) -> None:
@@ -54,11 +48,7 @@ class QuasiValidation:
 
 
 def draw_samples(setup: Setup, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Samples x [q, ...] and labels y [q] from the QV source, which may be anybody's code.
-
-    Raises:
-        ValueError: If the source has returned something else.
-    """
+    """Samples x [q, ...] and labels y [q] from the QV source, which may be anybody's code."""
     task, size, source = setup.task, setup.qv_size, setup.qv_source_name
     with blamed(f"qv_source {source}"):
         samples = setup.draw_qv(task, size, generator)

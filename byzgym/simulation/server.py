@@ -12,24 +12,16 @@ from byzgym.simulation.config import Setup
 
 
 class Server:
-    """Parameters and optimiser of E environments: SGD with heavy-ball momentum and a schedule.
-
-    Attributes:
-        theta: Parameters [E, d].
-        velocity: Momentum buffer [E, d], None without momentum.
-        round: Rounds since the start of each episode [E].
-        previous_update: What the last round applied [E, d].
-        diverged: Whether an update has been refused because parameters would not have been finite [E].
-    """
+    """Parameters and optimiser of E environments: SGD with heavy-ball momentum and a schedule."""
 
     def __init__(self, setup: Setup, num_envs: int, num_parameters: int) -> None:
-        device = setup.device
         self._setup = setup
-        self.theta = torch.zeros(num_envs, num_parameters, device=device)
-        self.velocity = torch.zeros_like(self.theta) if setup.momentum else None
-        self.round = torch.zeros(num_envs, dtype=torch.int64, device=device)
-        self.previous_update = torch.zeros_like(self.theta)
-        self.diverged = torch.zeros(num_envs, dtype=torch.bool, device=device)
+        self.theta = torch.zeros(num_envs, num_parameters, device=setup.device)  # [E, d]
+        self.velocity = torch.zeros_like(self.theta) if setup.momentum else None  # [E, d]
+        self.round = torch.zeros(num_envs, dtype=torch.int64, device=setup.device)  # [E]
+        self.previous_update = torch.zeros_like(self.theta)  # [E, d]
+        self.diverged = torch.zeros(num_envs, dtype=torch.bool, device=setup.device)  # [E]
+        """Where an update has been refused because parameters would not have been finite."""
 
     @property
     def learning_rate(self) -> Tensor:
@@ -50,9 +42,7 @@ class Server:
 
         An environment whose parameters would not stay finite keeps them and is marked as diverged.
         """
-        direction = update
-        if self.velocity is not None:
-            direction = self._setup.momentum * self.velocity + update
+        direction = update if self.velocity is None else self._setup.momentum * self.velocity + update
         theta = self.theta - self.learning_rate[:, None] * direction
         # The sum is the cheapest test; it can overflow where no entry does, which a closer look then clears.
         sound = math.isfinite(theta.sum())
@@ -74,21 +64,19 @@ class Server:
 
 
 def receive(submissions: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """What reaches the server: single submissions or means over secure groups, without those that are not finite.
+    """What reaches the server: submissions or means over secure groups, without those that are not finite.
 
     This is the one place where submissions of a simulation are rejected.
 
     Args:
         submissions: Shape [E, n, d]. Rejected rows are set to zero in place where the group size is 1.
-        group_size: g. With secure aggregation the server sees only sums over g consecutive workers, here divided
-            by g so that credits mean the same as without.
+        group_size: g. With secure aggregation the server sees only sums over g consecutive workers, here
+            divided by g so that credits mean the same as without.
 
     Returns:
         The rows [E, n / g, d], rejected ones zero, and which were rejected, bool [E, n / g].
     """
-    rows = submissions
-    if group_size > 1:
-        rows = submissions.unflatten(1, (-1, group_size)).mean(2)
+    rows = submissions if group_size == 1 else submissions.unflatten(1, (-1, group_size)).mean(2)
     rejected = ~finite_rows(rows)
     if rejected.any():
         rows[rejected] = 0

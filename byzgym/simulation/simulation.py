@@ -16,7 +16,6 @@ from byzgym.memory import Memory
 from byzgym.numerics.finite import is_finite
 from byzgym.simulation import snapshots
 from byzgym.simulation.config import (
-    NamedAttack,
     Setup,
     SimulationConfig,
     byzantine_bounds,
@@ -31,18 +30,18 @@ from byzgym.simulation.server import Server, receive
 from byzgym.simulation.workers import Workers
 from byzgym.validation import check_int, check_tensor
 
-ENVIRONMENT_ARGUMENTS = frozenset({"observation", "pool_size", "action", "rules", "evaluate_every", "render_mode"})
+ENVIRONMENT_ARGUMENTS = frozenset(
+    {"observation", "pool_size", "action", "rules", "evaluate_every", "render_mode"}
+)
 """Arguments of the environment that mean nothing to the simulation."""
 
 
 class Simulation:
     """n workers, some of them Byzantine, and the server that aggregates what they submit.
 
-    E independent environments run side by side in batched tensors. A round: read `view` (or `gradients`), decide,
-    call `apply`; the next submissions are there when it returns.
-
-    Every environment has its own random generator; environment i of a batch equals a simulation of one environment
-    with the same seed (on CPU, up to rounding).
+    E independent environments run side by side in batched tensors. A round: read `view` (or `gradients`),
+    decide, call `apply`; the next submissions are there when it returns. Every environment has its own random
+    generator: environment i of a batch equals a simulation of one with this seed (on CPU, but for rounding).
 
     Example:
         >>> from byzgym import agents
@@ -54,23 +53,15 @@ class Simulation:
         torch.Size([2])
     """
 
-    def __init__(
-        self,
-        setup: Setup,
-        num_envs: int,
-        num_byzantine: Sequence[tuple[int, int]],
-        attack_choices: Sequence[Sequence[int]],
-        attacks: Sequence[NamedAttack],
-    ) -> None:
+    def __init__(self, setup: Setup, num_envs: int) -> None:
         """Not called by users; see `make`."""
         keep_freed_memory()
         generator = torch.Generator(setup.device).manual_seed(0)  # what it draws is thrown away
         module = setup.make_module(generator=generator)
-        self.setup = setup
-        self.num_envs = num_envs
+        self.setup, self.num_envs = setup, num_envs
         x, y = setup.task.train
         self.engine = engine_for(module.to(setup.device, torch.float32), x[:2], y[:2])
-        self.workers = Workers(setup, self.engine, num_byzantine, attack_choices, attacks)
+        self.workers = Workers(setup, self.engine, num_envs)
         self.server = Server(setup, num_envs, self.engine.num_parameters)
         x, y = draw_samples(setup, generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
@@ -102,11 +93,10 @@ class Simulation:
 
         Args:
             num_envs: E, the number of environments.
-            seed: Environment i gets the seed ``seed + i``, as `gymnasium.vector.VectorEnv.reset` does. Fresh
-                entropy where None.
+            seed: Environment i gets the seed ``seed + i``, as in Gymnasium; fresh entropy where None.
             per_environment: One mapping per environment that overrides ``attack`` or ``num_byzantine``.
-            arguments: The fields of `SimulationConfig`. Arguments that only concern the environment's observations,
-                actions and rendering have no effect here.
+            arguments: The fields of `SimulationConfig`. What only concerns the environment's observations,
+                actions and rendering has no effect here.
 
         Raises:
             ValueError: If a value is not allowed; the message names argument, value and what is allowed.
@@ -123,7 +113,9 @@ class Simulation:
             raise ValueError(f"per_environment must be {num_envs} mappings, got {per_environment!r}")
         given = {key: value for key, value in arguments.items() if key not in ENVIRONMENT_ARGUMENTS}
         setup = resolve(config_from(SimulationConfig, given))
-        simulation = cls(setup, num_envs, *_merged(setup, overrides))
+        simulation = cls(setup, num_envs)
+        for env, override in enumerate(overrides):
+            simulation.workers.override(env, override)
         seeds = [None if seed is None else seed + i for i in range(num_envs)]
         simulation.reset([episode_seed(np.random.default_rng(seed)) for seed in seeds])
         return simulation
@@ -149,7 +141,7 @@ class Simulation:
         """What the server knows in this round; valid until the next `apply` or `reset`.
 
         Raises:
-            RuntimeError: If somebody's attack, role function, partition or QV source failed in the last round.
+            RuntimeError: If an attack, a role function, a partition or a QV source failed in the last round.
         """
         self._check_whole()
         if self._view is None:
@@ -183,12 +175,7 @@ class Simulation:
 
     @shielded
     def use_rules(self, rules: Sequence[Callable[[Tensor], Tensor]], numbers: Tensor | None = None) -> None:
-        """Say that environment e uses ``rules[numbers[e]]``, and the first of them after a reset.
-
-        Args:
-            rules: Callables ``gradients -> vector``, at least one.
-            numbers: int64, shape [E], values from 0 to ``len(rules) - 1``; all zero where None.
-        """
+        """Say that environment e uses ``rules[numbers[e]]``, and the first where None and after a reset."""
         self.rules = list(rules)
         self._rule_numbers = torch.zeros_like(self._rule_numbers) if numbers is None else numbers.clone()
 
@@ -221,8 +208,8 @@ class Simulation:
         """Begin new episodes.
 
         Args:
-            seeds: For each of the environments the seed of its own generator, from 0 to 2**63 - 1. (`make`, like
-                Gymnasium, draws this number from a NumPy generator with the seed that it is given.)
+            seeds: For each of the environments the seed of its own generator, from 0 to 2**63 - 1. (`make`
+                draws this number from a NumPy generator with the seed that it is given.)
             envs: Which environments; all where None.
             attack: The attack of these episodes, or a list to draw from; what `make` was told where None.
             num_byzantine: The f of these episodes, or its bounds; what `make` was told where None.
@@ -233,7 +220,7 @@ class Simulation:
         chosen = self._environments(envs)
         seeds = _checked_seeds(seeds, chosen)
         bounds = None if num_byzantine is None else byzantine_bounds(num_byzantine, self.setup.num_workers)
-        choices = None if attack is None else self._numbers_of(attack)
+        choices = None if attack is None else self.workers.numbers_of(named_attacks(attack))
         whole = len(chosen) == self.num_envs
         if not whole:
             self._check_whole()
@@ -256,8 +243,8 @@ class Simulation:
         """One server step, then the next submissions.
 
         Args:
-            decision: A policy's `Decision`, or an update [E, d] alone. Where the parameters would not stay finite,
-                the environment keeps them and is marked in `diverged`. Credits are remembered for the next `view`.
+            decision: A policy's `Decision`, or an update [E, d] alone. Where the parameters would not stay
+                finite, the environment keeps them and is marked in `diverged`.
             envs: Which environments take part; all where None. The others stay as they are.
 
         Raises:
@@ -265,7 +252,7 @@ class Simulation:
             ValueError: If a shape does not fit, or an environment does not exist.
         """
         self._check_whole()
-        chosen = None if envs is None else self._environments(envs)
+        chosen = None if envs is None else sorted(self._environments(envs))
         if not isinstance(decision, Decision):
             decision = Decision(decision)
         update, credits = decision.update, decision.credits
@@ -314,13 +301,8 @@ class Simulation:
         self._view, self._in_round = None, False
 
     def _owners(self) -> dict[str, Any]:
-        return {
-            "simulation": self,
-            "server": self.server,
-            "workers": self.workers,
-            "batches": self.workers.batches,
-            "quasi_validation": self.quasi_validation,
-        }
+        parts = {"simulation": self, "server": self.server, "workers": self.workers}
+        return parts | {"batches": self.workers.batches, "quasi_validation": self.quasi_validation}
 
     def _memories(self) -> list[Memory]:
         return [self.memory, *self.workers.memories]
@@ -328,12 +310,11 @@ class Simulation:
     def _check_whole(self) -> None:
         if self._in_round:
             raise RuntimeError(
-                "the last round failed half way, in an attack, a role function, a partition or a QV source; reset "
-                "all environments first"
+                "the last round failed half way, in an attack, a role function, a partition or a QV source; "
+                "reset all environments first"
             )
 
     def _environments(self, envs: Any) -> list[int]:
-        """The environments meant by an argument ``envs``: all where it is None."""
         if envs is None:
             return list(range(self.num_envs))
         given: Any = envs.tolist() if isinstance(envs, Tensor | np.ndarray) else envs
@@ -343,13 +324,6 @@ class Simulation:
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"envs must name each environment once, got {numbers}")
         return numbers
-
-    def _numbers_of(self, attack: Any) -> list[int]:
-        """The numbers of attacks that an episode asks for; those not met before are added."""
-        known = {one.key: number for number, one in enumerate(self.workers.attacks)}
-        return [
-            known[one.key] if one.key in known else self.workers.add_attack(one) for one in named_attacks(attack)
-        ]
 
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
         module = self.setup.make_module(generator=generator)
@@ -387,32 +361,7 @@ class Simulation:
         self._in_round = False
 
 
-def _merged(
-    setup: Setup, overrides: Sequence[Mapping[str, Any]]
-) -> tuple[list[tuple[int, int]], list[list[int]], list[NamedAttack]]:
-    """Per environment the bounds of f and the numbers of its attacks, and all attacks.
-
-    Environments whose overrides say the same share their attacks, which then act on all of them at once.
-    """
-    made = {one.key: one for one in setup.attacks}
-    bounds, choices = [], []
-    for override in overrides:
-        unknown = set(override) - {"attack", "num_byzantine"}
-        if unknown:
-            raise ValueError(f"per_environment may override attack and num_byzantine, got {sorted(unknown)}")
-        bounds.append(setup.num_byzantine)
-        if "num_byzantine" in override:
-            bounds[-1] = byzantine_bounds(override["num_byzantine"], setup.num_workers)
-        own = named_attacks(override["attack"]) if "attack" in override else setup.attacks
-        for one in own:
-            made.setdefault(one.key, one)
-        numbers = {key: number for number, key in enumerate(made)}
-        choices.append([numbers[one.key] for one in own])
-    return bounds, choices, list(made.values())
-
-
 def _checked_seeds(seeds: Any, envs: Sequence[int]) -> list[int]:
-    """A seed for each of the environments ``envs``."""
     if not isinstance(seeds, Sequence | np.ndarray) or isinstance(seeds, str) or len(seeds) != len(envs):
         raise ValueError(f"seeds must be one for each of the environments {list(envs)}, got {seeds!r}")
     return [check_int("seeds (each)", seed, low=0, high=2**63 - 1) for seed in seeds]

@@ -16,7 +16,9 @@ def take(
 ) -> dict[str, Any]:
     """Copy the tensors that the owners hold as attributes, the states of the generators, and the memories."""
     return {
-        "state": {name: {key: value.clone() for key, value in tensors.items()} for name, tensors in _tensors(owners)},
+        "state": {
+            name: {key: value.clone() for key, value in tensors.items()} for name, tensors in _tensors(owners)
+        },
         "generators": [generator.get_state() for generator in generators],
         "memories": [memory.state() for memory in memories],
     }

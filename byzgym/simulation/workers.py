@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -15,49 +14,34 @@ from byzgym.aggregation import RulePerEnvironment
 from byzgym.attacks import AttackContext
 from byzgym.attacks.base import as_submissions
 from byzgym.memory import Memory
+from byzgym.numerics.finite import finite_rows
 from byzgym.simulation.batches import BatchSampler, checked_shares
-from byzgym.simulation.config import Attack, NamedAttack, Setup
+from byzgym.simulation.config import NamedAttack, Setup, byzantine_bounds, named_attacks
 from byzgym.simulation.gradients import GradientEngine
 from byzgym.validation import blamed
 
 LONG_ROW = 1 << 14
-"""Parameters from which rows are copied one by one, and gradients that nobody reads are left out."""
+"""Parameters from which gradients that nobody reads are left out."""
 
 Group = tuple[int, Tensor]
 """The number of an attack, and the positions of the environments it acts in."""
 
 
 class Workers:
-    """All workers of E environments.
+    """All workers of E environments."""
 
-    Args:
-        setup: What defines the simulation.
-        engine: Computes their gradients.
-        num_byzantine: Per environment, the bounds between which f is drawn at a reset.
-        attack_choices: Per environment, the numbers of the attacks among which one is drawn at a reset.
-        named_attacks: All attacks; `attack_of` and ``attack_choices`` are numbers in this list.
-    """
-
-    def __init__(
-        self,
-        setup: Setup,
-        engine: GradientEngine,
-        num_byzantine: Sequence[tuple[int, int]],
-        attack_choices: Sequence[Sequence[int]],
-        named_attacks: Sequence[NamedAttack],
-    ) -> None:
-        num_envs, n, device = len(num_byzantine), setup.num_workers, setup.device
-        self._setup = setup
-        self._engine = engine
-        self.num_byzantine = num_byzantine
-        self._attack_choices = attack_choices
+    def __init__(self, setup: Setup, engine: GradientEngine, num_envs: int) -> None:
+        n, device = setup.num_workers, setup.device
+        self._setup, self._engine = setup, engine
+        self.generators = [torch.Generator(device) for _ in range(num_envs)]
         self.attacks: list[NamedAttack] = []
         self.roles_memory = Memory(num_envs, device)
         self.memories = [self.roles_memory]
         """What roles keep, then what each attack keeps."""
-        for attack in named_attacks:
-            self.add_attack(attack)
-        self.generators = [torch.Generator(device) for _ in range(num_envs)]
+        self.num_byzantine = [setup.num_byzantine] * num_envs
+        """The bounds between which each environment draws its f at a reset."""
+        self.attack_choices = [self.numbers_of(setup.attacks)] * num_envs
+        """The numbers in ``attacks`` of those among which each environment draws one."""
         self.batches = BatchSampler(num_envs, n, setup.batch_size, device)
         self.assigned = torch.zeros(num_envs, n, dtype=torch.bool, device=device)  # [E, n]
         self.byzantine = torch.zeros_like(self.assigned)  # [E, n], in this round
@@ -65,21 +49,33 @@ class Workers:
         self.submissions = torch.zeros(num_envs, n, engine.num_parameters, device=device)  # [E, n, d]
         self.momentum = torch.zeros_like(self.submissions) if setup.worker_momentum else None
 
-    def add_attack(self, attack: NamedAttack) -> int:
-        """Add an attack that episodes can have; returns its number."""
-        self.attacks.append(attack)
-        self.memories.append(Memory(len(self.num_byzantine), self._setup.device))
-        return len(self.attacks) - 1
+    def override(self, env: int, override: Mapping[str, Any]) -> None:
+        """Give an environment an ``attack`` or a ``num_byzantine`` of its own."""
+        unknown = set(override) - {"attack", "num_byzantine"}
+        if unknown:
+            raise ValueError(f"per_environment may override attack and num_byzantine, got {sorted(unknown)}")
+        if "num_byzantine" in override:
+            bounds = byzantine_bounds(override["num_byzantine"], self._setup.num_workers)
+            self.num_byzantine[env] = bounds
+        if "attack" in override:
+            self.attack_choices[env] = self.numbers_of(named_attacks(override["attack"]))
+
+    def numbers_of(self, wanted: Sequence[NamedAttack]) -> list[int]:
+        """The numbers of attacks; new ones are added. Environments with one attack share its number."""
+        keys = [known.key for known in self.attacks]
+        for attack in wanted:
+            if attack.key not in keys:
+                keys.append(attack.key)
+                self.attacks.append(attack)
+                self.memories.append(Memory(len(self.generators), self._setup.device))
+        return [keys.index(attack.key) for attack in wanted]
 
     def reset(
         self, env: int, num_byzantine: tuple[int, int] | None = None, choices: Sequence[int] | None = None
     ) -> None:
         """Draw anew what belongs to one episode: who is Byzantine, the attack, the shares of the data.
 
-        Args:
-            env: The environment.
-            num_byzantine: Bounds of f in this episode; the environment's own where None.
-            choices: Numbers of the attacks to draw from in this episode; the environment's own where None.
+        Bounds of f and choices of attacks that are None are the environment's own.
         """
         generator, n = self.generators[env], self._setup.num_workers
         low, high = num_byzantine or self.num_byzantine[env]
@@ -88,7 +84,7 @@ class Workers:
         self.assigned[env] = False
         self.assigned[env, order[:number]] = True
         self.byzantine[env] = self.assigned[env]
-        choices = choices or self._attack_choices[env]
+        choices = choices or self.attack_choices[env]
         self.attack_of[env] = choices[_randint(len(choices), generator)]
         labels = self._setup.task.train[1]
         with blamed(f"partition {self._setup.partition_name}"):
@@ -100,13 +96,7 @@ class Workers:
             self.momentum[env] = 0
 
     def submit(self, envs: Tensor | None, theta: Tensor, context: AttackContext) -> None:
-        """Compute the submissions of this round for the environments ``envs`` (all where None).
-
-        Args:
-            envs: Numbers of k environments, or None.
-            theta: Their parameters, shape [k, d].
-            context: What attacks may know, for these environments.
-        """
+        """Compute the submissions of ``envs`` (all where None), with their theta [k, d] and their context."""
         index = torch.arange(len(self.generators), device=theta.device) if envs is None else envs
         self._play_roles(index, context)
         groups = self._groups(index)
@@ -117,23 +107,25 @@ class Workers:
         if self.momentum is not None:
             beta = self._setup.worker_momentum
             torch.add(self.momentum[index].mul_(beta), out, alpha=1 - beta, out=out)
-            self.momentum[index] = _without_broken_rows(out)
+            # A worker whose momentum is no longer finite begins anew.
+            self.momentum[index] = out.masked_fill(~finite_rows(out)[..., None], 0)
         for number, members in groups:
             self._attack(number, members, index, out, context)
         if envs is not None:
             self.submissions[index] = out
 
     def _play_roles(self, index: Tensor, context: AttackContext) -> None:
-        roles, name = self._setup.roles, self._setup.roles_name
+        roles, name, assigned = self._setup.roles, self._setup.roles_name, self.assigned[index]
         if isinstance(roles, attacks.roles.Static):
             return
-        assigned = self.assigned[index]
         everyone = torch.arange(len(index), device=index.device)
         given = _context_for(roles, context, everyone, self.roles_memory.of(index))
         with blamed(f"role function {name}"):
             result = roles(assigned, self.byzantine[index], given)
         if not isinstance(result, Tensor) or result.shape != assigned.shape or result.dtype != torch.bool:
-            got = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+            got = type(result).__name__
+            if isinstance(result, Tensor):
+                got = f"{result.dtype} {tuple(result.shape)}"
             raise ValueError(
                 f"role function {name} must return a bool tensor of shape {tuple(assigned.shape)}, got {got}"
             )
@@ -142,16 +134,14 @@ class Workers:
     def _groups(self, index: Tensor) -> list[Group]:
         """The attacks in play, each with the positions in ``index`` of the environments it acts in."""
         attack_of = self.attack_of[index]
-        return [
-            (number, (attack_of == number).nonzero()[:, 0]) for number in sorted(set(attack_of.tolist()))
-        ]
+        return [(number, (attack_of == number).nonzero()[:, 0]) for number in sorted(set(attack_of.tolist()))]
 
     def _rows_in_use(self, index: Tensor, groups: list[Group]) -> Tensor | None:
         """The h workers [k, h] of each environment whose gradients anybody will see; None for all of them.
 
-        Many attacks put something else in place of a Byzantine worker's own gradient, unseen. It is left out where
-        that saves much and changes nothing else: the last bits of a short row would depend on the number of
-        samples computed with it, and momentum is kept for a time when the worker may be honest.
+        Many attacks put something else in place of a Byzantine worker's own gradient, unseen. It is left out
+        where that saves much and changes nothing else: the last bits of a short row would depend on the
+        number of samples computed with it, and momentum is kept for a time when the worker may be honest.
         """
         engine = self._engine
         if self.momentum is not None or engine.draws or engine.num_parameters < LONG_ROW:
@@ -168,10 +158,7 @@ class Workers:
     def _batch(
         self, index: Tensor, groups: list[Group], context: AttackContext, rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Batches x [k, h, B, ...] and y [k, h, B] of the workers ``rows`` (all n where None).
-
-        They are poisoned where the attack is on data.
-        """
+        """Batches x [k, h, B, ...], y [k, h, B] of the workers ``rows`` (all n where None)."""
         x_train, y_train = self._setup.task.train
         samples = self.batches.draw(index, context.round, self.generators)
         if rows is not None:
@@ -181,14 +168,11 @@ class Workers:
         for number, members in groups:
             attack, name = self.attacks[number].attack, self.attacks[number].name
             if isinstance(attack, attacks.DataPoisoning):
-                mask = self.byzantine[index][members]
-                memory = self.memories[number + 1].of(index[members])
-                given = x[members], y[members]
+                mask, given = self._told(number, members, index, context)
+                clean = x[members], y[members]
                 with blamed(f"attack {name}"):
-                    poisoned = attack.poison(
-                        *given, mask.clone(), _context_for(attack, context, members, memory)
-                    )
-                poisoned_x, poisoned_y = _checked_batches(name, poisoned, given, mask, context.num_classes)
+                    poisoned = attack.poison(*clean, mask.clone(), given)
+                poisoned_x, poisoned_y = _checked_batches(name, poisoned, clean, mask, context.num_classes)
                 env, worker = mask.nonzero(as_tuple=True)
                 x[members[env], worker] = poisoned_x[env, worker]
                 y[members[env], worker] = poisoned_y[env, worker]
@@ -197,21 +181,20 @@ class Workers:
     def _attack(
         self, number: int, members: Tensor, index: Tensor, out: Tensor, context: AttackContext
     ) -> None:
-        """Replace what Byzantine workers submit, in out [k, n, d], in the environments ``members`` only."""
-        attack, name, memory = self.attacks[number].attack, self.attacks[number].name, self.memories[number + 1]
-        mask = self.byzantine
-        if len(members) < len(self.generators):
-            mask, memory = mask[index[members]], memory.of(index[members])
+        """Replace what Byzantine workers submit, in out [k, n, d]."""
+        attack, name = self.attacks[number].attack, self.attacks[number].name
+        mask, given = self._told(number, members, index, context)
         env, worker = mask.nonzero(as_tuple=True)
-        given = _context_for(attack, context, members, memory)
         with blamed(f"attack {name}"):
             if _is_plain_noise(attack):
                 _write_rows(out, members[env], worker, attack.rows(out, mask, given))
                 return
             whole = len(members) == len(out) and isinstance(attack, attacks.Attack)
             gradients = out if whole else out[members]  # a foreign attack may write into what it is given
-            submitted = as_submissions(name, _acting(attack)(gradients, mask.clone(), given), gradients.shape)
-        submitted = submitted.detach()
+            act = attack
+            if isinstance(attack, attacks.Attack) and type(attack).__call__ is attacks.Attack.__call__:
+                act = attack.corrupt  # the call would put honest rows back, as is done below
+            submitted = as_submissions(name, act(gradients, mask.clone(), given), gradients.shape).detach()
         if getattr(attack, "scope", "workers") == "transmission":
             out[members] = submitted.to(out.dtype, copy=True)  # it may be a view of `out`
             return
@@ -222,23 +205,25 @@ class Workers:
             rows = [submitted[e, w] for e, w in zip(env.tolist(), worker.tolist(), strict=True)]
         _write_rows(out, members[env], worker, rows)
 
+    def _told(
+        self, number: int, members: Tensor, index: Tensor, context: AttackContext
+    ) -> tuple[Tensor, AttackContext]:
+        """Who is Byzantine in the environments ``members`` [m, n], and what their attack may know."""
+        mask, memory = self.byzantine, self.memories[number + 1]
+        if len(members) < len(self.generators):
+            mask, memory = mask[index[members]], memory.of(index[members])
+        return mask, _context_for(self.attacks[number].attack, context, members, memory)
 
-def _is_plain_noise(attack: Attack) -> TypeGuard[attacks.Noise]:
+
+def _is_plain_noise(attack: Any) -> TypeGuard[attacks.Noise]:
     """Whether what an attack submits is nothing but its `Noise.rows`."""
     kind = type(attack)
     return (
         isinstance(attack, attacks.Noise)
         and attack.scope == "workers"
-        and kind.corrupt is attacks.Noise.corrupt  # type: ignore[attr-defined]
+        and kind.corrupt is attacks.Noise.corrupt
         and kind.__call__ is attacks.Attack.__call__
     )
-
-
-def _acting(attack: Attack) -> Attack:
-    """What to call: `Attack.__call__` would put honest rows back, which is done here for all attacks."""
-    if isinstance(attack, attacks.Attack) and type(attack).__call__ is attacks.Attack.__call__:
-        return attack.corrupt
-    return attack
 
 
 def _write_rows(out: Tensor, env: Tensor, worker: Tensor, rows: Tensor | Sequence[Tensor]) -> None:
@@ -255,7 +240,6 @@ def _write_rows(out: Tensor, env: Tensor, worker: Tensor, rows: Tensor | Sequenc
 def _checked_batches(
     name: str, poisoned: Any, given: tuple[Tensor, Tensor], mask: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """The inputs and labels that a data poisoning has returned in place of those given."""
     if (
         isinstance(poisoned, tuple | list)
         and len(poisoned) == len(given)
@@ -271,19 +255,8 @@ def _checked_batches(
     )
 
 
-def _without_broken_rows(momentum: Tensor) -> Tensor:
-    """Momentum [k, n, d] to go on with: a worker whose own is no longer finite begins anew."""
-    if math.isfinite(momentum.sum()):
-        return momentum
-    broken = ~momentum.isfinite().all(2, keepdim=True)
-    return momentum.masked_fill(broken, 0)
-
-
 def _context_for(actor: Any, context: AttackContext, members: Tensor, memory: Memory) -> AttackContext:
-    """The context of some environments, with no more of the server's data than the actor declares.
-
-    The actor is an attack or a role function.
-    """
+    """The context of some environments for an attack or a role, with the server's data that it declares."""
     knowledge: frozenset[str] = getattr(actor, "knowledge", frozenset())
     rule = context.rule if "rule" in knowledge else None
     qv = context.qv if "qv" in knowledge else None
