@@ -13,12 +13,8 @@ from byzgym.aggregation import ServerView
 
 ID = "ByzantineAggregation-v0"
 TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "rounds": 5, "pool_size": 8}
-REMEMBERING = {
-    "attack": ["gaussian", "alie"],
-    "momentum": 0.5,
-    "worker_momentum": 0.5,
-    "roles": "randomized:period=2",
-}
+DRAWN = {"attack": ["gaussian", "alie"], "roles": "randomized:period=2"}
+REMEMBERED = {"momentum": 0.5, "worker_momentum": 0.5}
 MODES = {
     "inference": torch.inference_mode,
     "bfloat16": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
@@ -29,7 +25,7 @@ both = pytest.mark.parametrize("vector", [False, True], ids=["single", "vector"]
 
 
 def make(vector, **arguments):
-    arguments = {**TINY, **REMEMBERING, **arguments}
+    arguments = {**TINY, **DRAWN, **REMEMBERED, **arguments}
     return gym.make_vec(ID, num_envs=3, **arguments) if vector else gym.make(ID, **arguments)
 
 

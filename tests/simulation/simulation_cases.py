@@ -6,7 +6,10 @@ from byzgym import aggregation, attacks
 from byzgym.simulation import Simulation
 
 TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "batch_size": 4, "rounds": 20}
-VIEW = "gradients theta round learning_rate rejected previous_update previous_credits qv_value".split()
+VIEW = (
+    *("gradients", "theta", "round", "learning_rate", "rejected"),
+    *("previous_update", "previous_credits", "qv_value"),
+)
 
 
 def make(num_envs=2, seed=0, **arguments):

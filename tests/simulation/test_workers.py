@@ -112,9 +112,9 @@ def test_only_byzantine_rows_follow_an_attack(form, model):
 @BOTH_SIZES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_view_of_what_an_attack_was_given(dtype, model):
-    attacks.register("test_mine", made(corrupt=lambda self, rows, *_: rows.transpose(0, 1).to(dtype)))
+    mirror = made(corrupt=lambda self, rows, *_: rows.transpose(0, 1).to(dtype))()
     given = {"num_workers": 4, "num_byzantine": 2, "model": model}
-    honest, mirrored = (make(4, attack=attack, **given) for attack in ("none", "test_mine"))
+    honest, mirrored = (make(4, attack=attack, **given) for attack in ("none", mirror))
     expected = torch.where(honest.byzantine[..., None], honest.gradients.transpose(0, 1), honest.gradients)
     assert torch.equal(mirrored.gradients, expected)
 
@@ -199,8 +199,7 @@ def test_a_role_function_cannot_change_the_server():
             tensor.fill_(1)
         return assigned.clone()
 
-    attacks.roles.register("test_meddling", lambda: meddling)
-    simulation, twin = make(3, roles="test_meddling"), make(3)
+    simulation, twin = make(3, roles=meddling), make(3)
     for _ in range(3):
         play(simulation, twin)
         assert torch.equal(simulation.view.round, twin.view.round)
@@ -299,7 +298,7 @@ class TestLeftOutGradients:
         assert self.rounds(2, **arguments)[1] == {6}
 
     def test_a_plain_function_sees_honest_gradients(self):
-        attacks.register("spy", lambda: lambda gradients, byzantine, context: 3 * gradients)
-        seen, honest = (self.rounds(1, learning_rate=1e-30, attack=attack)[0] for attack in ("spy", "none"))
+        attempts = (lambda gradients, byzantine, context: 3 * gradients), "none"
+        seen, honest = (self.rounds(1, learning_rate=1e-30, attack=attack)[0] for attack in attempts)
         ratio = (seen / honest).nanmedian(-1).values.flatten()
         torch.testing.assert_close(ratio.sort().values, torch.tensor([1.0] * 4 + [3.0] * 8))
