@@ -121,7 +121,7 @@ def accuracy(name: str, attacks: Sequence[str], seeds: int, rounds: int) -> list
     )
     # `make` numbers the seeds through; here every attack meets the same ones, drawn as the environment does.
     simulation.reset([int(np.random.default_rng(seed).integers(2**63)) for _, seed in chosen])
-    agent = agents.make(name, simulation=simulation) if name == "oracle" else agents.make(name)
+    agent = agents.build(name, simulation)
     for _ in range(rounds):
         play(simulation, agent)
     values: list[float] = simulation.evaluate()["accuracy"].tolist()
@@ -133,10 +133,8 @@ def runs(attacks: Sequence[str], seeds: int) -> list[tuple[str, int]]:
 
 
 def play(simulation: Simulation, agent: agents.Agent) -> None:
-    """One round, as the environment plays it."""
-    view = simulation.view
-    credits = agent.credits(view)
-    simulation.apply(aggregation.combine(credits, view.gradients), credits)
+    """One round."""
+    simulation.apply(agent.decide(simulation.view))
 
 
 if __name__ == "__main__":

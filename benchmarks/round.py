@@ -113,7 +113,7 @@ def compare(
     """Median seconds of "ours", "plain" and, where it is installed, "ByzFL"."""
     ours = ATTACKS[attack][0]
     simulation = mnist_shaped_simulation(ours)
-    x, y = simulation.settings.task.train
+    x, y = simulation.setup.task.train
     samples = NUM_WORKERS * BATCH_SIZE
     calls = {
         "ours": our_round(simulation, name, compiled and name in COORDINATE_WISE),

@@ -161,7 +161,7 @@ def plain_episode(num_envs: int) -> Callable[[], None]:
 
 def own_gradients(simulation: Any) -> Callable[[], None]:
     """The gradient computation of one step of `simulation`, which has one environment."""
-    settings = simulation.settings
+    settings = simulation.setup
     shape = (1, settings.num_workers, settings.batch_size)
     x, y = settings.task.train
     samples = torch.randint(len(y), shape, generator=torch.Generator().manual_seed(0))

@@ -78,7 +78,7 @@ def canonical(text: str) -> str:
 def _is_literal(text: str) -> bool:
     try:
         ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, TypeError, ValueError):
         return False
     return True
 

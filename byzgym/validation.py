@@ -137,6 +137,9 @@ def check_tensor(name: str, value: Any, *shape: Any) -> None:
         TypeError: If it is no tensor, or a sparse or complex one.
         ValueError: If the shape is another.
     """
+    if isinstance(value, Tensor) and value.shape == shape and value.dtype.is_floating_point:
+        if value.layout is torch.strided:
+            return  # the usual case, quickly
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if value.is_complex() or value.layout is not torch.strided:

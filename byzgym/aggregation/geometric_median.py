@@ -33,8 +33,8 @@ class GeometricMedian(HonestMajority, Weighting):
     and krum smooth distances by 0.1 whatever their scale, so they return the mean of gradients with norms of
     0.01 or less.
 
-    Condition: n >= 2f + 1. Cost: n^2 d, and n^2 for each step. Aggregates are differentiable (once), credits
-        are not.
+    Condition: n >= 2f + 1. Cost: n^2 d, and n^2 for each step. The aggregate is differentiable (once), by
+    implicit differentiation; the credits are detached.
 
     Args:
         num_byzantine: Checked, but not used otherwise.
@@ -63,7 +63,7 @@ class GeometricMedian(HonestMajority, Weighting):
         return _Optimum.apply(gradients, *self._weights(gradients))
 
     def _weights(self, gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """The credits [..., n] and the least distance that is told from zero [..., 1].
+        """The credits [..., n], and the distance [..., 1] within which a submission counts as being at z.
 
         Both are in double precision: the tiny credits of huge submissions count.
         """
@@ -98,10 +98,10 @@ class _Optimum(torch.autograd.Function):
     """The weighted sum of the submissions, with the gradient of the geometric median.
 
     At the optimum z the unit vectors u_i = (z - x_i) / r_i, with r_i = ||z - x_i||, sum to zero.
-    Differentiating this with w_i = (1 / r_i) / sum_j (1 / r_j) gives H dz = sum_i w_i (I - u_i u_i^T) dx_i.
-    Here H = I - B^T B for the rows sqrt(w_i) u_i^T of B, so that its inverse is I + B^T (I - B B^T)^-1 B,
-    where B B^T is n x n. For submissions nearer than the least distance the smoothed sum of distances has no
-    term u_i u_i^T.
+    Differentiating this equation, with the weights w_i = (1 / r_i) / sum_j (1 / r_j), gives
+    H dz = sum_i w_i (I - u_i u_i^T) dx_i. Here H = I - B^T B, where sqrt(w_i) u_i^T are the rows of B. Its
+    inverse is I + B^T (I - B B^T)^-1 B, where B B^T is n x n. A submission within the distance ``least``
+    counts as being at z: its u_i is zero.
     """
 
     @staticmethod
@@ -113,7 +113,7 @@ class _Optimum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         gradients, weights, least = ctx.saved_tensors
-        # About the row with the largest weight, equal and nearly equal rows keep their digits.
+        # Rows that are equal or nearly equal to z keep their digits about the row with the largest weight.
         rows = gradients.double() - take_row(gradients, weights.argmax(-1))[..., None, :]
         shares = weights[..., None]  # [..., n, 1]
         away = (shares * rows).sum(-2, keepdim=True) - rows  # [..., n, d]
@@ -121,7 +121,7 @@ class _Optimum(torch.autograd.Function):
         units = torch.where(distances > least[..., None], away / distances, 0.0)
         factor = shares.sqrt() * units  # B
         identity = torch.eye(factor.shape[-2], dtype=factor.dtype, device=factor.device)
-        # Where all submissions are on a line, H is singular, and nothing depends on the direction it lacks.
+        # With all submissions on a line, H is singular along it; the result has no component there.
         inverse = torch.linalg.pinv(identity - factor @ factor.mT, hermitian=True)
         row = grad.double()[..., None, :]  # [..., 1, d]
         solved = row + (row @ factor.mT @ inverse) @ factor

@@ -53,14 +53,9 @@ def find_medoid(gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     num_rows = distances.shape[-1]
     central = distances.sort(dim=-1).values[..., num_rows // 2].argmin(-1)
     gram = geometry.gram_about(central)
-    from_central = _row_of(distances, central)
+    from_central = take_row(distances, central)
     numerator = gram.diagonal(dim1=-2, dim2=-1)[:, :, None] - 2 * gram
     denominator = distances + from_central[:, None, :]
     excess = torch.where(denominator > 0, numerator / denominator, 0.0).sum(-1)
     medoid = excess.argmin(-1)
-    return medoid, _row_of(distances, medoid), shift_gram(gram, medoid)
-
-
-def _row_of(matrix: Tensor, index: Tensor) -> Tensor:
-    """The row [E, n] of a matrix [E, n, n] at an index [E]."""
-    return matrix.gather(1, index[:, None, None].expand(-1, 1, matrix.shape[-1]))[:, 0]
+    return medoid, take_row(distances, medoid), shift_gram(gram, medoid)

@@ -43,7 +43,8 @@ class Decision:
     def __post_init__(self) -> None:
         check_tensor("update", self.update, "E", "d")
         if self.credits is not None:
-            check_credits(self.credits, len(self.update), "n")
+            check_tensor("credits", self.credits, len(self.update), "n")
+            _check_credits(self.credits)
 
     @classmethod
     def from_credits(cls, credits: Tensor, view: ServerView) -> Decision:
@@ -54,7 +55,7 @@ class Decision:
                 goes to the accepted ones, see `move_credit`.
             view: The round.
         """
-        check_credits(credits, view.num_envs, view.num_workers)
+        check_tensor("credits", credits, view.num_envs, view.num_workers)
         credits = move_credit(credits.detach().to(view.gradients), view.rejected)
         return cls(combine(credits, view.gradients), credits)
 
@@ -110,9 +111,8 @@ def no_credits(policy: object) -> NotLinearError:
     )
 
 
-def check_credits(credits: Tensor, num_envs: int, num_workers: int | str) -> None:
-    """Raise an error unless credits [E, n] are not negative and sum to at most 1."""
-    check_tensor("credits", credits, num_envs, num_workers)
+def _check_credits(credits: Tensor) -> None:
+    """Raise an error unless credits [E, n] are not negative and sum to at most 1, or are a row of NaN."""
     credits = credits.detach()
     if not credits.numel() or (float(credits.min()) >= 0 and float(credits.sum(1).max()) <= 1 + 1e-3):
         return

@@ -1,6 +1,22 @@
-"""Experiments: comparisons of policies under attacks, their records, statistics, figures and reports.
+"""Comparisons of policies under attacks.
 
-`comparison.Comparison` is what `byzgym compare` plays, `compare.compare` plays it, `records` holds the files
-and `statistics` the numbers; `tables`, `figures` and `report` show them. The submodules are imported one by
-one, so that the command line starts without pandas, matplotlib and scikit-learn.
+`Comparison` says what is compared, `compare` plays it, `results.Results` holds the files, and `report` shows
+them. What needs pandas and matplotlib is imported when it is used, so that the command line starts quickly.
 """
+
+from typing import TYPE_CHECKING, Any
+
+from byzgym.experiments.config import Comparison
+
+if TYPE_CHECKING:
+    from byzgym.experiments.play import compare
+
+__all__ = ["Comparison", "compare"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "compare":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from byzgym.experiments.play import compare
+
+    return compare

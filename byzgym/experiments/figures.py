@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from byzgym.experiments.records import Records
-from byzgym.experiments.statistics import summarise
+from byzgym.envs.rendering import default_style
+from byzgym.experiments.results import Results
+from byzgym.files import write_whole
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without black, the references' colour,
 # and with yellow darkened for a white ground.
@@ -27,53 +27,46 @@ _GAP = 0.06  # between two names at the ends of lines, as a part of the height o
 _MARGIN = 0.01  # between the names and the ends of the axes
 
 
-def draw(records: Records, folder: Path) -> list[Path]:
+def draw(results: Results, folder: Path) -> list[Path]:
     """Draw all figures of what has been played.
 
     Returns:
         The PNG files written, in the order in which a report shows them.
     """
-    comparison, results = records.comparison, records.results
-    played = [f for f in comparison.num_byzantine if (results["num_byzantine"] == f).any()]
-    with rc_context({"text.parse_math": False}):  # a name with dollar signs is no formula
-        figures = {"overview.png": overview(records, max(played))}
+    played = [f for f in results.comparison.num_byzantine if results.played(f)]
+    with default_style(), rc_context({"text.parse_math": False}):  # a name with dollar signs is no formula
+        figures = {"overview.png": overview(results, max(played))}
         for f in played:
-            figures[f"accuracy_f{f}.png"] = accuracy_over_rounds(records, f)
-            figures[f"final_f{f}.png"] = final_accuracy(records, f)
-            credits = byzantine_credits(records, f)
+            figures[f"accuracy_f{f}.png"] = accuracy_over_rounds(results, f)
+            figures[f"final_f{f}.png"] = final_accuracy(results, f)
+            credits = byzantine_credits(results, f)
             if credits is not None:
                 figures[f"credits_f{f}.png"] = credits
-    paths = []
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.12)
-        paths.append(folder / name)
-    return paths
+        for name, figure in figures.items():
+            with write_whole(folder / name) as path:
+                figure.savefig(path, dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.12)
+    return [folder / name for name in figures]
 
 
-def overview(records: Records, num_byzantine: int) -> Figure:
+def overview(results: Results, num_byzantine: int) -> Figure:
     """Accuracy over rounds under one attack (sign_flip where it was played), with every line labelled."""
-    comparison = records.comparison
+    comparison = results.comparison
     attack = "sign_flip" if "sign_flip" in comparison.attacks else comparison.attacks[0]
     figure = Figure(figsize=(8, 4))
     axes = figure.subplots()
-    ends = _curves(axes, records, attack, num_byzantine)
+    ends = _curves(axes, results, attack, num_byzantine)
     _dress(axes, comparison.rounds)
-    axes.set_ylabel("test accuracy")
-    axes.set_xlabel("round")
-    axes.set_title(
-        f"{comparison.task}, attack {attack}, {comparison.workers(num_byzantine)}",
-        loc="left",
-        fontsize=12,
-    )
+    axes.set(xlabel="round", ylabel="test accuracy")
+    title = f"{comparison.task}, attack {attack}, {comparison.heading(num_byzantine)}"
+    axes.set_title(title, loc="left", fontsize=12)
     _label_ends(axes, ends, comparison.rounds)
     return figure
 
 
-def accuracy_over_rounds(records: Records, num_byzantine: int) -> Figure:
+def accuracy_over_rounds(results: Results, num_byzantine: int) -> Figure:
     """One panel an attack: mean accuracy over seeds, and a band of one standard deviation."""
-    attacks = records.comparison.attacks
-    columns = min(len(attacks), 4 if len(attacks) % 3 else 3)
-    columns = 2 if len(attacks) == 4 else columns
+    attacks = results.comparison.attacks
+    columns = 2 if len(attacks) == 4 else min(len(attacks), 4 if len(attacks) % 3 else 3)
     rows = math.ceil(len(attacks) / columns)
     figure = Figure(figsize=(0.6 + 4.2 * columns, 0.8 + 2.5 * rows))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -81,8 +74,8 @@ def accuracy_over_rounds(records: Records, num_byzantine: int) -> Figure:
         if number >= len(attacks):
             axes.set_visible(False)
             continue
-        _curves(axes, records, attacks[number], num_byzantine)
-        _dress(axes, records.comparison.rounds)
+        _curves(axes, results, attacks[number], num_byzantine)
+        _dress(axes, results.comparison.rounds)
         axes.set_title(attacks[number], loc="left", fontsize=11)
         if number % columns == 0:
             axes.set_ylabel("test accuracy")
@@ -91,27 +84,17 @@ def accuracy_over_rounds(records: Records, num_byzantine: int) -> Figure:
             axes.tick_params(labelbottom=True)
     figure.tight_layout()
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=min(len(labels), 4 if columns < 3 else 7),
-        frameon=False,
-    )
+    ncols = min(len(labels), 4 if columns < 3 else 7)
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=ncols, frameon=False)
     return figure
 
 
-def final_accuracy(records: Records, num_byzantine: int) -> Figure:
+def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     """A map of policies x attacks: accuracy at the end, mean over seeds."""
-    attacks = records.comparison.attacks
-    policies = _played(records, num_byzantine)
-    values = np.full((len(policies), len(attacks)), np.nan)
-    for row, policy in enumerate(policies):
-        for column, attack in enumerate(attacks):
-            summary = summarise(records.results, policy, attack, num_byzantine)
-            if summary is not None:
-                values[row, column] = summary.mean
+    attacks = results.comparison.attacks
+    policies = results.played(num_byzantine)
+    rows = [(num_byzantine, policy) for policy in policies]
+    values = results.table().reindex(index=rows, columns=list(attacks)).to_numpy()
     figure = Figure(figsize=(2.4 + 1.25 * len(attacks), 1.0 + 0.42 * len(policies)))
     axes = figure.subplots()
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
@@ -120,38 +103,39 @@ def final_accuracy(records: Records, num_byzantine: int) -> Figure:
         color = "white" if value < 0.6 else "black"
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=10)
     axes.set_xticks(range(len(attacks)), attacks, rotation=0 if max(map(len, attacks)) < 12 else 20)
-    axes.set_yticks(range(len(policies)), [_name(records, policy) for policy in policies])
+    axes.set_yticks(range(len(policies)), [results.label(policy) for policy in policies])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    references = sum(policy in records.references for policy in policies)
+    references = sum(policy in results.references for policy in policies)
     if 0 < references < len(policies):
         axes.axhline(len(policies) - references - 0.5, color="white", linewidth=4)
-    axes.set_title(f"test accuracy in %, {_of(records, num_byzantine)}", loc="left", fontsize=11)
+    title = f"test accuracy in %, {results.comparison.heading(num_byzantine)}"
+    axes.set_title(title, loc="left", fontsize=11)
     bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], pad=0.03)
     bar.ax.set_yticklabels(["0", "50", "100"])
     bar.outline.set_visible(False)
     return figure
 
 
-def byzantine_credits(records: Records, num_byzantine: int) -> Figure | None:
+def byzantine_credits(results: Results, num_byzantine: int) -> Figure | None:
     """Credit on Byzantine workers at the end of the runs; None where no policy gives credits."""
-    attacks = records.comparison.attacks
-    results = records.results[records.results["num_byzantine"] == num_byzantine]
-    with_credits = set(results.loc[results["byzantine_credit"].notna(), "policy"])
-    policies = [policy for policy in _played(records, num_byzantine) if policy in with_credits]
+    attacks = results.comparison.attacks
+    played = results.runs[results.runs["num_byzantine"] == num_byzantine]
+    with_credits = set(played.loc[played["byzantine_credit"].notna(), "policy"])
+    policies = [policy for policy in results.played(num_byzantine) if policy in with_credits]
     if not policies:
         return None
     figure = Figure(figsize=(7, 1.1 + 0.5 * len(policies)))
     axes = figure.subplots()
-    if records.comparison.roles == "static":  # elsewhere it depends on the round
-        share = num_byzantine / records.comparison.num_workers
+    if results.comparison.roles == "static":  # elsewhere it depends on the round
+        share = num_byzantine / results.comparison.num_workers
         axes.axvline(share, color="#888888", linestyle=(0, (2, 2)), linewidth=1.2, label="equal credits")
     markers = "osD^vPX*<>"
     for number, attack in enumerate(attacks):
-        runs = results[results["attack"] == attack].groupby("policy")["byzantine_credit"].mean()
+        credit = played[played["attack"] == attack].groupby("policy")["byzantine_credit"].mean()
         offset = 0.5 * ((number + 0.5) / len(attacks) - 0.5)
         axes.scatter(
-            [runs.get(policy, math.nan) for policy in policies],
+            [credit.get(policy, math.nan) for policy in policies],
             [row + offset for row in range(len(policies))],
             color=[_COLORS[number % len(_COLORS)]],
             marker=markers[number % len(markers)],
@@ -160,11 +144,10 @@ def byzantine_credits(records: Records, num_byzantine: int) -> Figure | None:
             zorder=3,
             clip_on=False,
         )
-    axes.set_yticks(range(len(policies)), [_name(records, policy) for policy in policies])
-    axes.set_ylim(len(policies) - 0.5, -0.5)
-    axes.set_xlim(-0.02, 1.02)
+    axes.set_yticks(range(len(policies)), [results.label(policy) for policy in policies])
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(policies) - 0.5, -0.5))
     axes.set_xlabel("credit on Byzantine workers, mean of the last tenth of the rounds")
-    axes.set_title(_of(records, num_byzantine), loc="left", fontsize=11)
+    axes.set_title(results.comparison.heading(num_byzantine), loc="left", fontsize=11)
     axes.grid(axis="x", **_GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -173,41 +156,41 @@ def byzantine_credits(records: Records, num_byzantine: int) -> Figure | None:
     return figure
 
 
-def _curves(axes: Any, records: Records, attack: str, num_byzantine: int) -> list[tuple[float, str, str]]:
+def _curves(axes: Any, results: Results, attack: str, num_byzantine: int) -> list[tuple[float, str, str]]:
     """Draw one line a policy.
 
     Returns:
         Where each line ends: its last accuracy, its label and its colour.
     """
-    curves = records.curves
+    curves = results.curves
     here = curves[(curves["attack"] == attack) & (curves["num_byzantine"] == num_byzantine)]
     ends = []
-    for policy in _played(records, num_byzantine):
+    for policy in results.played(num_byzantine):
         rounds = here[here["policy"] == policy].groupby("round")["accuracy"]
         mean, std = rounds.mean(), rounds.std(ddof=1).fillna(0.0)
         if mean.empty:
             continue
-        style = _style(records, policy)
+        style = _style(results, policy)
         axes.fill_between(mean.index, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0)
-        axes.plot(mean.index, mean, label=_name(records, policy), **style)
-        ends.append((float(mean.iloc[-1]), _name(records, policy), str(style["color"])))
+        axes.plot(mean.index, mean, label=results.label(policy), **style)
+        ends.append((float(mean.iloc[-1]), results.label(policy), str(style["color"])))
     return ends
 
 
 def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]], rounds: int) -> None:
-    """Write each line's name at its end; names that would overlap are moved apart, about their middle.
+    """Write each line's name at its end; names that would overlap are moved apart.
 
     Where there are too many for the height of the axes, they stand closer and are smaller.
     """
     ordered = sorted(ends)
     gap = min(_GAP, (1 - 2 * _MARGIN) / max(1, len(ordered) - 1))
-    groups: list[list[float]] = []  # heights of the lines whose names stand in one pile
-    for end, _, _ in ordered:
-        groups.append([end])
-        while len(groups) > 1 and _pile(groups[-2], gap)[-1] + gap > _pile(groups[-1], gap)[0]:
-            last = groups.pop()
-            groups[-1] += last
-    heights = [height for group in groups for height in _pile(group, gap)]
+    heights = [max(end, _MARGIN) for end, _, _ in ordered]
+    for number in range(1, len(heights)):  # up, away from the name below
+        heights[number] = max(heights[number], heights[number - 1] + gap)
+    highest = 1 - _MARGIN
+    for number in reversed(range(len(heights))):  # and back down into the axes
+        heights[number] = min(heights[number], highest)
+        highest = heights[number] - gap
     for height, (end, name, color) in zip(heights, ordered, strict=True):
         axes.annotate(
             name,
@@ -221,46 +204,20 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]], rounds: int) 
         )
 
 
-def _pile(ends: Sequence[float], gap: float) -> list[float]:
-    """Heights of names about the middle of their lines' ends, inside the axes where the gap admits that."""
-    half = (len(ends) - 1) / 2 * gap
-    lowest = half + _MARGIN
-    middle = min(max(float(np.mean(ends)), lowest), max(1 - lowest, lowest))
-    return [middle - half + number * gap for number in range(len(ends))]
-
-
-def _style(records: Records, policy: str) -> dict[str, Any]:
+def _style(results: Results, policy: str) -> dict[str, Any]:
     """The same colour and dashes for a policy in every figure."""
-    if policy in records.references:
+    if policy in results.references:
         return {"color": _REFERENCE_COLOR, "linestyle": "--", "linewidth": 1.6, "zorder": 4}
-    others = [name for name in records.comparison.policies if name not in records.references]
     if policy == "gaa":
         return {"color": _AGENT_COLOR, "linestyle": "-", "linewidth": 2.6, "zorder": 5}
-    number = [name for name in others if name != "gaa"].index(policy)
+    special = {"gaa", *results.references}
+    number = [name for name in results.comparison.policies if name not in special].index(policy)
     dashes = _DASHES[(number // len(_COLORS)) % len(_DASHES)]
     return {"color": _COLORS[number % len(_COLORS)], "linestyle": dashes, "linewidth": 1.8, "zorder": 3}
 
 
 def _dress(axes: Any, rounds: int) -> None:
-    axes.set_xlim(0, rounds)
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.set(xlim=(0, rounds), ylim=(0, 1), yticks=[0, 0.25, 0.5, 0.75, 1])
     axes.grid(axis="y", **_GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _played(records: Records, num_byzantine: int) -> list[str]:
-    """The policies with results, references last."""
-    results: pd.DataFrame = records.results
-    found = set(results.loc[results["num_byzantine"] == num_byzantine, "policy"])
-    policies = [policy for policy in records.comparison.policies if policy in found]
-    return sorted(policies, key=lambda policy: policy in records.references)
-
-
-def _name(records: Records, policy: str) -> str:
-    return f"{policy} (reference)" if policy in records.references else policy
-
-
-def _of(records: Records, num_byzantine: int) -> str:
-    return records.comparison.workers(num_byzantine)

@@ -1,18 +1,23 @@
-"""report.html, which holds everything in one file, and report.md beside the figures."""
+"""How a comparison is shown: tables in a terminal, report.md beside the figures, report.html in one file."""
 
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from rich import box
+from rich import table as rich_table
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
 from byzgym.experiments.figures import draw
-from byzgym.experiments.files import write_texts
-from byzgym.experiments.records import Records
-from byzgym.experiments.statistics import LEVEL, leader, paired_difference, summarise
-from byzgym.experiments.tables import AccuracyTable, accuracy_table
+from byzgym.experiments.results import Results
+from byzgym.experiments.tables import Cell, Signs, Table, accuracy_table, detection_table, difference_table
+from byzgym.files import write_texts
+
+_GAP = 3  # between two columns of the terminal's table
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 2rem auto;
@@ -34,10 +39,31 @@ _FIGURES = {
     "final": "Accuracy at the end of the runs, mean over seeds.",
     "credits": "Credit on Byzantine workers at the end of the runs: 0 where a policy has found them all.",
 }
+_READING = (
+    "Every run trains the model from scratch. In each round every worker submits a gradient, the Byzantine "
+    "ones what their attack says. The policy sees the submissions and the server's quasi-validation (QV) "
+    "samples and decides on the update. It never learns who is Byzantine.",
+    "All policies meet the same seeds: the same initial model, data, batches and Byzantine workers. "
+    "Differences between policies under one attack are therefore paired.",
+    "A policy marked as a reference sees who is Byzantine, which no server does. It shows what would be "
+    "possible and does not compete for the best.",
+    "A rule is told the number f of Byzantine workers. If its condition does not admit that f, it is told "
+    "the largest one it accepts, as the notes below the table say.",
+)
 
 
-def write(records: Records, folder: str | Path) -> list[Path]:
-    """Draw the figures and write both reports.
+def show(results: Results, console: Console) -> None:
+    """Print the tables of accuracies, one for each number of Byzantine workers."""
+    star = "" if console.color_system is not None and not console.no_color else "*"
+    ascii_only = console.options.ascii_only
+    signs = Signs("!", "+-", (), best=star) if ascii_only else Signs(best=star)
+    for f in _played_numbers(results):
+        console.print(Text())
+        console.print(for_terminal(accuracy_table(results, f, signs), console.width))
+
+
+def write(results: Results, folder: str | Path) -> list[Path]:
+    """Draw the figures and write report.html and report.md.
 
     Returns:
         The files written.
@@ -46,25 +72,54 @@ def write(records: Records, folder: str | Path) -> list[Path]:
         OSError: If one of them cannot be written.
     """
     folder = Path(folder)
-    figures = draw(records, folder)
-    write_texts(
-        {
-            folder / "report.html": html(records, figures),
-            folder / "report.md": markdown(records, figures),
-        }
-    )
-    return [*figures, folder / "report.html", folder / "report.md"]
+    figures = draw(results, folder)
+    texts = {folder / "report.html": html(results, figures), folder / "report.md": markdown(results, figures)}
+    write_texts(texts)
+    return [*figures, *texts]
 
 
-def html(records: Records, figures: Sequence[Path]) -> str:
+def for_terminal(table: Table, width: int) -> RenderableType:
+    """The table for a terminal; as many attacks side by side as ``width`` columns have room for."""
+    columns = [_aligned(table, number) for number in range(len(table.columns) - 1)]
+    parts: list[RenderableType] = [Text(table.title, style="bold")]
+    while columns:
+        used, fitting = max(len(name) for name in (table.columns[0], *(row.name for row in table.rows))), 0
+        for column in columns:
+            used += _GAP + len(column[0])
+            if used > width and fitting:
+                break
+            fitting += 1
+        parts += [Text(), _grid(table, columns[:fitting])]
+        columns = columns[fitting:]
+    notes = [Text(line, style="yellow" if line.startswith("warning") else "dim") for line in table.notes]
+    return Group(*parts, Text(), *notes)
+
+
+def markdown(results: Results, figures: Sequence[Path]) -> str:
+    """The report as Markdown that refers to the figures beside it."""
+    lines = [f"# byzgym compare: {results.comparison.task}", "", _lead(results), ""]
+    for f in _played_numbers(results):
+        for level, table in _tables(results, f):
+            lines += [f"{'#' * level} {table.title}", "", *_markdown_rows(table), ""]
+            lines += [f"{line}  " for line in table.notes] + [""]
+    lines += ["## Figures", ""]
+    for path in figures:
+        lines += [f"![{_FIGURES[path.stem.split('_')[0]]}]({path.name})", ""]
+    lines += ["## How to read this", ""]
+    for paragraph in _READING:
+        lines += [paragraph, ""]
+    lines += ["## How it was made", "", "```", results.command, "```", "", _made(results), ""]
+    return "\n".join(lines)
+
+
+def html(results: Results, figures: Sequence[Path]) -> str:
     """The report as one self-contained page."""
-    title = f"byzgym compare: {records.comparison.task}"
-    body = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(_lead(records))}</p>']
-    for table, differences, detection in _parts(records):
-        body += [f"<h2>{escape(table.title)}</h2>", _html_accuracy(table)]
-        body += [f'<p class="note">{escape(line)}</p>' for line in (table.caption, *table.footnotes)]
-        body += _html_section("Paired differences", _DIFFERENCES, differences)
-        body += _html_section("Credits and detection", _DETECTION, detection)
+    title = escape(f"byzgym compare: {results.comparison.task}")
+    body = [f"<h1>{title}</h1>", f'<p class="lead">{escape(_lead(results))}</p>']
+    for f in _played_numbers(results):
+        for level, table in _tables(results, f):
+            body += [f"<h{level}>{escape(table.title)}</h{level}>", _html_rows(table)]
+            body += [f'<p class="note">{escape(line)}</p>' for line in table.notes]
     body.append("<h2>Figures</h2>")
     for path in figures:
         caption = escape(_FIGURES[path.stem.split("_")[0]])
@@ -73,164 +128,82 @@ def html(records: Records, figures: Sequence[Path]) -> str:
         body.append(f'<figcaption class="note">{caption}</figcaption></figure>')
     body.append("<h2>How to read this</h2>")
     body += [f"<p>{escape(paragraph)}</p>" for paragraph in _READING]
-    body += ["<h2>How it was made</h2>", f"<pre>{escape(records.comparison.command())}</pre>"]
-    body.append(f'<p class="note">{escape(_made(records))}</p>')
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
+    body += ["<h2>How it was made</h2>", f"<pre>{escape(results.command)}</pre>"]
+    body.append(f'<p class="note">{escape(_made(results))}</p>')
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{_STYLE}</style>"
     )
+    page = ["<!DOCTYPE html>", f'<html lang="en"><head>{head}</head>', "<body>", *body, "</body></html>", ""]
+    return "\n".join(page)
 
 
-def markdown(records: Records, figures: Sequence[Path]) -> str:
-    """The report as Markdown that refers to the figures beside it."""
-    lines = [f"# byzgym compare: {records.comparison.task}", "", _lead(records), ""]
-    for table, differences, detection in _parts(records):
-        lines += [f"## {table.title}", "", *_markdown_accuracy(table), ""]
-        lines += [f"{line}  " for line in (table.caption, *table.footnotes)]
-        for heading, text, rows in (
-            ("Paired differences", _DIFFERENCES, differences),
-            ("Credits and detection", _DETECTION, detection),
-        ):
-            if len(rows) > 1:
-                lines += ["", f"### {heading}", "", text, "", *_markdown_rows(rows), ""]
-    lines += ["## Figures", ""]
-    for path in figures:
-        lines += [f"![{_FIGURES[path.stem.split('_')[0]]}]({path.name})", ""]
-    lines += ["## How to read this", ""]
-    for paragraph in _READING:
-        lines += [paragraph, ""]
-    lines += ["## How it was made", "", "```", records.comparison.command(), "```", "", _made(records), ""]
-    return "\n".join(lines)
+def _tables(results: Results, num_byzantine: int) -> list[tuple[int, Table]]:
+    """The tables of one number of Byzantine workers, with the levels of their headings."""
+    parts = [(2, accuracy_table), (3, difference_table), (3, detection_table)]
+    tables = [(level, build(results, num_byzantine)) for level, build in parts]
+    return [(level, table) for level, table in tables if table.rows]
 
 
-_DIFFERENCES = (
-    "Accuracy of the policy with the highest mean over attacks, less that of each other one, in points of "
-    f"percent. Seeds are paired, attacks are averaged within a seed; in brackets the {LEVEL:.0%} t interval "
-    "over seeds, not corrected for the choice of the leader or for the number of comparisons."
-)
-_DETECTION = (
-    "Credit on Byzantine workers in the last tenth of the rounds / area under the ROC curve with which low "
-    "credit tells Byzantine workers in the last half of the rounds (1: always, 0.5: not at all, 0: always "
-    "wrong). Means over seeds; – where there are no credits."
-)
-_READING = (
-    "Every run trains the model from scratch. In each round every worker submits a gradient, the Byzantine "
-    "ones what their attack says; the policy sees the submissions and the server's quasi-validation (QV) "
-    "samples, decides on the update, and never learns who is Byzantine.",
-    "All policies meet the same seeds: the same initial model, data, batches and Byzantine workers. "
-    "Differences between policies under one attack are therefore paired.",
-    "A policy marked as a reference sees who is Byzantine, which no server does. It shows what would be "
-    "possible, and takes no part in the choice of the best.",
-    "A rule is told the number f of Byzantine workers. Where its condition does not admit that f, it is told "
-    "the largest one it accepts, as the notes below the table say.",
-)
+def _played_numbers(results: Results) -> list[int]:
+    return [f for f in results.comparison.num_byzantine if results.played(f)]
 
 
-def _parts(records: Records) -> list[tuple[AccuracyTable, list[list[str]], list[list[str]]]]:
-    """For each number of Byzantine workers the table, the paired differences and the detection."""
-    parts = []
-    for f in records.comparison.num_byzantine:
-        table = accuracy_table(records, f)
-        if table.rows:
-            parts.append((table, _differences(records, table, f), _detection(records, table, f)))
-    return parts
+def _aligned(table: Table, number: int) -> list[Text]:
+    """A column's heading and entries, all of one width: numbers to the right, marks behind them."""
+    cells = [Cell(table.columns[number + 1]), *(row.cells[number] for row in table.rows)]
+    width, marks = max(len(cell.text) for cell in cells), max(len(cell.marks) for cell in cells)
+    return [
+        Text(cell.text.rjust(width) + cell.marks.ljust(marks), style="bold green" if cell.best else "")
+        for cell in cells
+    ]
 
 
-def _differences(records: Records, table: AccuracyTable, num_byzantine: int) -> list[list[str]]:
-    attacks = records.comparison.attacks
-    policies = [row.policy for row in table.rows if not row.reference]
-    first = leader(records.results, policies, attacks, num_byzantine)
-    rows = [[f"{first} less ...", "mean of all attacks", *(attacks if len(attacks) > 1 else ())]]
+def _grid(table: Table, columns: Sequence[list[Text]]) -> rich_table.Table:
+    grid = rich_table.Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    # Texts, because strings would be read as markup: names may hold brackets.
+    for heading in (Text(table.columns[0]), *(column[0] for column in columns)):
+        grid.add_column(heading, no_wrap=True)
+    for number, row in enumerate(table.rows):
+        if row.reference and number and not table.rows[number - 1].reference:
+            grid.add_section()
+        entries = (column[number + 1] for column in columns)
+        grid.add_row(Text(row.name), *entries, style="italic" if row.reference else "")
+    return grid
+
+
+def _markdown_rows(table: Table) -> list[str]:
+    rows = [table.columns, ["---", *["---:"] * (len(table.columns) - 1)]]
     for row in table.rows:
-        if first is None or row.policy == first:
-            continue
-        columns = [attacks, *([attack] for attack in attacks)] if len(attacks) > 1 else [attacks]
-        rows.append([_named(row.policy, row.reference)])
-        for column in columns:
-            found = paired_difference(records.results, first, row.policy, column, num_byzantine)
-            if found is None:
-                rows[-1].append("–")
-            elif math.isnan(found.low):
-                rows[-1].append(f"{100 * found.mean:+.1f}")
-            else:
-                rows[-1].append(f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]")
-    return rows
+        texts = [f"{cell.text}{cell.marks}" for cell in row.cells]
+        cells = [f"**{text}**" if cell.best else text for text, cell in zip(texts, row.cells, strict=True)]
+        rows.append([row.name, *cells])
+    return ["| " + " | ".join(entry.replace("|", "\\|") for entry in row) + " |" for row in rows]
 
 
-def _detection(records: Records, table: AccuracyTable, num_byzantine: int) -> list[list[str]]:
-    attacks = records.comparison.attacks
-    rows = [["policy", *attacks]]
+def _html_rows(table: Table) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    lines = []
     for row in table.rows:
-        entries = []
-        for attack in attacks:
-            summary = summarise(records.results, row.policy, attack, num_byzantine)
-            pair = (
-                (math.nan, math.nan) if summary is None else (summary.byzantine_credit, summary.detection_auc)
-            )
-            entries.append(" / ".join("–" if math.isnan(value) else f"{value:.2f}" for value in pair))
-        if any(entry != "– / –" for entry in entries):
-            rows.append([_named(row.policy, row.reference), *entries])
-    return rows
-
-
-def _lead(records: Records) -> str:
-    comparison, results = records.comparison, records.results
-    model = results["model"].iloc[0]
-    return (
-        f"{len(results)} runs of {comparison.rounds} rounds each: model {model}, {comparison.num_workers} "
-        f"workers, partition {comparison.partition}, roles {comparison.roles}, {comparison.qv_size} QV "
-        f"samples, {comparison.seeds} {'seed' if comparison.seeds == 1 else 'seeds'}."
-    )
-
-
-def _made(records: Records) -> str:
-    seconds = float(records.results["seconds"].sum())
-    named = ", ".join(f"{name} {number}" for name, number in records.versions.items())
-    return f"{named}. The runs took {seconds:.0f} s on device {records.comparison.device}."
-
-
-def _named(policy: str, reference: bool) -> str:
-    return f"{policy} (reference)" if reference else policy
-
-
-def _html_accuracy(table: AccuracyTable) -> str:
-    rows = [f"<tr><th>policy</th>{''.join(f'<th>{escape(attack)}</th>' for attack in table.attacks)}</tr>"]
-    for row in table.rows:
-        texts = [escape(cell.marked) for cell in row.cells]
-        cells = [
-            f"<td><b>{t}</b></td>" if c.best else f"<td>{t}</td>"
-            for t, c in zip(texts, row.cells, strict=True)
-        ]
-        name = escape(f"{_named(row.policy, row.reference)} {row.mark}".strip())
+        texts = [escape(f"{cell.text}{cell.marks}") for cell in row.cells]
+        cells = [f"<b>{text}</b>" if cell.best else text for text, cell in zip(texts, row.cells, strict=True)]
         kind = ' class="reference"' if row.reference else ""
-        rows.append(f"<tr{kind}><td>{name}</td>{''.join(cells)}</tr>")
-    return _html_table(rows)
+        entries = "".join(f"<td>{entry}</td>" for entry in (escape(row.name), *cells))
+        lines.append(f"<tr{kind}>{entries}</tr>")
+    body = "\n".join(lines)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
-def _html_section(heading: str, text: str, rows: list[list[str]]) -> list[str]:
-    if len(rows) < 2:
-        return []
-    lines = [f"<tr>{''.join(f'<th>{escape(entry)}</th>' for entry in rows[0])}</tr>"]
-    lines += [f"<tr>{''.join(f'<td>{escape(entry)}</td>' for entry in row)}</tr>" for row in rows[1:]]
-    return [f"<h3>{heading}</h3>", f'<p class="note">{escape(text)}</p>', _html_table(lines)]
+def _lead(results: Results) -> str:
+    comparison, runs = results.comparison, results.runs
+    return (
+        f"{len(runs)} runs of {comparison.rounds} rounds each: model {runs['model'].iloc[0]}, "
+        f"{comparison.num_workers} workers, partition {comparison.partition}, roles {comparison.roles}, "
+        f"{comparison.qv_size} QV samples, {comparison.seeds} {'seed' if comparison.seeds == 1 else 'seeds'}."
+    )
 
 
-def _html_table(rows: list[str]) -> str:
-    body = "\n".join(rows[1:])
-    return f'<div class="scroll"><table><thead>{rows[0]}</thead><tbody>\n{body}\n</tbody></table></div>'
-
-
-def _markdown_accuracy(table: AccuracyTable) -> list[str]:
-    rows = [["policy", *table.attacks]]
-    for row in table.rows:
-        name = f"{_named(row.policy, row.reference)} {row.mark}".strip()
-        rows.append([name, *(f"**{cell.marked}**" if cell.best else cell.marked for cell in row.cells)])
-    return _markdown_rows(rows)
-
-
-def _markdown_rows(rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(entry.replace("|", "\\|") for entry in row) + " |" for row in rows]
-    return [lines[0], "|" + " --- |" + " ---: |" * (len(rows[0]) - 1), *lines[1:]]
+def _made(results: Results) -> str:
+    seconds = float(results.runs["seconds"].sum())
+    named = ", ".join(f"{name} {number}" for name, number in results.versions.items())
+    return f"{named}. The runs took {seconds:.0f} s on device {results.comparison.device}."

@@ -1,204 +1,171 @@
-"""The table of policies x attacks, built once and shown in a terminal, in Markdown and in HTML."""
+"""The tables of a comparison: built here once, shown by `report` in a terminal, in Markdown and in HTML."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from byzgym import specs
+from byzgym.attacks.registry import registry as attack_registry
+from byzgym.experiments.results import Results
+from byzgym.experiments.statistics import LEVEL, Summary, leader, paired_difference, summarise
 
-from byzgym.experiments.records import Records
-from byzgym.experiments.statistics import Summary, summarise
+_DIFFERENCES = (
+    "Accuracy of the policy with the highest mean over attacks, less that of each other one, in points of "
+    f"percent. Seeds are paired, attacks are averaged within a seed; in brackets the {LEVEL:.0%} t interval "
+    "over seeds, not corrected for the choice of the leader or for the number of comparisons."
+)
+_DETECTION = (
+    "Credit on Byzantine workers in the last tenth of the rounds / ROC AUC of low credit as a detector of "
+    "Byzantine workers in the last half of the rounds (1: always right, 0.5: chance, 0: always wrong). Means "
+    "over seeds; – where there are no credits."
+)
+_DIVERGED = "a run diverged: parameters not finite, or a QV loss at the end 1000 times that at the start"
 
-DIVERGED = "†"
-_MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
-_GAP = 3  # between two columns of the terminal's table
+
+@dataclass(frozen=True)
+class Signs:
+    """The signs of a table; the defaults need Unicode and bold type."""
+
+    diverged: str = "†"
+    spread: str = "±"
+    footnotes: Sequence[str] = "¹²³⁴⁵⁶⁷⁸⁹"
+    best: str = ""  # behind the best entries; they are bold where it is empty
+
+    def footnote(self, number: int) -> str:
+        """The mark of a footnote, numbered from 0."""
+        return self.footnotes[number] if number < len(self.footnotes) else f"({number + 1})"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one place of the table.
-
-    Attributes:
-        text: Mean and spread.
-        best: Whether no other policy is better, references aside.
-        diverged: Whether a run diverged.
-    """
+    """An entry, the marks behind it, and whether it is the best of its column."""
 
     text: str
+    marks: str = ""
     best: bool = False
-    diverged: bool = False
-
-    @property
-    def marked(self) -> str:
-        """The text with the mark of diverged runs."""
-        return self.text + DIVERGED if self.diverged else self.text
 
 
-@dataclass
+@dataclass(frozen=True)
 class Row:
-    """One policy: its name with the mark of its footnote, and a cell per attack."""
+    """A policy: its name with the mark of its footnote, and its entries."""
 
-    policy: str
-    mark: str
+    name: str
     cells: list[Cell]
     reference: bool
 
 
-@dataclass
-class AccuracyTable:
-    """Accuracy of policies (rows) under attacks (columns) at one number of Byzantine workers.
-
-    Attributes:
-        title: What was played.
-        attacks: The column headings.
-        rows: The policies, references last.
-        footnotes: What the marks mean, in order.
-        caption: How to read a cell.
-    """
+@dataclass(frozen=True)
+class Table:
+    """Policies (rows, references last) under attacks (columns, after that of the names)."""
 
     title: str
-    attacks: list[str]
+    columns: list[str]
+    notes: list[str]
     rows: list[Row] = field(default_factory=list)
-    footnotes: list[str] = field(default_factory=list)
-    caption: str = ""
 
 
-def accuracy_table(records: Records, num_byzantine: int) -> AccuracyTable:
-    """Build the table for one number of Byzantine workers from what has been played."""
-    comparison = records.comparison
-    played = set(records.results["policy"][records.results["num_byzantine"] == num_byzantine])
-    policies = [policy for policy in comparison.policies if policy in played]
+def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs()) -> Table:
+    """Accuracy at the end of the runs."""
+    comparison, policies = results.comparison, results.played(num_byzantine)
     summaries = {
-        (policy, attack): summarise(records.results, policy, attack, num_byzantine)
+        (policy, attack): summarise(results.runs, policy, attack, num_byzantine)
         for policy in policies
         for attack in comparison.attacks
     }
-    best = {attack: _best(records, policies, attack, summaries) for attack in comparison.attacks}
-    marks, footnotes = _footnotes(records, played, num_byzantine)
-    table = AccuracyTable(
-        title=f"{comparison.task}, {comparison.workers(num_byzantine)}",
-        attacks=list(comparison.attacks),
-        footnotes=footnotes,
-        caption=_caption(records),
-    )
-    for policy in sorted(policies, key=lambda policy: policy in records.references):
-        cells = [_cell(summaries[policy, attack], policy in best[attack]) for attack in comparison.attacks]
-        table.rows.append(Row(policy, marks.get(policy, ""), cells, policy in records.references))
+    ranked = [policy for policy in policies if policy not in results.references]
+    highest = {
+        attack: max((_mean(summaries[policy, attack]) for policy in ranked), default=0)
+        for attack in comparison.attacks
+    }
+    title = f"{comparison.task}, {comparison.heading(num_byzantine)}"
+    table = Table(title, ["policy", *comparison.attacks], [_caption(results, signs)])
+    told = {entry.policy: str(entry) for entry in results.told if entry.num_byzantine == num_byzantine}
+    marks: dict[str, str] = {}  # of footnotes
+    for policy in policies:
+        cells = []
+        for attack in comparison.attacks:
+            summary = summaries[policy, attack]
+            cells.append(_cell(summary, policy in ranked and _mean(summary) == highest[attack], signs))
+        name = results.label(policy)
+        if policy in told:
+            name += " " + marks.setdefault(told[policy], signs.footnote(len(marks)))
+        table.rows.append(Row(name, cells, policy in results.references))
+    table.notes.extend(f"{mark} {text}" for text, mark in marks.items())
     if any(summary is not None and summary.diverged for summary in summaries.values()):
-        table.footnotes.append(
-            f"{DIVERGED} a run diverged: parameters not finite, or a QV loss at the end 1000 times that "
-            "at the start"
-        )
+        table.notes.append(f"{signs.diverged} {_DIVERGED}")
+    table.notes.extend(_notes_on_z(comparison.attacks, comparison.num_workers, num_byzantine))
     return table
 
 
-def for_terminal(table: AccuracyTable, width: int) -> RenderableType:
-    """The table for a terminal; as many attacks side by side as ``width`` columns have room for."""
-    names = [_full_name(row) for row in table.rows]
-    parts: list[RenderableType] = [Text(table.title, style="bold")]
-    left = list(range(len(table.attacks)))
-    while left:
-        used = max([len("policy"), *map(len, names)])
-        chosen: list[int] = []
-        while left and (not chosen or used + _width(table, left[0]) + _GAP <= width):
-            used += _width(table, left[0]) + _GAP
-            chosen.append(left.pop(0))
-        parts += [Text(), _rich(table, names, chosen)]
-    notes = [line for line in (table.caption, *table.footnotes) if line]
-    return Group(*parts, Text(), *(Text(line, style="dim") for line in notes))
+def difference_table(results: Results, num_byzantine: int) -> Table:
+    """Paired differences to the policy of the highest mean accuracy."""
+    attacks, policies = results.comparison.attacks, results.played(num_byzantine)
+    ranked = [policy for policy in policies if policy not in results.references]
+    first = leader(results.runs, ranked, attacks, num_byzantine)
+    several = attacks if len(attacks) > 1 else ()
+    columns = [f"{first} less ...", "mean of all attacks", *several]
+    table = Table("Paired differences", columns, [_DIFFERENCES])
+    for policy in policies:
+        if first is None or policy == first:
+            continue
+        cells = []
+        for chosen in (attacks, *([attack] for attack in several)):
+            found = paired_difference(results.runs, first, policy, chosen, num_byzantine)
+            text = "–" if found is None else f"{100 * found.mean:+.1f}"
+            if found is not None and not math.isnan(found.low):
+                text += f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+            cells.append(Cell(text))
+        table.rows.append(Row(results.label(policy), cells, policy in results.references))
+    return table
 
 
-def show(records: Records, console: Console) -> None:
-    """Print the tables of all numbers of Byzantine workers."""
-    for num_byzantine in records.comparison.num_byzantine:
-        table = accuracy_table(records, num_byzantine)
-        if table.rows:
-            console.print()
-            console.print(for_terminal(table, console.width))
+def detection_table(results: Results, num_byzantine: int) -> Table:
+    """Byzantine credit and detection AUC of the policies that give credits."""
+    attacks = results.comparison.attacks
+    table = Table("Credits and detection", ["policy", *attacks], [_DETECTION])
+    for policy in results.played(num_byzantine):
+        cells = []
+        for attack in attacks:
+            found = summarise(results.runs, policy, attack, num_byzantine)
+            pair = (math.nan, math.nan) if found is None else (found.byzantine_credit, found.detection_auc)
+            cells.append(Cell(" / ".join("–" if math.isnan(value) else f"{value:.2f}" for value in pair)))
+        if any(cell.text != "– / –" for cell in cells):
+            table.rows.append(Row(results.label(policy), cells, policy in results.references))
+    return table
 
 
-def percent(mean: float, std: float) -> str:
-    """Accuracy in percent with its spread, where that is known."""
-    return f"{100 * mean:.1f}" if math.isnan(std) else f"{100 * mean:.1f} ± {100 * std:.1f}"
+def _mean(summary: Summary | None) -> float:
+    """The mean accuracy to six digits, so that equal ones compare as equal; -1 where nothing was played."""
+    return -1 if summary is None else round(summary.mean, 6)
 
 
-def _full_name(row: Row) -> str:
-    return f"{row.policy} {row.mark}".strip() + (" (reference)" if row.reference else "")
-
-
-def _rich(table: AccuracyTable, names: list[str], chosen: list[int]) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    shown.add_column("policy", no_wrap=True)
-    for column in chosen:
-        shown.add_column(Text(_aligned(table, column, table.attacks[column], " ")), no_wrap=True)
-    for number, (name, row) in enumerate(zip(names, table.rows, strict=True)):
-        if row.reference and number and not table.rows[number - 1].reference:
-            shown.add_section()
-        cells = [row.cells[column] for column in chosen]
-        texts = [
-            Text(
-                _aligned(table, column, cell.text, DIVERGED if cell.diverged else " "),
-                style="bold green" if cell.best else "",
-            )
-            for column, cell in zip(chosen, cells, strict=True)
-        ]
-        # Texts, as strings would be markup: names may hold brackets.
-        shown.add_row(Text(name), *texts, style="italic" if row.reference else "")
-    return shown
-
-
-def _aligned(table: AccuracyTable, column: int, text: str, mark: str) -> str:
-    """The text to the right of its column, with a place for the mark behind it where the column needs one."""
-    marked = any(row.cells[column].diverged for row in table.rows)
-    return text.rjust(_width(table, column) - marked) + (mark if marked else "")
-
-
-def _width(table: AccuracyTable, column: int) -> int:
-    marked = any(row.cells[column].diverged for row in table.rows)
-    return max(len(table.attacks[column]), *(len(row.cells[column].text) for row in table.rows)) + marked
-
-
-def _cell(summary: Summary | None, best: bool) -> Cell:
+def _cell(summary: Summary | None, best: bool, signs: Signs) -> Cell:
     if summary is None:
         return Cell("not played")
-    text = percent(summary.mean, summary.std)
-    return Cell(text, best, summary.diverged > 0)
+    spread = "" if math.isnan(summary.std) else f" {signs.spread} {100 * summary.std:.1f}"
+    marks = (signs.diverged if summary.diverged else "") + (signs.best if best else "")
+    return Cell(f"{100 * summary.mean:.1f}{spread}", marks, best)
 
 
-def _best(
-    records: Records, policies: list[str], attack: str, summaries: dict[tuple[str, str], Summary | None]
-) -> set[str]:
-    """The policies that share the highest mean, references aside."""
-    means = {
-        policy: round(summary.mean, 6)
-        for policy in policies
-        if policy not in records.references and (summary := summaries[policy, attack]) is not None
-    }
-    return {policy for policy, mean in means.items() if mean == max(means.values())}
+def _caption(results: Results, signs: Signs) -> str:
+    seeds = results.comparison.seeds
+    spread = f" {signs.spread} standard deviation over {seeds} seeds" if seeds > 1 else " of one seed"
+    best = f"best marked {signs.best}" if signs.best else "best in bold"
+    aside = ", references aside" if results.references else ""
+    return f"test accuracy in %{spread}, after {results.comparison.rounds} rounds; {best}{aside}"
 
 
-def _footnotes(records: Records, played: set[str], num_byzantine: int) -> tuple[dict[str, str], list[str]]:
-    """Marks of the policies played, and the lines that explain them: one for each f that rules were told."""
-    marks: dict[str, str] = {}
-    lines: dict[str, str] = {}
-    for entry in records.told:
-        if entry.num_byzantine != num_byzantine or entry.policy not in played:
-            continue
-        number = len(lines)
-        marks[entry.policy] = lines.setdefault(
-            str(entry), _MARKS[number] if number < 9 else f"({number + 1})"
-        )
-    return marks, [f"{mark} {line}" for line, mark in lines.items()]
-
-
-def _caption(records: Records) -> str:
-    comparison = records.comparison
-    spread = (
-        f" ± standard deviation over {comparison.seeds} seeds" if comparison.seeds > 1 else " of one seed"
-    )
-    best = "; best in bold" + (", references aside" if records.references else "")
-    return f"test accuracy in %{spread}, after {comparison.rounds} rounds{best}"
+def _notes_on_z(attacks: Sequence[str], num_workers: int, num_byzantine: int) -> list[str]:
+    """The z of attacks such as alie, which follows from n and f; they attack only where it is positive."""
+    notes = []
+    for attack in attacks if num_byzantine else ():
+        name = specs.parse(attack)["name"]
+        if name in attack_registry.names() and hasattr(attack_registry.factory(name), "effective_z"):
+            made: Any = attack_registry.make_from(attack)
+            z = made.effective_z(num_workers, num_byzantine)
+            note = f"{attack}: z = {z:.2f} for n={num_workers}, f={num_byzantine}"
+            notes.append(note if z > 0 else f"warning: {note}: it does not attack")
+    return notes

@@ -18,9 +18,6 @@ from torch import Tensor
 BLOCK = 8192
 # Values in a product of many blocks.
 BATCH = 1 << 22
-# Rows and values from which a product is put together from groups of rows.
-MANY_ROWS = 10
-LARGE = 1 << 18
 # Values of scratch in double precision.
 SCRATCH = 1 << 17
 # Columns whose squares are summed in the type of the rows.
@@ -34,9 +31,10 @@ TRUSTED = {torch.float32: 1e-2, torch.float64: 1e-6}
 def row_norms(rows: Tensor) -> Tensor:
     """Euclidean norms of the rows [..., n, d], shape [..., n], in double precision; differentiable."""
     # Sums of millions of squares in single precision would lose digits.
-    parts = [torch.linalg.vector_norm(part, dim=-1).double() for part in rows.split(NORM_BLOCK, dim=-1)]
-    norms = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts), dim=0)
-    misfit = ~_squares_fit(norms.detach().square(), rows)
+    blocks = [torch.linalg.vector_norm(block, dim=-1).double() for block in rows.split(NORM_BLOCK, dim=-1)]
+    parts = torch.stack(blocks)  # [blocks, ..., n]
+    misfit = ~_squares_fit(parts.detach().square().sum(0), rows)
+    norms = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(parts.masked_fill(misfit, 0), dim=0)
     if misfit.any():
         norms = norms.index_put((misfit,), torch.linalg.vector_norm(rows[misfit].double(), dim=-1))
     return norms
@@ -128,7 +126,7 @@ def _block_products(rows: Tensor, runs: Tensor | None = None, factors: Tensor | 
         width, batch = num_columns // count, max(1, BATCH // (num_rows * BLOCK))
         folded = rows[0, :, : width * count].unflatten(1, (count, width)).transpose(0, 1)
         for blocks in folded.split(batch):
-            total += _products(blocks).sum(0, dtype=torch.float64)
+            total += torch.bmm(blocks, blocks.mT).sum(0, dtype=torch.float64)
         rows = rows[:, :, width * count :]
     for first in range(0, rows.shape[2], BLOCK):
         block = rows[:, :, first : first + BLOCK]
@@ -136,29 +134,8 @@ def _block_products(rows: Tensor, runs: Tensor | None = None, factors: Tensor | 
             block = block.index_select(0, runs) * factors[..., None].to(rows.dtype)
         if coarse:
             block = block.double()
-        total += _products(block)
+        total += torch.bmm(block, block.mT)
     return (total + total.mT) / 2
-
-
-def _products(rows: Tensor) -> Tensor:
-    """Inner products of all pairs of rows [b, n, w], shape [b, n, n].
-
-    Large products are put together from those of groups of 16, 8, 4, 2 and 1 rows, which are the fastest to
-    multiply. Only one of the two products of each pair of groups is computed.
-    """
-    num_rows = rows.shape[1]
-    if num_rows < MANY_ROWS or rows.numel() < LARGE:
-        return torch.bmm(rows, rows.mT)
-    sizes = [16] * (num_rows // 16) + [size for size in (8, 4, 2, 1) if num_rows % 16 & size]
-    product = rows.new_empty(len(rows), num_rows, num_rows)
-    start = 0
-    for group in rows.split(sizes, dim=1):
-        end = start + group.shape[1]
-        lower = torch.bmm(group, rows[:, :end].mT)  # [b, group, end]
-        product[:, start:end, :end] = lower
-        product[:, :start, start:end] = lower[:, :, :start].mT
-        start = end
-    return product
 
 
 def _distances_from(gram: Tensor, trusted: float) -> tuple[Tensor, Tensor]:

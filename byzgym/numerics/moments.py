@@ -79,7 +79,7 @@ def _at_least_single(rows: Tensor) -> Tensor:
 def _sum(rows: Tensor, byzantine: Tensor) -> Tensor:
     if rows.shape[2] < LONG_ROW:
         # Not torch.bmm, whose last bits depend on the number of environments.
-        return torch.where(byzantine[..., None], 0, rows).sum(1)
+        return _masked_sum(rows, byzantine)
     total = rows.new_zeros(rows.shape[::2])
     for env, worker in (~byzantine).nonzero().tolist():
         total[env].add_(rows[env, worker])
@@ -89,12 +89,23 @@ def _sum(rows: Tensor, byzantine: Tensor) -> Tensor:
 def _sum_of_squares(rows: Tensor, mean: Tensor, byzantine: Tensor) -> Tensor:
     """Sum [E, d] of the squared deviations from the mean [E, d], multiplied by `STRETCH` before squaring."""
     if rows.shape[2] < LONG_ROW:
-        deviations = torch.where(byzantine[..., None], 0, rows - mean[:, None])
-        return deviations.mul_(STRETCH).square_().sum(1)
-    total = torch.zeros_like(mean)
+        return _masked_sum(rows - mean[:, None], byzantine, STRETCH)
+    total, deviation, shift = torch.zeros_like(mean), torch.empty_like(mean[0]), mean * -STRETCH
     for env, worker in (~byzantine).nonzero().tolist():
-        deviation = (rows[env, worker] - mean[env]).mul_(STRETCH)
+        torch.add(shift[env], rows[env, worker], alpha=STRETCH, out=deviation)
         total[env].addcmul_(deviation, deviation)
+    return total
+
+
+def _masked_sum(values: Tensor, byzantine: Tensor, stretch: float | None = None) -> Tensor:
+    """Sum [E, d] of the honest rows of values [E, n, d], or of their squares, multiplied by ``stretch`` before."""
+    honest = (~byzantine).to(values.dtype)[..., None]
+    # A product takes a third of the time of torch.where, which is needed where Byzantine rows are not finite.
+    masked = values * honest if stretch is None else (values * (honest * stretch)).square_()
+    total = masked.sum(1)
+    if not math.isfinite(total.sum()):
+        masked = torch.where(byzantine[..., None], 0, values)
+        total = (masked if stretch is None else masked.mul_(stretch).square_()).sum(1)
     return total
 
 

@@ -13,6 +13,7 @@ from byzgym.aggregation import Decision, Mean, RulePerEnvironment, ServerView
 from byzgym.ambient import episode_seed, keep_freed_memory, shielded
 from byzgym.attacks import AttackContext
 from byzgym.memory import Memory
+from byzgym.numerics.finite import is_finite
 from byzgym.simulation import snapshots
 from byzgym.simulation.config import (
     NamedAttack,
@@ -265,7 +266,9 @@ class Simulation:
         """
         self._check_whole()
         chosen = None if envs is None else self._environments(envs)
-        update, credits = (decision.update, decision.credits) if isinstance(decision, Decision) else (decision, None)
+        if not isinstance(decision, Decision):
+            decision = Decision(decision)
+        update, credits = decision.update, decision.credits
         check_tensor("update", update, *self.server.theta.shape)
         active = None
         if chosen is not None:
@@ -273,9 +276,11 @@ class Simulation:
             active[chosen] = True
         if credits is not None:
             check_tensor("credits", credits, *self.previous_credits.shape)
-            given = ~credits[:, :1].isnan() if active is None else active[:, None] & ~credits[:, :1].isnan()
-            new = credits.detach().to(self.previous_credits)
-            self.previous_credits = torch.where(given, new, self.previous_credits)
+            new = credits.detach().to(self.previous_credits, copy=True)
+            if active is not None or not is_finite(new):
+                given = ~new.isnan() if active is None else active[:, None] & ~new.isnan()
+                new = torch.where(given, new, self.previous_credits)
+            self.previous_credits = new
         self.server.step(update.detach().to(self.server.theta, copy=True), active)
         self._submit(chosen)
 
@@ -372,8 +377,9 @@ class Simulation:
         self._in_round = True  # an attack may be anybody's code, and fail
         self.workers.submit(index, self.server.theta[chosen], context)
         rows, rejected = receive(self.workers.submissions[chosen], self.setup.secure_group_size)
-        self.rejected = self.rejected.clone()  # views keep the old one
-        self.rejected[chosen] = rejected
+        if envs is not None:
+            rejected = self.rejected.index_put((index,), rejected)  # views keep the old one
+        self.rejected = rejected
         if self._group_means is not None:
             self._group_means[chosen] = rows
         elif index is not None:

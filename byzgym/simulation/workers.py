@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, TypeGuard
@@ -197,10 +198,12 @@ class Workers:
         self, number: int, members: Tensor, index: Tensor, out: Tensor, context: AttackContext
     ) -> None:
         """Replace what Byzantine workers submit, in out [k, n, d], in the environments ``members`` only."""
-        attack, name = self.attacks[number].attack, self.attacks[number].name
-        mask = self.byzantine[index[members]]
+        attack, name, memory = self.attacks[number].attack, self.attacks[number].name, self.memories[number + 1]
+        mask = self.byzantine
+        if len(members) < len(self.generators):
+            mask, memory = mask[index[members]], memory.of(index[members])
         env, worker = mask.nonzero(as_tuple=True)
-        given = _context_for(attack, context, members, self.memories[number + 1].of(index[members]))
+        given = _context_for(attack, context, members, memory)
         with blamed(f"attack {name}"):
             if _is_plain_noise(attack):
                 _write_rows(out, members[env], worker, attack.rows(out, mask, given))
@@ -284,6 +287,9 @@ def _context_for(actor: Any, context: AttackContext, members: Tensor, memory: Me
     knowledge: frozenset[str] = getattr(actor, "knowledge", frozenset())
     rule = context.rule if "rule" in knowledge else None
     qv = context.qv if "qv" in knowledge else None
+    if len(members) == len(context.generators) and isinstance(actor, attacks.Attack):
+        # It has promised to write into nothing, so it may see the tensors themselves.
+        return dataclasses.replace(context, rule=rule, qv=qv, memory=memory)
     return AttackContext(
         round=context.round[members],
         generators=[context.generators[e] for e in members.tolist()],

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from byzgym.aggregation import ServerView
+from byzgym.aggregation import Decision, ServerView
 from byzgym.simulation import Simulation
 
 ID = "ByzantineAggregation-v0"
@@ -22,9 +22,8 @@ def play(agent, simulation, rounds):
     """Let the agent decide; the credits [rounds, E, n] that it gave."""
     credits = []
     for _ in range(rounds):
-        decision = agent.decide(simulation.view)
-        credits.append(decision.credits.clone())
-        simulation.apply(decision)
+        credits.append(agent.credits(simulation.view).clone())
+        simulation.apply(Decision(mix(credits[-1], simulation.gradients), credits[-1]))
     return torch.stack(credits)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from byzgym import agents
-from byzgym.agents.gaa import _log_and_sign
+from byzgym.agents.gaa import _features
 
 
 def andrychowicz(g):
@@ -17,11 +17,6 @@ def andrychowicz(g):
     if abs(g) >= math.exp(-10):
         return math.log(abs(g)) / 10, math.copysign(1.0, g)
     return -1.0, math.exp(10) * g
-
-
-def loss_feature(loss):
-    """The QV loss as the policy sees it."""
-    return loss.log1p()
 
 
 class SlowGAA:
@@ -57,7 +52,7 @@ class SlowGAA:
         for j in range(len(theta)):
             pairs = [andrychowicz(g) for g in gradients[:, j].tolist()]
             numbers = [pair[0] for pair in pairs] + [pair[1] for pair in pairs] + [float(theta[j])]
-            rows.append(torch.cat([torch.tensor(numbers), loss_feature(loss)[None], self.last]))
+            rows.append(torch.cat([torch.tensor(numbers), loss.log1p()[None], self.last]))
         self.last = torch.softmax(self.network(torch.stack(rows)).mean(0), 0)
         self.theta = self.theta - learning_rate * (self.last @ gradients)
         self.steps += 1
@@ -115,14 +110,14 @@ def compare_with_slow(path, num_envs, learning_rate, **parameters):
         for e in range(num_envs):
             expected = slow[e].credits(view.gradients[e], view.theta[e], learning_rate)
             torch.testing.assert_close(credits[e], expected, rtol=1e-4, atol=5e-6)
-        simulation.apply(mix(credits, view.gradients), credits)
+        simulation.apply(mix(credits, view.gradients))
     return (credits - first).abs().max(), max(s.largest_gradient for s in slow)
 
 
 @pytest.mark.parametrize("hidden", [(), (8,)])
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("num_envs", [1, 3])
-def test_credits_equal_those_of_the_slow_implementation(tmp_path, num_envs, window, hidden):
+def test_credits_equal_the_slow_implementation(tmp_path, num_envs, window, hidden):
     moved, _ = compare_with_slow(tmp_path / "policy.pt", num_envs, 0.3, window=window, hidden=hidden)
     assert moved > 0.02, "nothing was learned, so nothing was compared"
 
@@ -133,7 +128,7 @@ def test_gradients_are_clamped_to_one(tmp_path, hidden):
     assert largest > 2, "no gradient met the clamp"
 
 
-def test_without_hidden_layers_the_initial_weights_are_those_of_torch_linear(tmp_path):
+def test_initial_weights_are_those_of_linear(tmp_path):
     weight, bias = initial_weights(tmp_path / "policy.pt", normal_view(), seed=3)
     assert weight.shape == (2, 10, 32)
     assert bias.shape == (2, 10, 1)
@@ -144,6 +139,11 @@ def test_without_hidden_layers_the_initial_weights_are_those_of_torch_linear(tmp
     assert not torch.equal(weight, other[0])
 
 
+def preprocessed(rows, pooled=False):
+    """The two numbers of every submission, without the parameters."""
+    return _features(rows, torch.zeros(len(rows), rows.shape[2]), pooled)[:, :-1]
+
+
 ENTRIES = [0.0, 1e-38, -1e-38, 1e-6, -1e-6, 4e-5, 5e-5, -5e-5, 0.3, -1.0, 7.0, -1e10, 1e30, -3e38]
 
 
@@ -151,25 +151,25 @@ def test_preprocessing_by_hand():
     expected = torch.tensor([andrychowicz(g) for g in ENTRIES]).T
     assert expected[:, 0].tolist() == [-1, 0]
     rows = torch.tensor(ENTRIES)[None, None]
-    torch.testing.assert_close(_log_and_sign(rows, pooled=False)[0], expected, rtol=1e-5, atol=1e-7)
-    pooled = _log_and_sign(rows, pooled=True)
-    torch.testing.assert_close(pooled[0], expected.mean(1, keepdim=True), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(preprocessed(rows)[0], expected, rtol=1e-5, atol=1e-7)
+    means = preprocessed(rows, pooled=True)[0]
+    torch.testing.assert_close(means, expected.mean(1, keepdim=True), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("dimension", [1, 7, 8, 9, 100])
-def test_pooled_preprocessing_is_the_mean_of_that_of_all_entries(dimension):
+def test_pooled_preprocessing_is_the_mean(dimension):
     rows = torch.randn(3, 5, dimension, generator=torch.Generator().manual_seed(0)) * 1e-2
     rows[1, 2] *= 1e30  # products of such entries overflow
     rows[2, 0] = 0
-    expected = _log_and_sign(rows, pooled=False).mean(2, keepdim=True)
-    torch.testing.assert_close(_log_and_sign(rows, pooled=True), expected, rtol=1e-5, atol=1e-6)
-    alone = torch.cat([_log_and_sign(rows[e : e + 1], pooled=True) for e in range(3)])
-    assert torch.equal(_log_and_sign(rows, pooled=True), alone)
+    pooled, expected = preprocessed(rows, pooled=True), preprocessed(rows).mean(2, keepdim=True)
+    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-6)
+    alone = torch.cat([preprocessed(rows[e : e + 1], pooled=True) for e in range(3)])
+    assert torch.equal(pooled, alone)
 
 
-def test_preprocessing_keeps_the_submissions():
+@pytest.mark.parametrize("hidden", [(), (4,)])
+def test_the_view_keeps_its_submissions(hidden):
     view = normal_view()
     before = view.gradients.clone()
-    for hidden in ((), (4,)):
-        agents.make("gaa", hidden=hidden).credits(view)
-        assert torch.equal(view.gradients, before)
+    agents.make("gaa", hidden=hidden).credits(view)
+    assert torch.equal(view.gradients, before)

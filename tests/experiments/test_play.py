@@ -1,105 +1,33 @@
-"""What `play_batch` notes of a run."""
-
-from itertools import pairwise
-
 import gymnasium as gym
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 
-from byzgym import agents, attacks
-from byzgym.experiments import compare
-from byzgym.experiments.comparison import Comparison
-from byzgym.experiments.figures import _label_ends
+from byzgym import agents, aggregation, attacks
+from byzgym.experiments import compare, play
+from byzgym.experiments.results import RUN_COLUMNS, Results
 
 
-def small(**changes):
-    given = {"task": "synthetic", "rounds": 6, "seeds": 2, "attacks": ("ipm",), "policies": ("oracle",)}
-    return Comparison(**{**given, **changes})
+def of(runs, policy):
+    kept = [name for name in RUN_COLUMNS if name != "seconds"]
+    return runs.loc[runs["policy"] == policy, kept].reset_index(drop=True)
 
 
-def test_credits_are_held_against_the_roles_of_their_own_round():
-    comparison = small(roles="randomized:period=1", rounds=20)
-    for run in compare.play_batch(comparison, "oracle", 4).results:
-        assert (run["byzantine_credit"], run["detection_auc"]) == (0.0, 1.0)
+def test_the_same_seeds_give_the_same_numbers(results):
+    again = pd.DataFrame(play.play_batch(results.comparison, "gaa", 7).runs)
+    pd.testing.assert_frame_equal(of(again, "gaa"), of(results.runs, "gaa"), check_dtype=False)
 
 
-@pytest.mark.parametrize(("times", "diverged"), [(999, False), (1001, True)])
-def test_a_loss_of_a_thousand_times_that_at_the_start_has_diverged(monkeypatch, times, diverged):
-    def measure(simulation):
-        return torch.full((simulation.num_envs,), 0.5), times * simulation.initial_loss
-
-    monkeypatch.setattr(compare, "_measure", measure)
-    assert [run["diverged"] for run in compare.play_batch(small(), "mean", 3).results] == [diverged] * 2
+def test_other_policies_change_nothing(results, small, tmp_path):
+    fewer = compare(small(policies=("oracle", "krum")), tmp_path)
+    for policy in ("oracle", "krum"):
+        pd.testing.assert_frame_equal(of(fewer.runs, policy), of(results.runs, policy), check_dtype=False)
 
 
-@pytest.mark.parametrize(("every", "rounds"), [(2, [0, 2, 4, 6]), (4, [0, 4, 6]), (6, [0, 6]), (9, [0, 6])])
-def test_every_point_of_the_curves_is_there_once(every, rounds):
-    curves = pd.DataFrame(compare.play_batch(small(evaluate_every=every), "mean", 3).curves)
-    for _, points in curves.groupby(["policy", "attack", "num_byzantine", "seed"]):
-        assert points["round"].tolist() == rounds
-
-
-class Careless(agents.Agent):
-    """Gives what it was built with."""
-
-    def __init__(self, credits=None, update=None):
-        self.linear = credits is not None
-        self.given, self.update = credits, update
-
-    def credits(self, view):
-        return self.given
-
-    def aggregate(self, view):
-        return self.update
-
-    def __repr__(self):
-        return "Careless()"
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            {"credits": torch.full((1, 3), 0.1)},
-            r"Careless\(\) must give credits of shape \(1, 10\), got \(1, 3\)",
-        ),
-        ({"credits": torch.ones(1, 10)}, r"Careless\(\) must give credits that .* sum to at most 1"),
-        ({"update": torch.ones(7)}, r"Careless\(\) must return aggregates of shape .*got \(7,\)"),
-        ({"update": torch.ones(1, 3) * 1j}, r"Careless\(\) must return .* real numbers, got torch.complex64"),
-    ],
-)
-def test_what_an_agent_gives_is_checked_before_anything_is_played(given, message, tmp_path):
-    agents.register("test_careless", lambda: Careless(**given))
-    with pytest.raises((TypeError, ValueError), match=message):
-        compare.begin(small(policies=("test_careless",)), tmp_path / "out")
-    env = gym.make("ByzantineAggregation-v0", task="synthetic")
-    observation, _ = env.reset(seed=0)
-    agent = agents.make("test_careless").bind(env)
-    with pytest.raises((TypeError, ValueError), match=message):
-        agent.predict(observation)
-
-
-def test_an_agent_is_played_as_in_the_environment_where_submissions_are_rejected():
-    class Even(agents.Agent):
-        def credits(self, view):
-            return torch.full_like(view.previous_credits, 1 / view.num_workers)
-
-    agents.register("test_even", Even)
-    attacks.register("test_nan", lambda: lambda gradients, byzantine, context: gradients * torch.nan)
-    comparison = small(policies=("test_even",), attacks=("test_nan",))
-    for run in compare.play_batch(comparison, "test_even", 4).results:
-        assert run["byzantine_credit"] == 0.0
-
-
-def test_one_thread_while_small_models_are_played_and_as_many_as_before_after_it():
+def test_threads_are_put_back(small):
     seen = []
 
     class Counting:
-        def reset(self):
-            pass
-
         def aggregate(self, view):
             seen.append(torch.get_num_threads())
             return view.gradients.mean(1)
@@ -108,22 +36,159 @@ def test_one_thread_while_small_models_are_played_and_as_many_as_before_after_it
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        compare.play_batch(small(), "test_counting", 3)
+        play.play_batch(small(rounds=2), "test_counting", 3)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert set(seen) == {1}
+    assert set(seen) == {1}  # for a small model
 
 
-@pytest.mark.parametrize("count", [1, 16, 17, 40])
-@pytest.mark.parametrize("end", [0.0, 0.5, 0.97])
-def test_names_of_lines_that_end_together_stay_inside_the_axes(count, end):
-    axes = Figure(figsize=(8, 4)).subplots()
-    _label_ends(axes, [(end, f"policy {number}", "black") for number in range(count)], 10)
-    heights = [text.xyann[1] for text in axes.texts]
-    assert len(heights) == count
-    assert min(heights) >= 0.005
-    assert max(heights) <= 0.995
-    # What a line of text takes of the height of the axes, which are 4 * 0.77 inches high.
-    taken = axes.texts[0].get_fontsize() / 72 / (4 * 0.77)
-    assert all(above - below > taken for below, above in pairwise(heights))
+@pytest.mark.parametrize(
+    ("policy", "action"), [("krum", "credits"), ("gaa", "credits"), ("median", "update")]
+)
+def test_a_run_equals_the_environment(small, policy, action):
+    comparison = small(attacks=("sign_flip", "gaussian:std=1.0"))
+    runs = pd.DataFrame(play.play_batch(comparison, policy, 3).runs)
+    arguments = {"task": "synthetic", "rounds": 20, "num_byzantine": 3, "attack": "sign_flip"}
+    env = gym.make("ByzantineAggregation-v0", action=action, **arguments)
+    agent = agents.make(policy).bind(env)
+    observation, info = env.reset(seed=1)
+    for _ in range(20):
+        observation, _, _, _, info = env.step(agent.predict(observation)[0])
+    run = runs[(runs["attack"] == "sign_flip") & (runs["seed"] == 1)].iloc[0]
+    assert run["accuracy"] == pytest.approx(info["accuracy"], abs=1e-6)
+    assert run["qv_loss"] == pytest.approx(info["qv_loss"], rel=1e-4)
+
+
+def test_ones_own_policy_and_attack(small):
+    class Remembering:
+        def __init__(self, num_byzantine):
+            assert num_byzantine in (2, 5)
+
+        def reset(self):
+            self.memory = 0
+
+        def aggregate(self, view):
+            assert not hasattr(view, "byzantine")
+            self.memory = 0.9 * self.memory + 0.1 * view.gradients.mean(1)
+            return self.memory
+
+    agents.register("remembering", Remembering)
+    attacks.register("own_attack", lambda: lambda gradients, byzantine, context: gradients * 0)
+    comparison = small(policies="remembering", attacks="own_attack", rounds=3, num_byzantine=(2, 5))
+    play.begin(comparison)
+    assert len(play.play_batch(comparison, "remembering", 5).runs) == 2
+
+
+def test_attacks_that_know_the_rule_see_it(small, rules_seen):
+    for policy, rule in (("krum", aggregation.Krum), ("median", aggregation.Median)):
+        play.play_batch(small(policies=policy, attacks="curious", rounds=2), policy, 3)
+        assert type(rules_seen[-1]) is rule
+        assert rules_seen[-1].num_byzantine == 3
+
+
+@pytest.mark.parametrize(
+    ("policy", "f", "told"),
+    [
+        ("krum", 7, 3),
+        ("krum", 3, None),
+        ("krum:num_byzantine=3", 7, None),
+        ("krum:num_byzantine=5", 7, 3),
+        ("mean", 7, None),
+        ("gaa", 7, None),
+    ],
+)
+def test_what_rules_are_told_is_noted(small, policy, f, told):
+    noted = play.begin(small(policies=policy, num_byzantine=f)).told
+    assert [entry.told for entry in noted] == ([] if told is None else [told])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policies": "krmu"}, "did you mean 'krum'.*known: .*gaa.*krum"),
+        ({"attacks": "nobody"}, "'nobody'.*known: .*ipm"),
+        ({"attacks": "ipm:nothing=1"}, "its parameters: epsilon"),
+        ({"policies": "gaa:window=0"}, "window"),
+        ({"policies": "fixed:credits=[1,2]"}, "10 entries"),
+        ({"policies": "krum", "num_workers": 2}, "n >= 2f"),
+        ({"policies": "oracle:nothing=3"}, "nothing"),
+        ({"policies": "test_careless"}, "credits"),
+        ({"task": "mnist:root=/nowhere"}, "nowhere"),
+        ({"qv_size": 100_000}, "qv_size"),
+        ({"roles": "fluctuating:high=20"}, "high"),
+    ],
+)
+def test_what_cannot_run_fails_at_once(small, changes, message, tmp_path):
+    class Careless:
+        def credits(self, view):
+            return torch.ones(1, 3)
+
+    agents.register("test_careless", Careless)
+    with pytest.raises((ValueError, TypeError, OSError, RuntimeError), match=message):
+        compare(small(**changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_are_complete_after_each_policy(small, tmp_path, monkeypatch):
+    play_batch = play.play_batch
+
+    def interrupted(comparison, policy, *rest):
+        if policy == "krum":
+            raise KeyboardInterrupt
+        return play_batch(comparison, policy, *rest)
+
+    monkeypatch.setattr(play, "play_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare(small(), tmp_path)
+    assert set(Results.read(tmp_path).runs["policy"]) == {"mean"}
+
+
+def test_credits_are_compared_with_their_own_round(small):
+    comparison = small(roles="randomized:period=1", policies="oracle")
+    for run in play.play_batch(comparison, "oracle", 4).runs:
+        assert (run["byzantine_credit"], run["detection_auc"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("times", "diverged"), [(999, False), (1001, True)])
+def test_an_exploded_loss_has_diverged(small, monkeypatch, times, diverged):
+    def measure(simulation):
+        return torch.full((simulation.num_envs,), 0.5), times * simulation.initial_loss
+
+    monkeypatch.setattr(play, "_measure", measure)
+    runs = play.play_batch(small(rounds=2), "mean", 3).runs
+    assert [run["diverged"] for run in runs] == [diverged] * 4
+
+
+@pytest.mark.parametrize(("every", "rounds"), [(2, [0, 2, 4, 6]), (4, [0, 4, 6]), (9, [0, 6])])
+def test_points_of_the_curves(small, every, rounds):
+    curves = pd.DataFrame(play.play_batch(small(rounds=6, evaluate_every=every), "mean", 3).curves)
+    for _, points in curves.groupby(["policy", "attack", "num_byzantine", "seed"]):
+        assert points["round"].tolist() == rounds
+
+
+@pytest.fixture
+def env():
+    setting = {"task": "synthetic", "rounds": 4, "num_byzantine": 7, "attack": ["ipm", "alie"]}
+    return play.make_environment(setting)
+
+
+def test_an_episode_starts_once(env):
+    agent, starts = agents.make("gaa").bind(env), []
+
+    def predict(observation, *, episode_start, **others):
+        starts.append(episode_start.tolist())
+        return agent.predict(observation, episode_start=episode_start, **others)
+
+    assert play.play_episodes(env, predict, 2, 0)["rounds"].tolist() == [4, 4]
+    assert starts == [[True], [False], [False], [False]] * 2
+
+
+def test_every_episode_has_its_own_seed(env):
+    predict = agents.make("gaa").bind(env).predict
+    table = play.play_episodes(env, predict, 3, 5)
+    assert table["seed"].tolist() == [5, 6, 7]
+    assert set(table["attack"]) <= {"ipm", "alie"}
+    alone = play.play_episodes(env, predict, 1, 6)
+    pd.testing.assert_frame_equal(table.iloc[[1]].reset_index(drop=True), alone)
+    assert table["return"].nunique() == 3

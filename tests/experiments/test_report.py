@@ -1,102 +1,92 @@
+import io
+import re
+
 import pytest
+from rich.console import Console
 
-from byzgym import agents, attacks
-from byzgym.experiments import report
-from byzgym.experiments.compare import compare
-from byzgym.experiments.comparison import Comparison
-from byzgym.experiments.records import Records
+from byzgym.experiments import compare, report
+from byzgym.experiments.tables import Cell, Row, Table
 
 
-@pytest.fixture
-def folder(tmp_path):
-    comparison = Comparison(
-        task="synthetic:num_features=4",
-        rounds=10,
-        seeds=2,
-        attacks=("sign_flip", "ipm"),
-        policies=("krum", "gaa", "oracle"),
-    )
-    compare(comparison, tmp_path)
-    return tmp_path
+def shown(results, width=120, encoding="utf-8", **options):
+    """What a console of this encoding shows."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    console = Console(file=stream, width=width, **options)
+    report.show(results, console)
+    return stream.buffer.getvalue().decode(encoding)
 
 
-def test_figures_and_reports(folder):
-    records = Records.read(folder)
-    files = report.write(records, folder)
-    assert [path.name for path in files] == [
-        "overview.png",
-        "accuracy_f7.png",
-        "final_f7.png",
-        "credits_f7.png",
-        "report.html",
-        "report.md",
-    ]
-    assert all(path.stat().st_size > 10_000 for path in files[:4])
-    html = (folder / "report.html").read_text()
+def bold(results):
+    """The entries that Markdown shows in bold."""
+    return report.markdown(results, []).split("**")[1::2]
+
+
+def test_figures_and_reports(results, tmp_path):
+    files = report.write(results, tmp_path)
+    assert [path.name for path in files][-2:] == ["report.html", "report.md"]
+    html = (tmp_path / "report.html").read_text()
     assert html.count("data:image/png;base64,") == 4
     assert 'src="http' not in html
-    assert "oracle (reference)" in html
-    assert "told f = 3" in html
-    assert "byzgym compare --task synthetic:num_features=4" in html
-    assert records.versions["torch"] in html
-    markdown = (folder / "report.md").read_text()
-    assert "![" in markdown
-    assert "overview.png" in markdown
+    assert "byzgym compare --task synthetic" in html
+    assert results.versions["torch"] in html
+    markdown = (tmp_path / "report.md").read_text()
+    assert "](overview.png)" in markdown
+    for text in (html, markdown):
+        assert all(part in text for part in ("oracle (reference)", "told f = 3", "Paired differences"))
 
 
-def test_the_report_is_made_again_from_the_files(folder):
-    report.write(Records.read(folder), folder)
-    before = (folder / "report.html").read_text()
-    for name in ("report.html", "report.md", "overview.png"):
-        (folder / name).unlink()
-    report.write(Records.read(folder), folder)
-    assert (folder / "report.html").read_text() == before
+def test_the_best_is_bold_in_every_form(results):
+    html, terminal = report.html(results, []), shown(results, force_terminal=True, color_system="standard")
+    assert bold(results)
+    for entry in bold(results):
+        assert f"<b>{entry}</b>" in html
+        assert re.search(rf"\[1;32m *{entry}", terminal)
+    assert "best in bold" in terminal
 
 
-def test_results_of_what_is_not_registered_any_more(tmp_path):
-    class Even:
-        def credits(self, view):
-            return view.previous_credits * 0 + 1 / view.num_workers
-
-    agents.register("test_$\\frac$", Even)
-    attacks.register("test_zero", attacks.Zero)
-    registries = agents.registry.registry, attacks.registry.registry
-    given = {"policies": ("test_$\\frac$", "mean"), "attacks": ("test_zero",), "seeds": 2, "rounds": 3}
-    compare(Comparison(task="synthetic", **given), tmp_path)
-    for registry, name in zip(registries, ("test_$\\frac$", "test_zero"), strict=True):
-        del registry._factories[name]
-    assert report.write(Records.read(tmp_path), tmp_path)
-    assert "test_$\\frac$" in (tmp_path / "report.html").read_text()
+def test_a_piped_table_marks_the_best(results):
+    text = shown(results)
+    assert "best marked *" in text
+    assert "krum ¹" in text
+    assert text.count("*") == 1 + sum(
+        cell.count("**") // 2 for cell in report.markdown(results, []).split("|")
+    )
 
 
-def test_names_are_escaped(folder):
-    records = Records.read(folder)
-    records.versions["torch"] = "<script>"
-    report.write(records, folder)
-    assert "<script>" not in (folder / "report.html").read_text()
+@pytest.mark.parametrize("options", [{"no_color": True}, {"color_system": None}])
+def test_a_terminal_without_colour_marks_it_too(results, options):
+    options = {"color_system": "standard", **options}
+    text = shown(results, force_terminal=True, **options)
+    assert text.count("*") == 1 + len(bold(results))
 
 
-@pytest.mark.parametrize("name", ["results.csv", "curves.csv", "config.json"])
-def test_missing_files(folder, name):
-    (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name):
-        Records.read(folder)
+def test_an_ascii_table(results):
+    text = shown(results, encoding="ascii")
+    assert "krum (1)" in text
+    assert "+-" in text
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("results.csv", ""),
-        ("results.csv", "a,b\n1,2\n"),
-        ("curves.csv", "policy,attack,num_byzantine,seed,round,accuracy,qv_loss\n"),
-        ("curves.csv", "policy,attack,num_byzantine,seed,round,accuracy,qv_loss\na,b,3,0,0,high,1\n"),
-        ("curves.csv", "policy,attack,num_byzantine,seed,round,accuracy,qv_loss\na,b,3,0,0,,1\n"),
-        ("config.json", "{"),
-        ("config.json", "[]"),
-        ("config.json", '{"arguments": {}}'),
-    ],
-)
-def test_malformed_files(folder, name, text):
-    (folder / name).write_text(text)
-    with pytest.raises(ValueError, match=name):
-        Records.read(folder)
+def test_the_table_fits_its_width(results):
+    text = shown(results, width=80)
+    assert "…" not in text
+    assert "oracle (reference)" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_many_attacks_are_split():
+    names = [f"attack_number_{i}" for i in range(8)]
+    table = Table("title", ["policy", *names], [], [Row("mean", [Cell("90.0 ± 1.0")] * 8, False)])
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(report.for_terminal(table, 60))
+    text = console.export_text()
+    assert "…" not in text
+    assert all(name in text for name in names)
+
+
+def test_several_numbers_of_byzantine_workers(small, tmp_path):
+    results = compare(small(num_byzantine=(0, 3), policies=("mean", "oracle"), rounds=5), tmp_path)
+    assert results.runs["num_byzantine"].unique().tolist() == [0, 3]
+    assert results.runs.query("num_byzantine == 0")["detection_auc"].isna().all()
+    names = {path.name for path in report.write(results, tmp_path)}
+    assert {"accuracy_f0.png", "accuracy_f3.png", "overview.png"} <= names
+    assert "3 of 10 workers" in shown(results)

@@ -1,0 +1,8 @@
+"""`python -m byzgym`: the command line."""
+
+import sys
+
+from byzgym.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

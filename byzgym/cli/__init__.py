@@ -1,0 +1,97 @@
+"""The command line: `byzgym list | compare | train | evaluate | report | bench`.
+
+What takes long to import (pandas, matplotlib, scikit-learn, stable-baselines3) is imported by the command
+that needs it, so that help and lists come quickly.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+import byzgym
+from byzgym.cli.arguments import registry as arguments_registry
+from byzgym.cli.bench import Bench
+from byzgym.cli.compare import Compare
+from byzgym.cli.evaluate import Evaluate
+from byzgym.cli.listing import List
+from byzgym.cli.report import Report
+from byzgym.cli.terminal import InputError, Terminal, replace_unknown_characters
+from byzgym.cli.train import Train
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+)
+Modules = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE"), tyro.conf.UseAppendAction
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandLine:
+    """Byzantine-robust gradient aggregation: compare, train and evaluate policies."""
+
+    command: tyro.conf.OmitArgPrefixes[Command]
+    imports: Modules = ()
+    """A module of yours to import before the command, such as one that registers an attack; the current
+    directory is searched, too."""
+    version: bool = False
+    """Print the version and stop."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: Those of the command line where None.
+
+    Returns:
+        The exit status: 0, 1 where nobody reads the output to its end, 2 for a mistake of the user, 130 where
+        interrupted.
+    """
+    replace_unknown_characters()
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["--version"]:  # without a command, which tyro would demand
+        print(f"byzgym {byzgym.__version__}")
+        return 0
+    try:
+        given = tyro.cli(
+            CommandLine,
+            prog="byzgym",
+            args=words,
+            registry=arguments_registry,
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+        )
+        _import(given.imports)
+        given.command.run(Terminal(given.imports))
+    except InputError as error:
+        print(f"byzgym: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import the user's modules, which register things."""
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(f"--import {module}: {error}") from error

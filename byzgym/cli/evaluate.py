@@ -1,0 +1,99 @@
+"""`byzgym evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from byzgym.cli.terminal import Terminal, mistakes
+from byzgym.cli.train import Algorithm, Episodes
+from byzgym.validation import check_int
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from byzgym.experiments.play import Predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Episodes):
+    """Play episodes of the Gymnasium environment with one policy."""
+
+    policy: str | None = None
+    """A rule or another agent, such as krum; gaa where neither a policy nor a model is given."""
+    model_path: Path | None = None
+    """A model saved by `byzgym train` or stable-baselines3, instead of a policy. Actions that may be below
+    0 are taken for logits, of which a softmax (--softmax-beta) makes credits, others for credits.
+    Observations are not normalised: a model trained in VecNormalize is not played as in its training."""
+    algorithm: Algorithm | None = None
+    """What made that model; ppo where not given."""
+    softmax_beta: float | None = None
+    """Inverse temperature of the softmax that turns the model's logits into credits, as in its training; 10,
+    which `byzgym train` uses, where not given."""
+    episodes: int = 5
+    """Number of episodes, at least 1."""
+    seed: int = 0
+    """Episode i is reset with seed + i."""
+    render: Literal["none", "ansi", "human"] = "none"
+    """Show ten frames an episode."""
+
+    def run(self, terminal: Terminal) -> None:
+        """Play and tabulate."""
+        from byzgym.experiments import play
+
+        shown = None if self.render == "none" else self.render
+        with mistakes():
+            self._check_policy()
+            check_int("episodes", self.episodes, low=1)
+            env, predict = self._with_model(shown) if self.model_path else self._with_policy(shown, terminal)
+            env.reset(seed=check_int("seed", self.seed, low=0))
+        show = None if shown is None else partial(_show_frame, terminal)
+        with mistakes(ValueError, RuntimeError):
+            table = play.play_episodes(env, predict, self.episodes, self.seed, show)
+        env.close()
+        terminal.print(table.to_string(index=False, float_format="{:.3f}".format))
+        sign = "+-" if terminal.console.options.ascii_only else "±"
+        for column in ("return", "accuracy"):
+            mean, std = table[column].mean(), table[column].std()
+            spread = f" {sign} {std:.3f}" if len(table) > 1 else ""
+            terminal.print(f"{column}: {mean:.3f}{spread}")
+
+    def _check_policy(self) -> None:
+        if self.model_path is not None and self.policy is not None:
+            raise ValueError(f"either --policy or --model-path, not both: {self.policy}, {self.model_path}")
+        for option, value in (("algorithm", self.algorithm), ("softmax-beta", self.softmax_beta)):
+            if self.model_path is None and value is not None:
+                raise ValueError(f"--{option} {value} is for the model of --model-path, which is missing")
+
+    def _with_policy(
+        self, render_mode: str | None, terminal: Terminal
+    ) -> tuple[gymnasium.Env[Any, Any], Predict]:
+        from byzgym import agents
+        from byzgym.experiments import play
+
+        policy = "gaa" if self.policy is None else self.policy
+        agent = agents.make_from(policy)
+        action = "credits" if agent.linear else "update"
+        env = play.make_environment(self.environment_arguments() | {"action": action}, render_mode)
+        agent.bind(env)
+        told = play.told_less(policy, agent, env.unwrapped.simulation)  # type: ignore[attr-defined]
+        if agent.reference:
+            terminal.print(f"{policy} is a reference: it sees more than a server would")
+        if told is not None:
+            terminal.print(f"{policy} is {told}")
+        return env, agent.predict
+
+    def _with_model(self, render_mode: str | None) -> tuple[gymnasium.Env[Any, Any], Predict]:
+        from byzgym.experiments import play
+        from byzgym.integrations.sb3.training import load
+
+        env = play.make_environment(self.environment_arguments(), render_mode)
+        model, env = load(Path(str(self.model_path)), self.algorithm or "ppo", env, self.softmax_beta)
+        return env, model.predict
+
+
+def _show_frame(terminal: Terminal, frame: Any) -> None:
+    if frame is not None:  # a window has drawn it itself
+        terminal.print(frame)

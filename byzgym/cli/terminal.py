@@ -1,0 +1,74 @@
+"""What the commands have in common: where they print, how they report mistakes, and the progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from byzgym.experiments.config import command
+
+
+class InputError(Exception):
+    """A mistake of the user, reported in one line."""
+
+
+class Terminal:
+    """Where a command prints.
+
+    Args:
+        imports: The user's modules that have been imported; commands that are printed import them, too.
+    """
+
+    def __init__(self, imports: Sequence[str] = ()) -> None:
+        self.imports = tuple(imports)
+        # Names and paths are printed as they are: brackets are no markup, colons no emoji.
+        self.console = Console(markup=False, emoji=False, highlight=False)
+
+    def print(self, *objects: Any) -> None:
+        """Print to the standard output."""
+        self.console.print(*objects)
+
+    def command(self, *words: str) -> str:
+        """A command line for the user to run."""
+        return command(self.imports, *words)
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[Callable[[str, int], None]]:
+        """Show a bar until the block ends; what is yielded takes what was done, and how much of ``total``.
+
+        Nothing is shown if the output is not a terminal.
+        """
+        if not self.console.is_terminal:
+            yield lambda what, done: None
+            return
+        text = TextColumn("{task.description}", markup=False)
+        columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as bars:
+            bar = bars.add_task("", total=total)
+            yield lambda what, done: bars.update(bar, description=f"{what:<16}", advance=done)
+
+
+@contextmanager
+def mistakes(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn the errors with which byzgym refuses an input into an `InputError` of one line."""
+    caught = kinds or (ValueError, TypeError, OSError, RuntimeError, ImportError)
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads the output has had enough of it: not a mistake
+        raise
+    except caught as error:
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+        raise InputError(" ".join(f"{error}{notes}".split())) from error
+
+
+def replace_unknown_characters() -> None:
+    """Print a question mark for each character that the encoding of the output lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # a stream of somebody else's need not have it
+        if reconfigure is not None:
+            reconfigure(errors="replace")

@@ -1,0 +1,136 @@
+"""What a comparison is: its arguments, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from byzgym import specs
+from byzgym.ambient import episode_seed
+from byzgym.simulation.config import RunConfig, byzantine_bounds
+from byzgym.validation import check_int
+
+DEFAULT_POLICIES = ("mean", "krum", "median", "geometric_median", "faba", "gaa", "oracle")
+DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie")
+
+_NAMED = ("task", "roles", "partition", "qv_source")
+_SEVEN_TENTHS = tyro.conf.arg(help_behavior_hint="(default: seven tenths of the workers)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(RunConfig):
+    """Policies times attacks times numbers of Byzantine workers times seeds.
+
+    In Python a single policy, attack or number needs no list around it, and a mapping with a "name" may stand
+    for "name:key=value". Names are kept as text, as the files of a comparison hold them.
+
+    Raises:
+        ValueError: If a value is not allowed, or a name is given twice.
+        TypeError: If an object is given where a name is needed.
+    """
+
+    policies: tuple[str, ...] = DEFAULT_POLICIES
+    """Rules and other agents, such as mean, krum, `gaa:window=1`, and oracle, the reference."""
+    attacks: tuple[str, ...] = DEFAULT_ATTACKS
+    """Attacks, such as sign_flip or `ipm:epsilon=1.0`."""
+    num_byzantine: Annotated[tuple[int, ...], _SEVEN_TENTHS] = ()
+    """Numbers f of Byzantine workers, from 0 to n - 1."""
+    rounds: int = 600
+    """Rounds per run."""
+    seeds: int = 5
+    """Number of seeds; every policy and attack gets the same ones, from 0 on."""
+    evaluate_every: int | None = None
+    """Rounds between points of the curves; None is a thirtieth of the rounds."""
+
+    def __post_init__(self) -> None:
+        check_int("seeds", self.seeds, low=1)
+        check_int("rounds", self.rounds, low=1)
+        check_int("num_workers", self.num_workers, low=1)
+        if self.evaluate_every is not None:
+            check_int("evaluate_every", self.evaluate_every, low=1)
+        numbers = _as_tuple(self.num_byzantine) or (_default_f(self.num_workers),)
+        for number in numbers:
+            check_int("num_byzantine", number, low=0, high=self.num_workers - 1)
+        plain: dict[str, Any] = {name: _text(name, getattr(self, name)) for name in _NAMED}
+        for name in ("policies", "attacks"):
+            plain[name] = tuple(_text(name, spec) for spec in _as_tuple(getattr(self, name)))
+        for name, value in (plain | {"num_byzantine": numbers}).items():
+            if isinstance(value, tuple):
+                _check_distinct(name, value)
+            object.__setattr__(self, name, value)
+
+    def simulation_arguments(self) -> dict[str, Any]:
+        """The keyword arguments of the simulation, without the attack and the number of Byzantine workers."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(RunConfig)}
+
+    @property
+    def interval(self) -> int:
+        """Rounds between points of the curves."""
+        return self.evaluate_every or max(1, self.rounds // 30)
+
+    @property
+    def members(self) -> list[tuple[str, int]]:
+        """Attack and seed of each environment of one batch."""
+        return [(attack, seed) for attack in self.attacks for seed in range(self.seeds)]
+
+    @property
+    def simulation_seeds(self) -> list[int]:
+        """What the simulation is reset with: seed s equals ``env.reset(seed=s)`` in the environment."""
+        return [episode_seed(np.random.default_rng(seed)) for _, seed in self.members]
+
+    def heading(self, num_byzantine: int) -> str:
+        """How many workers are Byzantine, as headings say it."""
+        if self.roles == "static":
+            return f"{num_byzantine} of {self.num_workers} workers Byzantine"
+        return f"{num_byzantine} of {self.num_workers} workers assigned to be Byzantine, roles {self.roles}"
+
+
+def options(config: Any, kind: type[Any]) -> list[str]:
+    """Command-line options for the fields of the class ``kind``, without those at their defaults."""
+    words = []
+    for field in dataclasses.fields(kind):
+        value = getattr(config, field.name)
+        if value == field.default or value == (_default_f(config.num_workers),):
+            continue
+        words.append("--" + field.name.replace("_", "-"))
+        words += [str(entry) for entry in value] if isinstance(value, tuple) else [str(value)]
+    return words
+
+
+def command(imports: Sequence[str], *words: str) -> str:
+    """A command line of byzgym that imports the user's modules first."""
+    return shlex.join(["byzgym", *(word for name in imports for word in ("--import", name)), *words])
+
+
+def _default_f(num_workers: int) -> int:
+    return byzantine_bounds(None, num_workers)[0]
+
+
+def _text(name: str, spec: Any) -> str:
+    """A spec as the one text that says the same."""
+    if isinstance(spec, str):
+        return specs.canonical(spec)
+    if isinstance(spec, Mapping) and "name" in spec:
+        return specs.label(spec)
+    kind = type(spec).__name__
+    raise TypeError(f"{name}: a comparison takes names, got {kind}; register yours and give its name")
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    """Several values as a tuple, a single one as a tuple of one."""
+    several = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+    return tuple(value) if several else (value,)
+
+
+def _check_distinct(name: str, values: Sequence[Any]) -> None:
+    if not values:
+        raise ValueError(f"{name} must not be empty")
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{name} must not repeat {', '.join(twice)}")

@@ -1,0 +1,268 @@
+"""Playing comparisons (one batched simulation per policy and number of Byzantine workers) and episodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+import byzgym
+from byzgym import agents, specs
+from byzgym.agents import Agent
+from byzgym.aggregation import Rule
+from byzgym.envs import ENV_ID
+from byzgym.envs.rewards import exploded
+from byzgym.experiments.config import Comparison
+from byzgym.experiments.results import Results, Told, claim, discard_drawings
+from byzgym.experiments.statistics import CreditLog
+from byzgym.simulation import Simulation
+from byzgym.validation import check_int
+
+Predict = Callable[..., tuple[np.ndarray, Any]]
+
+_FEW_NUMBERS = 2_000_000
+"""Submissions of a round with fewer entries than this are worked on by one thread."""
+
+
+class Batch(NamedTuple):
+    """Rows of results.csv and curves.csv: one policy at one number f, all attacks and seeds."""
+
+    runs: list[dict[str, Any]]
+    curves: list[dict[str, Any]]
+
+
+def compare(
+    comparison: Comparison,
+    folder: str | Path,
+    overwrite: bool = False,
+    progress: Callable[[str, int], None] = lambda policy, rounds: None,
+) -> Results:
+    """Check a comparison, play it, and write its files.
+
+    Args:
+        comparison: What to play.
+        folder: Where results.csv, curves.csv and config.json go.
+        overwrite: Whether results in the folder may be replaced.
+        progress: Called with the policy and the number of rounds just played.
+
+    Raises:
+        OSError: See `claim`.
+        ValueError, TypeError, OSError, RuntimeError: See `begin`.
+    """
+    results = begin(comparison)
+    with claim(Path(folder), overwrite):
+        play(results, Path(folder), progress)
+    return results
+
+
+def begin(comparison: Comparison) -> Results:
+    """Results without runs, of a comparison that can run: every policy decides once under every attack.
+
+    Raises:
+        ValueError: If a value is not allowed.
+        TypeError: If a parameter does not exist.
+        OSError: If the data cannot be read.
+        RuntimeError: If the task needs a library that does not work here.
+    """
+    results = Results(comparison)
+    for f in comparison.num_byzantine:
+        simulation = _simulation(comparison, f, comparison.attacks)
+        for policy in comparison.policies:
+            agent = agents.build(policy, simulation)
+            agent.reset()
+            agent.decide(simulation.view)
+            told = told_less(policy, agent, simulation)
+            if told is not None:
+                results.told.append(told)
+            if agent.reference and policy not in results.references:
+                results.references.append(policy)
+    return results
+
+
+def play(results: Results, folder: Path, progress: Callable[[str, int], None]) -> None:
+    """Play policy after policy; after each of them the files hold what is finished.
+
+    Earlier results in the folder are replaced when the first policy has been played.
+
+    Args:
+        results: From `begin`; the runs are added to it.
+        folder: Where the files are; the caller has claimed it.
+        progress: Called with the policy and the number of rounds just played.
+    """
+    comparison = results.comparison
+    for f in comparison.num_byzantine:
+        for policy in comparison.policies:
+            batch = play_batch(comparison, policy, f, partial(progress, policy))
+            first = results.runs.empty
+            results.add(*batch)
+            results.write(folder)
+            if first:
+                discard_drawings(folder)
+
+
+def play_batch(
+    comparison: Comparison,
+    policy: str,
+    num_byzantine: int,
+    progress: Callable[[int], None] = lambda rounds: None,
+) -> Batch:
+    """Play one policy under all attacks and seeds, side by side.
+
+    A run that diverges goes on: the server refuses what is not finite and keeps its parameters.
+    """
+    started = time.perf_counter()
+    members, rounds = comparison.members, comparison.rounds
+    simulation = _simulation(comparison, num_byzantine, [attack for attack, _ in members])
+    agent = agents.build(policy, simulation)
+    simulation.reset(comparison.simulation_seeds)
+    agent.reset()
+    log = CreditLog(rounds)
+    with _enough_threads(simulation):
+        points = {0: _measure(simulation)}
+        for round in range(1, rounds + 1):
+            decision = agent.decide(simulation.view)
+            log.add(round - 1, decision.credits, simulation.byzantine_rows)
+            simulation.apply(decision)
+            if round % comparison.interval == 0 or round == rounds:
+                points[round] = _measure(simulation)
+            progress(1)
+    accuracy, loss = points[rounds]
+    diverged = simulation.diverged | exploded(loss, simulation.initial_loss)
+    common = {
+        "task": comparison.task,
+        "model": simulation.setup.model,
+        "roles": comparison.roles,
+        "partition": comparison.partition,
+        "num_workers": comparison.num_workers,
+        "rounds": rounds,
+        "seconds": float(f"{(time.perf_counter() - started) / len(members):.4g}"),
+        "version": byzgym.__version__,
+    }
+    keys = [
+        {"policy": policy, "attack": attack, "num_byzantine": num_byzantine, "seed": seed}
+        for attack, seed in members
+    ]
+    batch = Batch([], [])
+    for at, point in points.items():
+        batch.curves.extend({**key, "round": at, **_row(point, env)} for env, key in enumerate(keys))
+    for env, key in enumerate(keys):
+        measured = {
+            "byzantine_credit": _rounded(log.byzantine_credit(env)),
+            "detection_auc": _rounded(log.detection_auc(env)),
+            "diverged": bool(diverged[env]),
+        }
+        batch.runs.append({**common, **key, **_row((accuracy, loss), env), **measured})
+    return batch
+
+
+def told_less(policy: str, agent: Agent, simulation: Simulation) -> Told | None:
+    """What a rule was told where it does not accept the true f, or the one in its name; None elsewhere."""
+    rule, f = getattr(agent, "policy", None), simulation.most_byzantine
+    if not isinstance(rule, Rule):
+        return None
+    largest, wanted = rule.max_byzantine(simulation.num_rows), specs.parse(policy).get("num_byzantine", f)
+    return Told(policy, f, largest, rule.condition) if rule.num_byzantine == largest < wanted else None
+
+
+def make_environment(arguments: Mapping[str, Any], render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+    """The Gymnasium environment with these keyword arguments."""
+    return gymnasium.make(ENV_ID, render_mode=render_mode, disable_env_checker=True, **arguments)
+
+
+def play_episodes(
+    env: gymnasium.Env[Any, Any],
+    predict: Predict,
+    episodes: int,
+    seed: int,
+    on_frame: Callable[[Any], None] | None = None,
+) -> pd.DataFrame:
+    """Play episodes, episode i from ``env.reset(seed=seed + i)``.
+
+    Args:
+        env: A `ByzantineAggregation-v0`.
+        predict: As of an agent or a stable-baselines3 model.
+        episodes: At least 1.
+        seed: Of the first episode, at least 0.
+        on_frame: Receives what ``env.render()`` returns, ten times an episode.
+
+    Returns:
+        One row an episode: seed, attack, return, accuracy, rounds, diverged.
+
+    Raises:
+        ValueError: If a number is not allowed.
+    """
+    check_int("episodes", episodes, low=1)
+    check_int("seed", seed, low=0)
+    return pd.DataFrame([_episode(env, predict, seed + number, on_frame) for number in range(episodes)])
+
+
+def _episode(
+    env: gymnasium.Env[Any, Any], predict: Predict, seed: int, on_frame: Callable[[Any], None] | None
+) -> dict[str, Any]:
+    every = max(1, env.unwrapped.simulation.setup.rounds // 10)  # type: ignore[attr-defined]
+    observation, info = env.reset(seed=seed)
+    state, start, total, rounds, done = None, np.array([True]), 0.0, 0, False
+    while not done:
+        action, state = predict(observation, state=state, episode_start=start, deterministic=True)
+        observation, reward, terminated, truncated, info = env.step(action)
+        total, rounds, start = total + float(reward), rounds + 1, np.array([False])
+        done = terminated or truncated
+        if on_frame is not None and (done or rounds % every == 0):
+            on_frame(env.render())
+    return {
+        "seed": seed,
+        "attack": info["attack"],
+        "return": total,
+        "accuracy": float(info["accuracy"]),
+        "rounds": rounds,
+        "diverged": bool(info["diverged"]),
+    }
+
+
+def _simulation(comparison: Comparison, num_byzantine: int, attacks: Iterable[str]) -> Simulation:
+    """One environment for each of the attacks."""
+    per_environment = [{"attack": attack} for attack in attacks]
+    return Simulation.make(
+        len(per_environment),
+        seed=0,
+        per_environment=per_environment,
+        num_byzantine=num_byzantine,
+        attack=comparison.attacks[0],
+        **comparison.simulation_arguments(),
+    )
+
+
+@contextmanager
+def _enough_threads(simulation: Simulation) -> Iterator[None]:
+    """One CPU thread for small models: more gain nothing there, and stall where other work runs beside."""
+    threads = torch.get_num_threads()
+    if simulation.gradients.numel() < _FEW_NUMBERS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measure(simulation: Simulation) -> tuple[Tensor, Tensor]:
+    """Test accuracy [E] and QV loss [E]."""
+    return simulation.evaluate()["accuracy"], simulation.qv_loss()
+
+
+def _row(point: tuple[Tensor, Tensor], env: int) -> dict[str, float]:
+    accuracy, loss = point
+    return {"accuracy": _rounded(accuracy[env]), "qv_loss": _rounded(loss[env])}
+
+
+def _rounded(value: Tensor | float) -> float:
+    """Seven digits: all that a float32 holds."""
+    return float(f"{float(value):.7g}")

@@ -1,0 +1,190 @@
+"""The files of a results folder: results.csv, curves.csv and config.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import byzgym
+from byzgym import files
+from byzgym.experiments.config import Comparison, command, options
+
+RUN_COLUMNS: dict[str, type] = {
+    **dict.fromkeys(("task", "model", "policy", "attack", "roles", "partition"), str),
+    **dict.fromkeys(("num_workers", "num_byzantine", "seed", "rounds"), int),
+    **dict.fromkeys(("accuracy", "qv_loss", "byzantine_credit", "detection_auc"), float),
+    **{"diverged": bool, "seconds": float, "version": str},
+}
+"""The columns of results.csv, one row a run."""
+CURVE_COLUMNS: dict[str, type] = {
+    **{"policy": str, "attack": str, "num_byzantine": int, "seed": int},
+    **{"round": int, "accuracy": float, "qv_loss": float},
+}
+"""The columns of curves.csv, one row an evaluation."""
+
+_TABLES = ("config.json", "curves.csv", "results.csv")
+_DRAWN = re.compile(r"overview\.png|(accuracy|final|credits)_f\d+\.png|report\.(html|md)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Told:
+    """The f that a rule was told, where that is less than the true one."""
+
+    policy: str
+    num_byzantine: int  # the true f
+    told: int  # the largest f that the rule accepts
+    condition: str  # what the rule demands, such as "n >= 2f + 3"
+
+    def __str__(self) -> str:
+        condition = f" (needs {self.condition})" if self.condition else ""
+        return f"told f = {self.told}, the largest it accepts{condition}"
+
+
+@dataclass
+class Results:
+    """All that a report needs.
+
+    Attributes:
+        comparison: What was played.
+        runs: One row a run, `RUN_COLUMNS`.
+        curves: One row an evaluation, `CURVE_COLUMNS`.
+        told: Rules that were told a smaller f than the true one.
+        references: Policies that see more than a server would.
+        versions: Of byzgym and the libraries that results depend on.
+        imports: The user's modules that had been imported (`byzgym --import`).
+    """
+
+    comparison: Comparison
+    runs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RUN_COLUMNS)))
+    curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CURVE_COLUMNS)))
+    told: list[Told] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=lambda: current_versions())
+    imports: Sequence[str] = ()
+
+    def played(self, num_byzantine: int) -> list[str]:
+        """The policies with runs at this number of Byzantine workers, references last."""
+        found = set(self.runs.loc[self.runs["num_byzantine"] == num_byzantine, "policy"])
+        policies = [policy for policy in self.comparison.policies if policy in found]
+        return sorted(policies, key=lambda policy: policy in self.references)
+
+    def table(self) -> pd.DataFrame:
+        """Mean accuracy over seeds: a row for each f and policy, a column for each attack."""
+        rows = ["num_byzantine", "policy"]
+        return self.runs.pivot_table("accuracy", index=rows, columns="attack", sort=False)
+
+    def label(self, policy: str) -> str:
+        """The policy's name as tables and figures show it."""
+        return f"{policy} (reference)" if policy in self.references else policy
+
+    def add(self, runs: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]) -> None:
+        """Append rows."""
+        self.runs = _appended(self.runs, runs)
+        self.curves = _appended(self.curves, curves)
+
+    @property
+    def command(self) -> str:
+        """The command line that plays this comparison, without its results folder."""
+        return command(self.imports, "compare", *options(self.comparison, Comparison))
+
+    def write(self, folder: Path) -> None:
+        """Write the three files: all of them, or none if one cannot be written."""
+        config = {
+            "arguments": asdict(self.comparison),
+            "told": [asdict(entry) for entry in self.told],
+            "references": self.references,
+            "versions": self.versions,
+            "imports": self.imports,
+        }
+        files.write_texts(
+            {
+                folder / "config.json": json.dumps(config, indent=2) + "\n",
+                folder / "results.csv": self.runs.to_csv(index=False, lineterminator="\n"),
+                folder / "curves.csv": self.curves.to_csv(index=False, lineterminator="\n"),
+            }
+        )
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Results:
+        """Read what `write` wrote.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file is not valid JSON or CSV, or does not hold what it should.
+        """
+        config, curves, runs = (Path(folder) / name for name in _TABLES)
+        for path in (config, curves, runs):
+            if not path.is_file():
+                raise FileNotFoundError(f"{folder} holds no results: {path.name} is missing")
+        tables = _read_table(runs, RUN_COLUMNS), _read_table(curves, CURVE_COLUMNS)
+        try:
+            held = json.loads(config.read_text(encoding="utf-8"))
+            comparison = Comparison(**held.pop("arguments"))
+            told = [Told(**entry) for entry in held.pop("told")]
+            return cls(comparison, *tables, told=told, **held)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{config} is not the configuration of results: {error}") from None
+
+
+def current_versions() -> dict[str, str]:
+    """Versions that results depend on."""
+    others = {name: version(name) for name in ("torch", "numpy", "gymnasium")}
+    return {"byzgym": byzgym.__version__, **others, "python": platform.python_version()}
+
+
+@contextmanager
+def claim(folder: Path, overwrite: bool = False) -> Iterator[None]:
+    """Keep the folder to one comparison while the block runs.
+
+    Raises:
+        FileExistsError: If the folder holds results and ``overwrite`` is False.
+        OSError: If it cannot be written to, or another command is writing to it.
+    """
+    with files.lock(folder):
+        held = _held(folder)
+        if held and not overwrite:
+            names = ", ".join(path.name for path in held)
+            raise FileExistsError(
+                f"{folder} already holds results ({names}); choose another folder (--out) or replace them "
+                "(--overwrite)"
+            )
+        yield
+
+
+def discard_drawings(folder: Path) -> None:
+    """Remove the figures and reports of earlier results, and nothing else."""
+    for path in _held(folder):
+        if path.name not in _TABLES:
+            path.unlink()
+
+
+def _held(folder: Path) -> list[Path]:
+    """The files that have names of results, figures or reports."""
+    return sorted(path for path in folder.iterdir() if path.name in _TABLES or _DRAWN.fullmatch(path.name))
+
+
+def _appended(table: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    new = pd.DataFrame(list(rows), columns=table.columns)
+    return new if table.empty else pd.concat([table, new], ignore_index=True)
+
+
+def _read_table(path: Path, columns: dict[str, type]) -> pd.DataFrame:
+    try:
+        # Only an empty field is a missing value: an attack is called "none".
+        table = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=[""])
+    except ValueError as error:
+        raise ValueError(f"{path} is not a CSV file of results: {error}") from None
+    if list(table.columns) != list(columns):
+        raise ValueError(f"{path} must have the columns {','.join(columns)}, got {','.join(table.columns)}")
+    if table.empty:
+        raise ValueError(f"{path} holds no rows")
+    return table

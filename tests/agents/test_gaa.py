@@ -1,0 +1,345 @@
+"""GAA learns whom to trust, restarts, can be copied and saved, and survives bad input."""
+
+import copy
+import dataclasses
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from agent_cases import assert_on_simplex, make, mix, normal_view, play, view_of
+
+from byzgym import agents, attacks
+from byzgym.simulation import Simulation
+
+windows = pytest.mark.parametrize("window", [1, 3])
+networks = pytest.mark.parametrize("hidden", [(), (8,)])
+
+
+def gaa(**parameters):
+    return agents.make("gaa", **parameters)
+
+
+def test_learns_whom_to_trust():
+    trust, accuracy = {}, {}
+    for name in ("gaa", "uniform"):
+        simulation = Simulation.make(
+            2, 3, task="digits", num_workers=10, num_byzantine=7, attack="sign_flip", rounds=120
+        )
+        credits = play(agents.make(name), simulation, 120)[-20:].mean(0)
+        trust[name] = (credits * ~simulation.byzantine).sum(1)
+        accuracy[name] = simulation.evaluate()["accuracy"]
+    assert trust["uniform"].tolist() == pytest.approx([0.3, 0.3])
+    assert (trust["gaa"] > 0.8).all()
+    assert (accuracy["gaa"] > accuracy["uniform"] + 0.2).all()
+
+
+@networks
+@windows
+def test_rejected_rows_get_no_credit(window, hidden):
+    simulation, agent = make(num_workers=5), gaa(window=window, hidden=hidden)
+    for number in range(6):
+        crashed = [number % 5, (number + 2) % 5]
+        view = simulation.view
+        view.gradients[:, crashed], view.rejected[:, crashed] = 0, True
+        credits = agent.credits(view)
+        assert_on_simplex(credits)
+        assert torch.equal(credits == 0, view.rejected)
+        simulation.apply(agent.aggregate(view))
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, 3e38])
+@networks
+@windows
+def test_huge_submissions_keep_credits_sound(window, hidden, value):
+    attacks.register("huge", lambda: lambda gradients, byzantine, context: torch.full_like(gradients, value))
+    simulation, agent = make(num_workers=5, attack="huge"), gaa(window=window, hidden=hidden)
+    for _ in range(8):
+        decision = agent.decide(simulation.view)
+        assert_on_simplex(decision.credits[~simulation.view.rejected.all(1)])
+        simulation.apply(decision)
+
+
+@networks
+@windows
+def test_a_reset_forgets_a_diverged_episode(window, hidden):
+    simulation, agent = make(num_workers=5), gaa(window=window, hidden=hidden)
+    for _ in range(4):
+        simulation.workers.submissions[:] = 3e38
+        assert_on_simplex(agent.credits(simulation.view))
+        simulation.apply(agent.aggregate(simulation.view))
+    other = make(num_workers=5)
+    for each in (simulation, other):
+        each.reset([5, 6])
+    agent.reset()
+    assert torch.equal(play(agent, simulation, 5), play(gaa(window=window, hidden=hidden), other, 5))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_loss_that_is_not_finite_teaches_nothing(tmp_path, value):
+    agent, policies = gaa(), []
+    for number in range(4):
+        view = normal_view(seed=number)
+        view.qv_loss = lambda theta: (theta - 1).square().mean(1) + torch.tensor([0, value])
+        assert_on_simplex(agent.credits(view))
+        agent.save(tmp_path / "policy.pt")
+        policies.append(torch.load(tmp_path / "policy.pt")["policy"])
+    for before, after in zip(policies[0], policies[-1], strict=True):
+        assert not torch.equal(before[0], after[0])
+        assert torch.equal(before[1], after[1])
+
+
+def test_reset_repeats_the_run():
+    agent = gaa(window=2)
+    first = play(agent, make(), 6)
+    agent.reset()
+    assert torch.equal(play(agent, make(), 6), first)
+    assert not torch.equal(first[0], first[-1])
+
+
+def test_by_default_it_learns_in_every_round():
+    credits = play(gaa(), make(), 4)
+    assert torch.equal(credits, play(gaa(window=1), make(), 4))
+    assert not torch.equal(credits, play(gaa(window=2), make(), 4))
+
+
+def test_learns_from_views_that_count_no_rounds():
+    told, untold, simulation = gaa(window=2), gaa(window=2), make()
+    for _ in range(6):
+        view = simulation.view
+        expected = told.credits(view)
+        view = dataclasses.replace(view, round=torch.zeros_like(view.round))
+        assert torch.equal(untold.credits(view), expected)
+        simulation.apply(mix(expected, view.gradients))
+
+
+def play_with_a_reset(window):
+    """Credits after environment 1 of 3 restarted, of it alone, and where nothing restarted."""
+    parameters = {"window": window, "learning_rate": 0.05}
+    agent, simulation, alone = gaa(**parameters), make(3), make(1)
+    play(agent, simulation, 6)
+    simulation.reset([99], [1])
+    alone.reset([99])
+    agent.reset(torch.tensor([False, True, False]))
+    credits = play(agent, simulation, 6)
+    fresh = play(gaa(**parameters), alone, 6)
+    undisturbed = play(gaa(**parameters), make(3), 12)[6:]
+    assert (undisturbed[0] - fresh[0]).abs().max(1).values.min() > 0.03, "there was nothing to forget"
+    return credits, fresh, undisturbed
+
+
+@windows
+def test_an_environment_that_restarts_forgets(window):
+    credits, fresh, _ = play_with_a_reset(window)
+    torch.testing.assert_close(credits[:, 1], fresh[:, 0], rtol=1e-4, atol=1e-5)
+
+
+# The windows of the others end early, so they are not quite where they would be.
+@pytest.mark.parametrize(("window", "tolerance"), [(1, 1e-6), (3, 0.025)])
+def test_the_others_learn_on_where_one_restarts(window, tolerance):
+    credits, _, undisturbed = play_with_a_reset(window)
+    torch.testing.assert_close(credits[:, [0, 2]], undisturbed[:, [0, 2]], rtol=0.0, atol=tolerance)
+
+
+@networks
+@windows
+def test_a_batch_equals_its_environments_alone(window, hidden):
+    parameters = {"window": window, "hidden": hidden, "learning_rate": 0.05}
+    batch = play(gaa(**parameters), make(3, 5), 10)
+    for e in range(3):
+        alone = play(gaa(**parameters), make(1, 5 + e), 10)
+        torch.testing.assert_close(batch[:, e], alone[:, 0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(batch[-1, 0], batch[-1, 1], atol=1e-3)
+
+
+@windows
+def test_asking_twice_changes_nothing(window):
+    once = play(gaa(window=window), make(), 6)
+    agent, simulation = gaa(window=window), make()
+    for expected in once:
+        view = simulation.view
+        agent.credits(view).zero_()  # the answer is the caller's own
+        assert torch.equal(agent.credits(view), expected)
+        assert torch.equal(agent.credits(dataclasses.replace(view)), expected)
+        torch.testing.assert_close(agent.aggregate(view), mix(expected, view.gradients))
+        simulation.apply(mix(expected, view.gradients))
+
+
+def test_a_reset_within_a_round_is_a_reset():
+    agent, simulation = gaa(), make()
+    play(agent, simulation, 5)
+    before = agent.credits(simulation.view)
+    agent.reset(torch.tensor([False, True]))
+    fresh = gaa().credits(simulation.view)[1]
+    assert torch.equal(agent.credits(simulation.view)[1], fresh)
+    assert not torch.allclose(before[1], fresh, atol=1e-3)
+
+
+def test_a_job_may_write_over_its_tensors():
+    agent, expected, view = gaa(window=2), gaa(window=2), normal_view()
+    for _ in range(6):
+        credits = agent.credits(view)
+        assert torch.equal(credits, expected.credits(copy.deepcopy(view)))
+        view.theta -= view.learning_rate[:, None] * mix(credits, view.gradients)
+    assert not torch.allclose(credits, gaa().credits(view), atol=1e-3)
+
+
+def pickled(agent):
+    return pickle.loads(pickle.dumps(agent))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+@networks
+@windows
+def test_copies_continue_as_the_original(window, hidden, copied):
+    """Copies from before and after each of eight rounds; some environments restart before and after that."""
+    agent, simulation, copies = gaa(window=window, hidden=hidden, learning_rate=0.05), make(3), []
+    restarts = {4: [1], 5: [1, 2], 11: [0]}
+    first = None
+    for number in range(20):
+        restarted = restarts.get(number, [])
+        if restarted:
+            simulation.reset([number] * len(restarted), restarted)
+            for each in (agent, *copies):
+                each.reset(torch.tensor([e in restarted for e in range(3)]))
+        if number < 8:
+            copies.append(copied(agent))
+        expected = agent.credits(simulation.view)
+        if number < 8:
+            copies.append(copied(agent))
+        for each in copies:
+            assert torch.equal(each.credits(simulation.view), expected)
+        simulation.apply(mix(expected, simulation.view.gradients))
+        first = expected if first is None else first
+    assert (expected - first).abs().max() > 0.05, "nothing was learned"
+
+
+@networks
+@windows
+def test_what_it_keeps_does_not_grow(window, hidden):
+    agent, simulation, sizes = gaa(window=window, hidden=hidden), make(), set()
+    for _ in range(4):
+        play(agent, simulation, 2 * window)
+        sizes.add(len(pickle.dumps(agent)))
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_learns_where_gradients_are_disabled(mode):
+    expected = play(gaa(), make(), 4)
+    with mode():
+        credits = play(gaa(), make(), 4)
+    assert torch.equal(credits, expected)
+    assert not torch.equal(credits[0], credits[3])
+
+
+def test_a_graph_in_the_view_changes_nothing():
+    expected, agent = play(gaa(), make(), 4), gaa()
+    simulation = make()
+    for credits in expected:
+        view = simulation.view
+        graph = torch.ones((), requires_grad=True)
+        view = dataclasses.replace(view, gradients=view.gradients * graph, theta=view.theta * graph)
+        assert torch.equal(agent.credits(view), credits)
+        assert not agent.credits(view).requires_grad
+        simulation.apply(mix(credits, simulation.view.gradients))
+
+
+@networks
+@windows
+def test_a_loaded_agent_decides_as_the_saved_one(tmp_path, window, hidden):
+    path = tmp_path / "policy.pt"
+    agent, simulation = gaa(window=window, hidden=hidden), make()
+    play(agent, simulation, 7)
+    last = agent.credits(simulation.view)
+    for _ in range(2):
+        agent.save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    loaded = gaa(window=window, hidden=hidden, seed=1).load(path)
+    torch.testing.assert_close(loaded.credits(simulation.view), last, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(gaa(hidden=hidden).credits(simulation.view), last, atol=1e-3)
+    runs = []
+    for _ in range(2):
+        loaded.reset()  # back to what was loaded
+        runs.append(play(loaded, make(), 3))
+    assert torch.equal(*runs)
+
+
+def test_one_policy_loads_into_many_environments(tmp_path):
+    agent = gaa()
+    play(agent, make(1), 5)
+    agent.save(tmp_path / "policy.pt")
+    credits = [gaa().load(tmp_path / "policy.pt").credits(make(count).view)[0] for count in (1, 3)]
+    torch.testing.assert_close(*credits)
+
+
+def test_save_and_load_say_what_is_wrong(tmp_path):
+    path = tmp_path / "policy.pt"
+    with pytest.raises(RuntimeError, match="before the first round"):
+        gaa().save(path)
+    agent = gaa(hidden=(8,))
+    agent.credits(normal_view(2, 10))
+    agent.save(path)
+    with pytest.raises(ValueError, match=r"hidden must be \(8,\) to load .*, got \(\)"):
+        gaa().load(path)
+    loaded = gaa(hidden=[8]).load(path)
+    for num_envs, num_workers in ((2, 9), (3, 10)):
+        with pytest.raises(ValueError, match=f"10 submissions in 2 environments, got {num_workers} in"):
+            loaded.credits(normal_view(num_envs, num_workers))
+    assert_on_simplex(loaded.credits(normal_view(2, 10)))
+
+
+@pytest.mark.parametrize("content", [b"junk", b"", {"other": 1}, [1]])
+def test_files_without_a_policy_are_refused(tmp_path, content):
+    path = tmp_path / "policy.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ValueError, match="is not a policy that GAA has saved"):
+        gaa().load(path)
+    with pytest.raises(FileNotFoundError):
+        gaa().load(tmp_path / "nowhere.pt")
+
+
+def test_a_view_of_another_form_starts_anew():
+    agent = gaa()
+    play(agent, make(num_workers=5), 3)
+    views = [view_of(torch.ones(shape)) for shape in ((2, 5, 9), (3, 4, 9), (1, 4, 2))]
+    for view in (*views, view_of(torch.ones(1, 4, 2, dtype=torch.float64))):
+        assert torch.equal(agent.credits(view), gaa().credits(view))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"window": 0}, "window must be an integer of at least 1, got 0"),
+        ({"window": 1.5}, "window"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"hidden": 8}, "hidden must be a list of widths, got 8"),
+        ({"hidden": (8, 0)}, "hidden"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_parameters_are_checked(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        gaa(**parameters)
+
+
+def test_a_reset_after_a_look_is_a_reset():
+    """The last observation of an episode may be looked at without a step."""
+
+    def play_episode(agent, seed):
+        observation, _ = env.reset(seed=seed)
+        actions = []
+        for _ in range(4):
+            actions.append(agent.predict(observation)[0])
+            observation = env.step(actions[-1])[0]
+        agent.predict(observation)
+        return actions
+
+    arguments = {"task": "synthetic", "num_workers": 6, "num_byzantine": 3, "attack": "sign_flip"}
+    env = gym.make("ByzantineAggregation-v0", **arguments)
+    agent = gaa().bind(env)
+    fresh = play_episode(agent, seed=1)
+    play_episode(agent, seed=0)
+    np.testing.assert_array_equal(play_episode(agent, seed=1), fresh)

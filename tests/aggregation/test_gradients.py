@@ -1,0 +1,54 @@
+"""Gradients of every rule with respect to the submissions."""
+
+import aggregation_reference as reference
+import pytest
+import torch
+
+from byzgym import aggregation
+
+PRECISE = {"geometric_median": {"tolerance": 1e-12}}
+OF_SUBMISSIONS = [name for name in aggregation.names() if not aggregation.make(name, num_byzantine=1).needs]
+DIFFERENTIABLE = [name for name in OF_SUBMISSIONS if aggregation.make(name, num_byzantine=1).differentiable]
+every_differentiable_rule = pytest.mark.parametrize("name", DIFFERENTIABLE)
+
+
+def test_which_rules_are_differentiable():
+    detached = {"median", "trimmed_mean", "mean_around_median", "bulyan"}
+    assert detached.isdisjoint(DIFFERENTIABLE)
+    assert {"mean", "krum", "multi_krum", "medoid", "geometric_median", "faba"} <= set(DIFFERENTIABLE)
+    assert {"brute_force", "norm_clipping"} <= set(DIFFERENTIABLE)
+
+
+@every_differentiable_rule
+@pytest.mark.parametrize(("n", "d"), [(5, 5), (6, 3), (9, 2)])
+@pytest.mark.parametrize("seed", range(4))
+def test_against_finite_differences(name, n, d, seed):
+    rule = aggregation.make(name, num_byzantine=1, **PRECISE.get(name, {}))
+    rows = torch.stack([reference.draw("gaussian", n, d, 2 * seed + i, torch.float64) for i in range(2)])
+    assert torch.autograd.gradcheck(rule, rows.requires_grad_(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in OF_SUBMISSIONS if name not in DIFFERENTIABLE])
+def test_other_rules_are_detached(name):
+    rows = reference.draw("gaussian", 9, 3, seed=0).requires_grad_()
+    assert not aggregation.make(name, num_byzantine=1)(rows).requires_grad
+
+
+@every_differentiable_rule
+def test_rejected_row_gets_no_gradient(name):
+    rows = reference.draw("gaussian", 9, 3, seed=0, dtype=torch.float64)
+    rows[4, 1] = torch.inf
+    rows.requires_grad_()
+    aggregation.make(name, num_byzantine=1)(rows).sum().backward()
+    assert rows.grad.isfinite().all()
+    assert not rows.grad[4].any()
+    if name != "norm_clipping":
+        torch.testing.assert_close(rows.grad.sum(0), torch.ones(3, dtype=torch.float64))
+
+
+@every_differentiable_rule
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_zero_rows_have_finite_gradients(name, dtype):
+    rows = torch.zeros(9, 5, dtype=dtype, requires_grad=True)
+    aggregation.make(name, num_byzantine=1)(rows).sum().backward()
+    torch.testing.assert_close(rows.grad.sum(0), torch.ones(5, dtype=dtype))

@@ -1,0 +1,39 @@
+import pytest
+
+from byzgym import attacks
+
+
+def test_everything_that_has_a_name(output):
+    text = output("list")
+    for name in ("digits", "lenet", "dirichlet", "sign_flip", "pretense", "bulyan", "gaa"):
+        assert name in text
+
+
+def test_one_kind(output):
+    text = output("list", "models")
+    assert "*widths" in text
+    assert "digits" not in text
+    assert "num_classes" not in text  # the environment fills that in
+
+
+@pytest.mark.parametrize("kind", ["rules", "agents"])
+def test_what_is_filled_in_is_not_listed(output, kind):
+    text = output("list", kind)
+    assert "num_byzantine" not in text
+    assert "simulation" not in text.split()
+
+
+def test_what_is_registered_is_described(output):
+    class Mine(attacks.Zero):
+        """Zero of `Somebody`,
+        "Title" (https://example.org/paper).
+
+        More.
+        """
+
+        def __init__(self, strength=1.0):
+            pass
+
+    attacks.register("[/attack]", Mine)
+    text = output("list", "attacks")
+    assert all(part in text for part in ("[/attack]", "strength=1.0", 'Zero of Somebody, "Title".'))

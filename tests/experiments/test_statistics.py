@@ -1,0 +1,103 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from byzgym.experiments import statistics
+from byzgym.experiments.statistics import CreditLog, byzantine_credit, detection_auc
+
+MASK = torch.tensor([[True, False]])
+
+
+def logged(rounds, byzantine):
+    """The log of two workers, of whom the Byzantine one gets ``byzantine(round)``."""
+    log = CreditLog(rounds)
+    for round in range(rounds):
+        log.add(round, torch.tensor([[byzantine(round), 1 - byzantine(round)]]), MASK)
+    return log
+
+
+def test_byzantine_credit_by_hand():
+    credits = np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
+    byzantine = np.array([[True, False, False], [False, True, True]])
+    assert byzantine_credit(credits, byzantine) == pytest.approx((0.5 + 0.9) / 2)
+
+
+def test_detection_auc_by_hand():
+    # Pairs of a Byzantine (0.1, 0.4) and an honest credit (0.2, 0.3): lower in 2 of 4.
+    mask = np.array([[True, False], [True, False]])
+    assert detection_auc(np.array([[0.1, 0.2], [0.4, 0.3]]), mask) == 0.5
+    assert detection_auc(np.array([[0.1, 0.2], [0.15, 0.3]]), mask) == 1.0
+    assert detection_auc(np.full((2, 2), 0.5), mask) == 0.5
+    assert math.isnan(detection_auc(np.ones((2, 2)), np.ones((2, 2), dtype=bool)))
+
+
+def test_the_log_looks_at_the_end_of_the_run():
+    log = logged(20, lambda round: {18: 0.2, 19: 0.4}.get(round, 1.0 if round < 10 else 0.3))
+    assert log.byzantine_credit(0) == pytest.approx(0.3)
+    assert log.detection_auc(0) == 1.0
+
+
+@pytest.mark.parametrize(("rounds", "counted"), [(1, 1), (9, 1), (10, 1), (11, 2), (20, 2), (30, 3)])
+def test_credit_counts_the_last_tenth(rounds, counted):
+    first = rounds - counted
+    log = logged(rounds, lambda round: 0.75 if round == first else 0.25 if round > first else 1.0)
+    assert log.byzantine_credit(0) == pytest.approx((0.75 + 0.25 * (counted - 1)) / counted)
+
+
+def test_detection_pools_the_last_half():
+    # 10 x 10 pairs of a Byzantine (0.6, nine of 0.3) and an honest credit (0.4, nine of 0.7): only 0.6 and
+    # 0.4 are the wrong way round. One round more or less would give 99 / 121 or 1.
+    log = logged(20, lambda round: 0.9 if round < 10 else 0.6 if round == 10 else 0.3)
+    assert log.detection_auc(0) == pytest.approx(0.99)
+
+
+def test_rounds_without_credit_do_not_count():
+    log = CreditLog(10)
+    for round in range(10):
+        log.add(round, torch.tensor([[0.25, 0.75], [0.0, 0.0]]), MASK.expand(2, 2))
+    assert log.byzantine_credit(0) == 0.25
+    assert math.isnan(log.byzantine_credit(1))
+    assert math.isnan(log.detection_auc(1))
+    assert math.isnan(CreditLog(10).byzantine_credit(0))
+
+
+@pytest.fixture
+def runs():
+    columns = ["policy", "attack", "num_byzantine", "seed", "accuracy", "diverged"]
+    rows = [("a", "x", 3, seed, value, seed < 2) for seed, value in enumerate([0.5, 0.7, 0.9])]
+    rows += [("b", "x", 3, seed, value, False) for seed, value in enumerate([0.4, 0.5, 0.6])]
+    return pd.DataFrame(rows, columns=columns).assign(byzantine_credit=math.nan, detection_auc=math.nan)
+
+
+def test_summary_by_hand(runs):
+    summary = statistics.summarise(runs, "a", "x", 3)
+    assert summary.mean == pytest.approx(0.7)
+    assert summary.std == pytest.approx(0.2)
+    assert summary.diverged == 2
+    assert statistics.summarise(runs, "a", "x", 4) is None
+
+
+def test_paired_difference_by_hand(runs):
+    # Differences 0.1, 0.2, 0.3: standard error 0.1 / sqrt(3), t quantile with 2 degrees of freedom 4.30265.
+    found = statistics.paired_difference(runs, "a", "b", ["x"], 3)
+    assert found.mean == pytest.approx(0.2)
+    assert found.high - found.mean == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-4)
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+    single = statistics.paired_difference(runs.query("seed == 0"), "a", "b", ["x"], 3)
+    assert math.isnan(single.low)
+
+
+def test_seeds_without_all_attacks_do_not_count(runs):
+    # Of attack y there is seed 0 alone, with a difference of 0.5; under x that seed has 0.1.
+    other = runs.query("seed == 0").assign(attack="y", accuracy=[0.9, 0.4])
+    found = statistics.paired_difference(pd.concat([runs, other]), "a", "b", ["x", "y"], 3)
+    assert found.mean == pytest.approx(0.3)
+    assert math.isnan(found.low)  # one seed
+
+
+def test_the_leader_has_played_every_attack(runs):
+    assert statistics.leader(runs, ["b", "a"], ["x"], 3) == "a"
+    assert statistics.leader(runs, ["a"], ["x", "y"], 3) is None
