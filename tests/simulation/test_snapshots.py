@@ -57,7 +57,7 @@ def counting(by=1):
     return attack
 
 
-def test_attacks_and_names_that_are_new_since_then():
+def test_attacks_and_names_new_since_then():
     simulation = make(attack=counting())
     snapshots = [simulation.snapshot()]
     simulation.memory.write("first written later", torch.ones(2))

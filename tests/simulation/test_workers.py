@@ -26,7 +26,7 @@ def gradients_by_loop(simulation, x, y):
     return rows
 
 
-def test_worker_momentum_averages_honest_gradients():
+def test_momentum_averages_honest_gradients():
     plain, smooth = (make(attack="none", learning_rate=1e-30, worker_momentum=beta) for beta in (0.0, 0.75))
     expected = torch.zeros_like(plain.gradients)
     for _ in range(4):
@@ -119,15 +119,11 @@ def test_a_view_of_what_an_attack_was_given(dtype, model):
     assert torch.equal(mirrored.gradients, expected)
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [lambda rows: rows[..., :3], lambda rows: rows * 1j, torch.Tensor.to_sparse, lambda rows: "a string"],
-    ids=["shape", "complex", "sparse", "string"],
-)
-def test_what_is_no_submission_is_refused(bad):
-    attacks.register("test_mine", lambda: lambda gradients, byzantine, context: bad(gradients))
-    with pytest.raises(ValueError, match=r"attack test_mine must return a tensor of real .* \(2, 6, 195\)"):
-        make(attack="test_mine")
+def test_what_is_no_submission_is_refused():
+    for bad in (lambda rows: rows[..., :3], lambda rows: rows * 1j, torch.Tensor.to_sparse, str):
+        attacks.register("mine", lambda k, bad=bad: lambda gradients, byzantine, context: bad(gradients))
+        with pytest.raises(ValueError, match=r"attack mine:k=1 must return a tensor of real .*\(2, 6, 195\)"):
+            make(attack="mine:k=1")
 
 
 def poison(self, x, y, byzantine, context):
@@ -137,7 +133,7 @@ def poison(self, x, y, byzantine, context):
 
 
 @pytest.mark.parametrize("model", ["mlp:16", "softmax", "mlp:2000"])
-def test_only_data_of_byzantine_workers_is_poisoned(model):
+def test_only_byzantine_data_is_poisoned(model):
     attacks.register("test_mine", made(attacks.DataPoisoning, poison=poison, reads_own=False))
     simulation = make(3, attack="none", model=model, per_environment=OVERRIDES)
     samples, (x, y) = simulation.workers.batches.samples[:, 0], simulation.setup.task.train
@@ -147,24 +143,22 @@ def test_only_data_of_byzantine_workers_is_poisoned(model):
     torch.testing.assert_close(simulation.gradients, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        lambda x, y: None,
-        lambda x, y: (x[..., :1], y),
-        *(lambda x, y, label=label: (x, torch.full_like(y, label)) for label in (-1, 3)),
-        lambda x, y: (x, y.float()),
-    ],
-)
-def test_poisoning_must_return_batches(bad):
-    attacks.register("test_bad", made(attacks.DataPoisoning, poison=lambda self, x, y, *_: bad(x, y)))
-    with pytest.raises(ValueError, match=r"attack test_bad must return inputs .* \(2, 6, 4, .* from 0 to 2"):
-        make(attack="test_bad")
+def test_poisoning_must_return_batches():
+    for bad in (
+        lambda self, x, y, *_: None,
+        lambda self, x, y, *_: (x[..., :1], y),
+        lambda self, x, y, *_: (x, y.float()),
+        lambda self, x, y, *_: (x, y - 1),
+        lambda self, x, y, *_: (x, y + 1),
+    ):
+        attacks.register("bad", made(attacks.DataPoisoning, poison=bad))
+        with pytest.raises(ValueError, match=r"attack bad must return inputs .* \(2, 6, 4, .* from 0 to 2"):
+            make(attack="bad")
 
 
 @pytest.mark.parametrize("base", [object, attacks.Attack])
 @pytest.mark.parametrize("knows", [(), ("rule",), ("qv",), ("rule", "qv")], ids=str)
-def test_an_attack_is_told_of_its_own_environments(base, knows):
+def test_attacks_are_told_of_their_environments(base, knows):
     def record(self, gradients, byzantine, context):
         seen.append((context, byzantine.clone()))
         return gradients
