@@ -96,10 +96,8 @@ def test_a_view_of_a_training_job():
     """Gradients with a graph, and a learning rate that is a number."""
     rows, target = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0)), torch.ones(4)
 
-    def credits(rows, learning_rate):
-        view = ServerView(
-            rows, torch.zeros(1, 4), learning_rate, lambda theta: (theta - target).square().sum(1)
-        )
+    def credits(rows, rate):
+        view = ServerView(rows, torch.zeros(1, 4), rate, lambda theta: (theta - target).square().sum(1))
         assert view.learning_rate.tolist() == torch.tensor([0.3]).tolist()
         return agents.make("gaa").credits(view)
 

@@ -123,13 +123,8 @@ def test_knowledge_and_scope_must_exist(knowledge):
 
 
 def test_overrides_of_single_environments():
-    overrides = [
-        {"attack": "ipm"},
-        {},
-        {"attack": ["sign_flip"], "num_byzantine": 5},
-        {"attack": {"name": "ipm"}},
-    ]
-    simulation = make(4, attack="zero", per_environment=overrides)
+    own = [{"attack": "ipm"}, {}, {"attack": ["sign_flip"], "num_byzantine": 5}, {"attack": {"name": "ipm"}}]
+    simulation = make(4, attack="zero", per_environment=own)
     assert simulation.attack_names == ["ipm", "zero", "sign_flip", "ipm"]
     assert simulation.byzantine.sum(1).tolist() == [2, 2, 5, 2]
     assert len(simulation.workers.attacks) == 3  # those that say the same act on both at once
