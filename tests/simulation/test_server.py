@@ -111,9 +111,8 @@ def test_views_and_contexts_lead_to_no_secret():
         assert storages(simulation.memory) & reached
         assert all(thing is not simulation for thing in reachable(view))
         assert not [name for name, secret in secrets.items() if storages(secret) & reached]
-    server = simulation.server
-    secrets |= {"qv": simulation.quasi_validation.x, "server": (server.theta, server.previous_update)}
-    secrets |= {"rule": simulation.memory}
+    secrets |= {"qv": simulation.quasi_validation.x, "theta": simulation.server.theta}
+    secrets |= {"update": simulation.server.previous_update, "rule": simulation.memory}
     for own, context in contexts.items():
         reached = storages(context)
         assert [name for name, secret in secrets.items() if storages(secret) & reached] == [own]

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from simulation_cases import make, play, uniform_update
+from simulation_cases import make, play
 from torch import nn
 from torch.nn import functional as F
 
@@ -129,12 +129,18 @@ def test_what_is_no_submission_is_refused():
 def poison(self, x, y, byzantine, context):
     labels = torch.where(byzantine[..., None], (y + 1) % context.num_classes, -100)
     byzantine.fill_(True)
+    context.memory.write("poisoned", torch.ones(len(x)))
     return x + 1, labels  # everybody's; the honest are put back
+
+
+def keep_if_poisoned(self, gradients, byzantine, context):
+    return gradients * context.memory.read("poisoned")[:, None, None]
 
 
 @pytest.mark.parametrize("model", ["mlp:16", "softmax", "mlp:2000"])
 def test_only_byzantine_data_is_poisoned(model):
-    attacks.register("test_mine", made(attacks.DataPoisoning, poison=poison, reads_own=False))
+    members = {"poison": poison, "corrupt": keep_if_poisoned, "reads_own": False}
+    attacks.register("test_mine", made(attacks.DataPoisoning, **members))
     simulation = make(3, attack="none", model=model, per_environment=OVERRIDES)
     samples, (x, y) = simulation.workers.batches.samples[:, 0], simulation.setup.task.train
     hit = simulation.byzantine & torch.tensor([[True], [False], [True]])
@@ -260,7 +266,7 @@ class TestLeftOutGradients:
         simulation.engine.gradients = counting
         seen = []
         for _ in range(count):
-            simulation.apply(uniform_update(simulation))
+            play(simulation)
             seen.append(simulation.gradients.clone())
         return torch.stack(seen), set(computed)
 
