@@ -160,7 +160,7 @@ def test_credits_that_sum_to_less_need_a_null_slot():
 
 
 @pytest.mark.parametrize("action", ["credits", "null_slot"])
-def test_where_nobody_deserves_credit_nothing_moves(action):
+def test_nobody_deserves_credit(action):
     # Every group of two has a Byzantine worker in it, so that the oracle trusts none.
     groups = {**ARGUMENTS, "num_workers": 6, "num_byzantine": 5, "secure_group_size": 2, "action": "null_slot"}
     venv = gym.make_vec(ID, num_envs=2, **groups)

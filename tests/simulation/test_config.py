@@ -67,7 +67,7 @@ def test_values_of_another_kind_are_named(argument):
             make(**{argument: value})
 
 
-def test_unknown_names_are_told():
+def test_unknown_arguments_are_named():
     with pytest.raises(TypeError, match="'num_wrokers'; did you mean 'num_workers'"):
         make(num_wrokers=3)
     for attack in ({"name": "ipm", "eps": 1}, "ipm:eps=1"):
