@@ -21,7 +21,6 @@ def view_of(gradients):
         ([[0.0]], None, "update must be a tensor, got list"),
         (UPDATE[0], None, r"update must have shape \[E, d\], got \[5\]"),
         (UPDATE.to_sparse(), None, "update must be a dense tensor"),
-        (UPDATE.to(torch.complex64), None, "update must be a dense tensor of real numbers"),
         (UPDATE, [[0.1] * 3] * 2, "credits must be a tensor, got list"),
         (UPDATE, torch.ones(3, 3) / 3, r"credits must have shape \[2, n\], got \[3, 3\]"),
         (UPDATE, torch.full((2, 3), 0.34), "credits must not be negative and must sum to at most 1"),

@@ -13,12 +13,8 @@ from byzgym.aggregation import ServerView
 
 ID = "ByzantineAggregation-v0"
 TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "rounds": 5, "pool_size": 8}
-REMEMBERING = {
-    "attack": ["gaussian", "alie"],
-    "momentum": 0.5,
-    "worker_momentum": 0.5,
-    "roles": "randomized:period=2",
-}
+DRAWN = {"attack": ["gaussian", "alie"], "roles": "randomized:period=2"}
+REMEMBERED = {"momentum": 0.5, "worker_momentum": 0.5}
 MODES = {
     "inference": torch.inference_mode,
     "bfloat16": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
@@ -29,7 +25,7 @@ both = pytest.mark.parametrize("vector", [False, True], ids=["single", "vector"]
 
 
 def make(vector, **arguments):
-    arguments = {**TINY, **REMEMBERING, **arguments}
+    arguments = {**TINY, **DRAWN, **REMEMBERED, **arguments}
     return gym.make_vec(ID, num_envs=3, **arguments) if vector else gym.make(ID, **arguments)
 
 
@@ -100,10 +96,8 @@ def test_a_view_of_a_training_job():
     """Gradients with a graph, and a learning rate that is a number."""
     rows, target = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0)), torch.ones(4)
 
-    def credits(rows, learning_rate):
-        view = ServerView(
-            rows, torch.zeros(1, 4), learning_rate, lambda theta: (theta - target).square().sum(1)
-        )
+    def credits(rows, rate):
+        view = ServerView(rows, torch.zeros(1, 4), rate, lambda theta: (theta - target).square().sum(1))
         assert view.learning_rate.tolist() == torch.tensor([0.3]).tolist()
         return agents.make("gaa").credits(view)
 

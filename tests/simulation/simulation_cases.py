@@ -6,7 +6,10 @@ from byzgym import aggregation, attacks
 from byzgym.simulation import Simulation
 
 TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "batch_size": 4, "rounds": 20}
-VIEW = "gradients theta round learning_rate rejected previous_update previous_credits qv_value".split()
+VIEW = (
+    *("gradients", "theta", "round", "learning_rate", "rejected"),
+    *("previous_update", "previous_credits", "qv_value"),
+)
 
 
 def make(num_envs=2, seed=0, **arguments):
@@ -15,12 +18,10 @@ def make(num_envs=2, seed=0, **arguments):
 
 def make_remembering(num_envs=2, seed=0, **arguments):
     """A simulation in which much is drawn and much is remembered."""
-    attacks.register("test_replay", Replay)
-    attacks.roles.register("test_alternating", lambda: alternating)
     everything = {
-        "attack": ["gaussian", "test_replay", "ipm", "label_flip"],
+        "attack": ["gaussian", Replay(), "ipm", "label_flip"],
         "num_byzantine": (1, 5),
-        "roles": "test_alternating",
+        "roles": alternating,
         "partition": "dirichlet",
         "learning_rate": 1e-4,
         "momentum": 0.5,

@@ -28,7 +28,7 @@ def test_losses_and_gradients_are_finite():
     assert gradient.tolist() == [[0, 1], [0, 0]]
 
 
-def test_new_samples_leave_graphs_of_earlier_losses():
+def test_new_samples_leave_earlier_graphs():
     qv = QuasiValidation(Scaling(), 1, torch.zeros(1), torch.zeros(1))
     qv.assign(0, torch.ones(1), torch.zeros(1))
     theta = torch.ones(1, 2, requires_grad=True)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from simulation_cases import make, play, uniform_update
 
-from byzgym import attacks
 from byzgym.simulation.config import SimulationConfig, resolve
 from byzgym.simulation.server import Server, receive
 
@@ -77,8 +76,7 @@ def test_rejections_belong_to_their_round():
     def spoil_the_first_round(gradients, byzantine, context):
         return torch.where(context.round[:, None, None] == 0, torch.nan, gradients)
 
-    attacks.register("test_spoil", lambda: spoil_the_first_round)
-    simulation = make(attack="test_spoil")
+    simulation = make(attack=spoil_the_first_round)
     first, byzantine = simulation.view, simulation.byzantine.clone()
     assert simulation.view is first
     assert torch.equal(simulation.rejected, byzantine)
@@ -91,19 +89,14 @@ def test_rejections_belong_to_their_round():
 
 
 def test_views_and_contexts_lead_to_no_secret():
-    class Remembering:
-        """A role function and an attack in one, which notes its contexts."""
-
-        def __call__(self, first, second, context):
-            name = "roles" if first.dtype == torch.bool else "attack"
-            context.memory.write(name, torch.ones(2))
-            contexts[name] = context
-            return first
+    def remember(first, second, context):
+        name = "roles" if first.dtype == torch.bool else "attack"
+        context.memory.write(name, torch.ones(2))
+        contexts[name] = context
+        return first
 
     contexts = {}
-    attacks.register("test_remembering", Remembering)
-    attacks.roles.register("test_remembering", Remembering)
-    simulation = make(attack="test_remembering", roles="test_remembering")
+    simulation = make(attack=remember, roles=remember)
     simulation.memory.write("rule", torch.ones(2, 3))
     task, workers = simulation.setup.task, simulation.workers
     secrets = {
@@ -118,16 +111,11 @@ def test_views_and_contexts_lead_to_no_secret():
         assert storages(simulation.memory) & reached
         assert all(thing is not simulation for thing in reachable(view))
         assert not [name for name, secret in secrets.items() if storages(secret) & reached]
-    of_the_server = {
-        "qv": simulation.quasi_validation.x,
-        "memory": simulation.memory,
-        "theta": simulation.server,
-    }
+    secrets |= {"qv": simulation.quasi_validation.x, "theta": simulation.server.theta}
+    secrets |= {"update": simulation.server.previous_update, "rule": simulation.memory}
     for own, context in contexts.items():
         reached = storages(context)
-        assert storages(secrets.pop(own)) & reached
-        assert not [name for name, secret in (secrets | of_the_server).items() if storages(secret) & reached]
-        secrets[own] = context.memory
+        assert [name for name, secret in secrets.items() if storages(secret) & reached] == [own]
 
 
 def storages(thing):

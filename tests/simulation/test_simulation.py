@@ -2,12 +2,13 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from simulation_cases import assert_same, make, make_remembering, play, state_of, uniform_update
 
-from byzgym import aggregation, attacks
+from byzgym import aggregation
 from byzgym.aggregation import Decision
 
 
@@ -19,7 +20,7 @@ def test_one_seed_reproduces_everything():
 
 
 @pytest.mark.parametrize("model", ["mlp:16", "softmax"])
-def test_an_environment_of_a_batch_equals_one_alone(model):
+def test_a_batch_equals_its_environments_alone(model):
     batch = make_remembering(5, seed=10, model=model)
     alone = [make_remembering(1, seed=10 + env, model=model) for env in range(5)]
     for number in range(20):
@@ -118,25 +119,21 @@ BAD_DECISIONS = [
     (Decision(torch.zeros(2, 195), torch.ones(2, 3) / 3), ValueError, r"credits must have shape \[2, 6\]"),
 ]
 BAD_ENVS = [[7], [-1], [True, False], [1.0], [0, 0], torch.tensor([0.0]), 0, "12", torch.tensor(1)]
-BAD_SEEDS = [[5, 2**70], [5, -1], [5, 2**63], [5, 1.5], [5, None], [1], 0, "12", None]
+BAD_SEEDS = [[5, 2**70], [5, -1], [5, 2**63], [5, 1.5], [5, None], [1], [1, 2, 3], 0, "12", None]
 BAD_CHOICES = [{"attack": "nope"}, {"attack": []}, {"num_byzantine": 6}, {"num_byzantine": (3, 2)}]
 
 
 def test_bad_arguments_change_nothing():
     simulation = make()
     state, update = state_of(simulation), uniform_update(simulation)
+    apply, reset = simulation.apply, simulation.reset
     calls = [
-        (lambda given=given: simulation.apply(given), error, text) for given, error, text in BAD_DECISIONS
+        *((partial(apply, given), error, message) for given, error, message in BAD_DECISIONS),
+        *((partial(apply, update, envs), ValueError, "envs") for envs in BAD_ENVS),
+        *((partial(reset, [1], envs), ValueError, "envs") for envs in BAD_ENVS),
+        *((partial(reset, seeds), ValueError, "seeds") for seeds in BAD_SEEDS),
+        *((partial(reset, [1, 2], **choice), ValueError, next(iter(choice))) for choice in BAD_CHOICES),
     ]
-    for envs in BAD_ENVS:
-        calls.append((lambda envs=envs: simulation.apply(update, envs=envs), ValueError, "envs"))
-        calls.append((lambda envs=envs: simulation.reset([1], envs), ValueError, "envs"))
-    calls += [(lambda seeds=seeds: simulation.reset(seeds), ValueError, "seeds") for seeds in BAD_SEEDS]
-    calls.append((lambda: simulation.reset([1, 2], [0]), ValueError, "seeds"))
-    for choice in BAD_CHOICES:
-        calls.append(
-            (lambda choice=choice: simulation.reset([1, 2], **choice), ValueError, next(iter(choice)))
-        )
     for call, error, message in calls:
         with pytest.raises(error, match=message):
             call()
@@ -166,18 +163,13 @@ def test_a_round_that_failed_must_be_mended(mend, failing):
         return -gradients
 
     broken = []
-    attacks.register("flaky", lambda: attack)
-    simulation, sound = make(attack="flaky"), make(attack="flaky")
+    simulation, sound = make(attack=attack), make(attack=attack)
     snapshot, update = simulation.snapshot(), uniform_update(simulation)
     broken.append(True)
     with pytest.raises(AssertionError):
         simulation.apply(update) if failing == "apply" else simulation.reset([7, 8])
     broken.clear()
-    for call in (
-        lambda: simulation.view,
-        lambda: simulation.apply(update),
-        lambda: simulation.reset([3], [0]),
-    ):
+    for call in (simulation.qv_loss, partial(simulation.apply, update), partial(simulation.reset, [3], [0])):
         with pytest.raises(RuntimeError, match=r"failed half way, in an attack, .*; reset all"):
             call()
     if mend == "restore":

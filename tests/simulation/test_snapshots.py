@@ -4,8 +4,6 @@ import pytest
 import torch
 from simulation_cases import assert_same, make, make_remembering, play, state_of
 
-from byzgym import attacks
-
 
 def trace(simulation, rounds):
     states = []
@@ -48,26 +46,24 @@ def test_a_former_episode_can_be_restored():
     assert wider  # some shares were longer than any before
 
 
-class Counting(attacks.Attack):
-    """Sends how often it has acted before."""
+def counting(by=1):
+    """An attack that sends a count of the rounds in which it has acted."""
 
-    def __init__(self, by=1):
-        self.by = by
-
-    def corrupt(self, gradients, byzantine, context):
+    def attack(gradients, byzantine, context):
         count = context.memory.read("count")
-        context.memory.write("count", count + self.by)
+        context.memory.write("count", count + by)
         return count[:, None, None].expand_as(gradients)
 
+    return attack
 
-def test_attacks_and_names_that_are_new_since_then():
-    attacks.register("test_counting", Counting)
-    simulation = make(attack="test_counting")
+
+def test_attacks_and_names_new_since_then():
+    simulation = make(attack=counting())
     snapshots = [simulation.snapshot()]
     simulation.memory.write("first written later", torch.ones(2))
     play(simulation, rounds=2)
     snapshots.append(simulation.snapshot())
-    simulation.reset([5, 6], attack="test_counting:by=10")
+    simulation.reset([5, 6], attack=counting(10))
     play(simulation, rounds=3)
     snapshots.append(simulation.snapshot())
     for number, count, kept in ((0, 0, 0), (1, 2, 1), (2, 30, 0), (0, 0, 0), (1, 2, 1)):
