@@ -25,7 +25,7 @@ class Compare(Comparison):
     """Replace results that the folder holds."""
 
     def __post_init__(self) -> None:
-        """Leave the checks to `run`, which reports errors in one line."""
+        """Leave the checks to `run`, which reports mistakes in one line."""
 
     def run(self, terminal: Terminal) -> None:
         """Play, tabulate, draw and report."""
@@ -38,10 +38,10 @@ class Compare(Comparison):
             comparison = Comparison(**values)
             results = begin(comparison)
         results.imports = terminal.imports
-        batches = len(comparison.policies) * len(comparison.num_byzantine)
+        rounds = len(comparison.policies) * len(comparison.num_byzantine) * comparison.rounds
         try:
             with mistakes(OSError), claim(self.out, self.overwrite):
-                with terminal.progress(batches * comparison.rounds) as advance:
+                with terminal.progress(rounds) as advance:
                     play(results, self.out, advance)
                 files = report.write(results, self.out)
         except KeyboardInterrupt:
