@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from byzgym.cli.terminal import Terminal, mistakes
-from byzgym.experiments import Comparison
+from byzgym.experiments.config import Comparison, arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +32,8 @@ class Compare(Comparison):
         from byzgym.experiments.play import begin, play
         from byzgym.experiments.results import claim
 
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Comparison)}
         with mistakes():
-            comparison = Comparison(**values)
+            comparison = Comparison(**arguments(self, Comparison))
             results = begin(comparison)
         results.imports = terminal.imports
         rounds = len(comparison.policies) * len(comparison.num_byzantine) * comparison.rounds

@@ -57,7 +57,7 @@ def show(results: Results, console: Console) -> None:
     star = "" if console.color_system is not None and not console.no_color else "*"
     ascii_only = console.options.ascii_only
     signs = Signs("!", "+-", (), best=star) if ascii_only else Signs(best=star)
-    for f in _played_numbers(results):
+    for f in results.played_numbers:
         console.print(Text())
         console.print(for_terminal(accuracy_table(results, f, signs), console.width))
 
@@ -98,7 +98,7 @@ def for_terminal(table: Table, width: int) -> RenderableType:
 def markdown(results: Results, figures: Sequence[Path]) -> str:
     """The report as Markdown that refers to the figures beside it."""
     lines = [f"# byzgym compare: {results.comparison.task}", "", _lead(results), ""]
-    for f in _played_numbers(results):
+    for f in results.played_numbers:
         for level, table in _tables(results, f):
             lines += [f"{'#' * level} {table.title}", "", *_markdown_rows(table), ""]
             lines += [f"{line}  " for line in table.notes] + [""]
@@ -116,7 +116,7 @@ def html(results: Results, figures: Sequence[Path]) -> str:
     """The report as one self-contained page."""
     title = escape(f"byzgym compare: {results.comparison.task}")
     body = [f"<h1>{title}</h1>", f'<p class="lead">{escape(_lead(results))}</p>']
-    for f in _played_numbers(results):
+    for f in results.played_numbers:
         for level, table in _tables(results, f):
             body += [f"<h{level}>{escape(table.title)}</h{level}>", _html_rows(table)]
             body += [f'<p class="note">{escape(line)}</p>' for line in table.notes]
@@ -143,10 +143,6 @@ def _tables(results: Results, num_byzantine: int) -> list[tuple[int, Table]]:
     parts = [(2, accuracy_table), (3, difference_table), (3, detection_table)]
     tables = [(level, build(results, num_byzantine)) for level, build in parts]
     return [(level, table) for level, table in tables if table.rows]
-
-
-def _played_numbers(results: Results) -> list[int]:
-    return [f for f in results.comparison.num_byzantine if results.played(f)]
 
 
 def _aligned(table: Table, number: int) -> list[Text]:
