@@ -28,11 +28,7 @@ _MARGIN = 0.01  # between the names and the ends of the axes
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Draw all figures of what has been played.
-
-    Returns:
-        The PNG files written, in the order in which a report shows them.
-    """
+    """Draw all figures; returns the files in the order in which a report shows them."""
     played = results.played_numbers
     with default_style(), rc_context({"text.parse_math": False}):  # a name with dollar signs is no formula
         figures = {"overview.png": overview(results, max(played))}
@@ -69,12 +65,11 @@ def accuracy_over_rounds(results: Results, num_byzantine: int) -> Figure:
     rows = math.ceil(len(attacks) / columns)
     figure = Figure(figsize=(0.6 + 4.2 * columns, 0.8 + 2.5 * rows))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for number, axes in enumerate(grid.flat):
-        if number >= len(attacks):
-            axes.set_visible(False)
-            continue
-        _curves(axes, results, attacks[number], num_byzantine)
-        axes.set_title(attacks[number], loc="left", fontsize=11)
+    for axes in grid.flat[len(attacks) :]:
+        axes.set_visible(False)
+    for number, (axes, attack) in enumerate(zip(grid.flat, attacks, strict=False)):
+        _curves(axes, results, attack, num_byzantine)
+        axes.set_title(attack, loc="left", fontsize=11)
         if number % columns == 0:
             axes.set_ylabel("test accuracy")
         if number + columns >= len(attacks):
@@ -105,8 +100,8 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     references = sum(policy in results.references for policy in policies)
     if 0 < references < len(policies):
         axes.axhline(len(policies) - references - 0.5, color="white", linewidth=4)
-    title = f"test accuracy in %, {results.comparison.heading(num_byzantine)}"
-    axes.set_title(title, loc="left", fontsize=11)
+    heading = results.comparison.heading(num_byzantine)
+    axes.set_title(f"test accuracy in %, {heading}", loc="left", fontsize=11)
     bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], pad=0.03)
     bar.ax.set_yticklabels(["0", "50", "100"])
     bar.outline.set_visible(False)

@@ -46,8 +46,10 @@ def compare(
         progress: Called with the policy and the number of rounds just played.
 
     Raises:
-        OSError: See `claim`.
-        ValueError, TypeError, OSError, RuntimeError: See `begin`.
+        ValueError: If a value is not allowed.
+        TypeError: If a parameter does not exist.
+        OSError: If the folder holds results, cannot be written to or is in use, or data cannot be read.
+        RuntimeError: If the task needs a library that does not work here.
     """
     results = begin(comparison)
     with claim(Path(folder), overwrite):
@@ -56,14 +58,7 @@ def compare(
 
 
 def begin(comparison: Comparison) -> Results:
-    """Results without runs, of a comparison that can run: every policy decides once under every attack.
-
-    Raises:
-        ValueError: If a value is not allowed.
-        TypeError: If a parameter does not exist.
-        OSError: If the data cannot be read.
-        RuntimeError: If the task needs a library that does not work here.
-    """
+    """Results without runs, of a comparison that can run: every policy decides once under every attack."""
     results = Results(comparison)
     for f in comparison.num_byzantine:
         simulation = _simulation(comparison, f, comparison.attacks)
@@ -80,14 +75,9 @@ def begin(comparison: Comparison) -> Results:
 
 
 def play(results: Results, folder: Path, progress: Callable[[str, int], None]) -> None:
-    """Play policy after policy; after each of them the files hold what is finished.
+    """Play policy after policy, and add the runs to results from `begin`, and to the files after each policy.
 
-    Earlier results in the folder are replaced when the first policy has been played.
-
-    Args:
-        results: From `begin`; the runs are added to it.
-        folder: Where the files are; the caller has claimed it.
-        progress: Called with the policy and the number of rounds just played.
+    Earlier results in the folder, which the caller has claimed, are replaced after the first policy.
     """
     comparison = results.comparison
     for f in comparison.num_byzantine:
@@ -156,7 +146,7 @@ def play_batch(
 
 
 def told_less(policy: str, agent: Agent, simulation: Simulation) -> Told | None:
-    """What a rule was told where it does not accept the true f, or the one in its name; None elsewhere."""
+    """What a rule was told, where that is less than the true f, or than the f that its name asks for."""
     rule, f = getattr(agent, "policy", None), simulation.most_byzantine
     if not isinstance(rule, Rule):
         return None
@@ -176,40 +166,28 @@ def play_episodes(
     Args:
         env: A `ByzantineAggregation-v0`.
         predict: As of an agent or a stable-baselines3 model.
-        episodes: At least 1.
-        seed: Of the first episode, at least 0.
+        episodes: How many.
+        seed: Of the first one.
         on_frame: Receives what ``env.render()`` returns, ten times an episode.
 
     Returns:
         One row an episode: seed, attack, return, accuracy, rounds, diverged.
     """
-    return pd.DataFrame([_episode(env, predict, seed + number, on_frame) for number in range(episodes)])
-
-
-def _episode(
-    env: gymnasium.Env[Any, Any],
-    predict: Callable[..., tuple[np.ndarray, Any]],
-    seed: int,
-    on_frame: Callable[[Any], None] | None,
-) -> dict[str, Any]:
     every = max(1, env.unwrapped.simulation.setup.rounds // 10)  # type: ignore[attr-defined]
-    observation, info = env.reset(seed=seed)
-    state, start, total, rounds, done = None, np.array([True]), 0.0, 0, False
-    while not done:
-        action, state = predict(observation, state=state, episode_start=start, deterministic=True)
-        observation, reward, terminated, truncated, info = env.step(action)
-        total, rounds, start = total + float(reward), rounds + 1, np.array([False])
-        done = terminated or truncated
-        if on_frame is not None and (done or rounds % every == 0):
-            on_frame(env.render())
-    return {
-        "seed": seed,
-        "attack": info["attack"],
-        "return": total,
-        "accuracy": float(info["accuracy"]),
-        "rounds": rounds,
-        "diverged": bool(info["diverged"]),
-    }
+    table = []
+    for number in range(seed, seed + episodes):
+        observation, info = env.reset(seed=number)
+        state, start, total, rounds, done = None, np.array([True]), 0.0, 0, False
+        while not done:
+            action, state = predict(observation, state=state, episode_start=start, deterministic=True)
+            observation, reward, terminated, truncated, info = env.step(action)
+            total, rounds, start = total + float(reward), rounds + 1, np.array([False])
+            done = terminated or truncated
+            if on_frame is not None and (done or rounds % every == 0):
+                on_frame(env.render())
+        row = {"seed": number, "attack": info["attack"], "return": total, "accuracy": float(info["accuracy"])}
+        table.append({**row, "rounds": rounds, "diverged": bool(info["diverged"])})
+    return pd.DataFrame(table)
 
 
 def _simulation(comparison: Comparison, num_byzantine: int, attacks: Iterable[str]) -> Simulation:
@@ -227,7 +205,7 @@ def _simulation(comparison: Comparison, num_byzantine: int, attacks: Iterable[st
 
 @contextmanager
 def _enough_threads(simulation: Simulation) -> Iterator[None]:
-    """One CPU thread for small models: more gain nothing there, and stall where other work runs beside."""
+    """Use one CPU thread for small models: more gain nothing, and stall where other work runs beside."""
     threads = torch.get_num_threads()
     if simulation.gradients.numel() < _FEW_NUMBERS:
         torch.set_num_threads(1)

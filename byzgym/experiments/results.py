@@ -93,8 +93,13 @@ class Results:
 
     def add(self, runs: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]) -> None:
         """Append rows."""
-        self.runs = _appended(self.runs, runs)
-        self.curves = _appended(self.curves, curves)
+        new_runs = pd.DataFrame(list(runs), columns=list(RUN_COLUMNS))
+        new_curves = pd.DataFrame(list(curves), columns=list(CURVE_COLUMNS))
+        if self.runs.empty:
+            self.runs, self.curves = new_runs, new_curves
+        else:
+            self.runs = pd.concat([self.runs, new_runs], ignore_index=True)
+            self.curves = pd.concat([self.curves, new_curves], ignore_index=True)
 
     @property
     def command(self) -> str:
@@ -167,11 +172,6 @@ def discard_drawings(folder: Path) -> None:
 def _held(folder: Path) -> list[Path]:
     """The files that have names of results, figures or reports."""
     return sorted(path for path in folder.iterdir() if path.name in _TABLES or _DRAWN.fullmatch(path.name))
-
-
-def _appended(table: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    new = pd.DataFrame(list(rows), columns=table.columns)
-    return new if table.empty else pd.concat([table, new], ignore_index=True)
 
 
 def _read_table(path: Path, columns: dict[str, type]) -> pd.DataFrame:

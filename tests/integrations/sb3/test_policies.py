@@ -42,13 +42,8 @@ def test_permuting_workers_permutes_credits(policy, observation, action):
     env = gym.make("ByzantineAggregation-v0", observation=observation, action=action, **arguments)
     space = (env if policy is EquivariantDirichletPolicy else SoftmaxCredits(env)).action_space
     torch.manual_seed(0)
-    made = policy(
-        env.observation_space,
-        space,
-        lambda _: 1e-3,
-        ortho_init=False,  # weights so large that symmetry is no accident
-        features_extractor_kwargs={"raw": True},
-    )
+    # Without ortho_init the weights are so large that symmetry is no accident.
+    made = policy(env.observation_space, space, lambda _: 1e-3, ortho_init=False)
     seen = env.reset(seed=0)[0]
     actions = made.predict(seen, deterministic=True)[0]
     assert len(set(actions.tolist())) > 3
