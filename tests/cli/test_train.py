@@ -10,11 +10,8 @@ TRAIN = ["train", *SETTING, "--steps", "8", "--num-envs", "4", "--out"]
 
 def test_the_model_is_saved_and_played(tmp_path, output, mistake):
     path = tmp_path / "model.zip"
-    text = output(*TRAIN, tmp_path)
-    assert (
-        text
-        == f"{path}; `byzgym evaluate --model-path {path} --algorithm ppo {' '.join(SETTING)}` plays it\n"
-    )
+    command = f"byzgym evaluate --model-path {path} --algorithm ppo {' '.join(SETTING)}"
+    assert output(*TRAIN, tmp_path) == f"{path}; `{command}` plays it\n"
     assert "--overwrite" in mistake(*TRAIN, tmp_path)
     play = ["evaluate", *SETTING, "--model-path", path, "--episodes", "1"]
     assert "observation_space" in mistake(*play, "--num-workers", "5", "--num-byzantine", "3")

@@ -113,14 +113,10 @@ def test_what_rules_are_told_is_noted(small, policy, f, told):
     ("changes", "message"),
     [
         ({"policies": "krmu"}, "did you mean 'krum'.*known: .*gaa.*krum"),
-        ({"attacks": "nobody"}, "'nobody'.*known: .*ipm"),
         ({"attacks": "ipm:nothing=1"}, "its parameters: epsilon"),
-        ({"policies": "gaa:window=0"}, "window"),
         ({"policies": "fixed:credits=[1,2]"}, "10 entries"),
         ({"policies": "krum", "num_workers": 2}, "n >= 2f"),
-        ({"policies": "oracle:nothing=3"}, "nothing"),
         ({"policies": "test_careless"}, "credits"),
-        ({"task": "mnist:root=/nowhere"}, "nowhere"),
         ({"qv_size": 100_000}, "qv_size"),
         ({"roles": "fluctuating:high=20"}, "high"),
     ],
@@ -163,7 +159,7 @@ def test_an_exploded_loss_has_diverged(small, monkeypatch, times, diverged):
     assert (played(small(rounds=2), "mean", 3)["diverged"] == diverged).all()
 
 
-@pytest.mark.parametrize(("every", "rounds"), [(2, [0, 2, 4, 6]), (4, [0, 4, 6]), (9, [0, 6])])
+@pytest.mark.parametrize(("every", "rounds"), [(4, [0, 4, 6]), (9, [0, 6])])
 def test_points_of_the_curves(small, every, rounds):
     curves = pd.DataFrame(play.play_batch(small(rounds=6, evaluate_every=every), "mean", 3)[1])
     for _, points in curves.groupby(["policy", "attack", "num_byzantine", "seed"]):
