@@ -31,6 +31,7 @@ PLAY += ["--attacks", "ipm", "--out"]
         ("evaluate --algorithm sac", "--algorithm sac is for the model of --model-path"),
         ("train --num-envs 0", "num_envs"),
         ("train --steps 0", "steps"),
+        ("train --seed 4294967296", "seed must be an integer from 0 to 4294967295, got 4294967296"),
         ("bench --num-envs 0", "num_envs"),
     ],
 )

@@ -48,10 +48,3 @@ def test_a_model_that_cannot_be_saved(tmp_path, mistake, monkeypatch):
     monkeypatch.setattr(training, "learn", lambda *_: None)
     assert f"cannot write {tmp_path / 'model.zip'}: No space left on device" in mistake(*TRAIN, tmp_path)
     assert not (tmp_path / "model.zip").exists()
-
-
-@pytest.mark.parametrize("seed", ["-1", "4294967296"])
-def test_seeds_of_learners(tmp_path, seed, mistake):
-    error = mistake(*TRAIN, tmp_path / "out", "--seed", seed)
-    assert f"seed must be an integer from 0 to 4294967295, got {seed}" in error
-    assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from byzgym import agents, aggregation, attacks
+from byzgym import agents
 from byzgym.experiments import compare, play
 from byzgym.experiments.results import RUN_COLUMNS, Results
 from byzgym.simulation import Simulation
@@ -64,33 +64,6 @@ def test_a_run_equals_the_environment(small, policy, action):
     run = runs[(runs["attack"] == "sign_flip") & (runs["seed"] == 1)].iloc[0]
     assert run["accuracy"] == pytest.approx(info["accuracy"], abs=1e-6)
     assert run["qv_loss"] == pytest.approx(info["qv_loss"], rel=1e-4)
-
-
-def test_ones_own_policy_and_attack(small):
-    class Remembering:
-        def __init__(self, num_byzantine):
-            assert num_byzantine in (2, 5)
-
-        def reset(self):
-            self.memory = 0
-
-        def aggregate(self, view):
-            assert not hasattr(view, "byzantine")
-            self.memory = 0.9 * self.memory + 0.1 * view.gradients.mean(1)
-            return self.memory
-
-    agents.register("remembering", Remembering)
-    attacks.register("own_attack", lambda: lambda gradients, byzantine, context: gradients * 0)
-    comparison = small(policies="remembering", attacks="own_attack", rounds=3, num_byzantine=(2, 5))
-    play.begin(comparison)
-    assert len(played(comparison, "remembering", 5)) == 2
-
-
-def test_attacks_that_know_the_rule_see_it(small, rules_seen):
-    for policy, rule in (("krum", aggregation.Krum), ("median", aggregation.Median)):
-        play.play_batch(small(policies=policy, attacks="curious", rounds=2), policy, 3)
-        assert type(rules_seen[-1]) is rule
-        assert rules_seen[-1].num_byzantine == 3
 
 
 @pytest.mark.parametrize(

@@ -18,37 +18,6 @@ def logged(rounds, byzantine):
     return log
 
 
-def logged_rounds(*rounds):
-    """The log of rounds, each given by its credits and its mask, of which all count."""
-    log = CreditLog(len(rounds))
-    for number, (credits, mask) in enumerate(rounds):
-        log.add(number, torch.tensor([credits]), torch.tensor([mask]))
-    return log
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "auc"),
-    [
-        # Pairs of a Byzantine (0.1, 0.4) and an honest credit (0.2, 0.3): lower in 2 of 4.
-        ([0.1, 0.2], [0.4, 0.3], 0.5),
-        ([0.1, 0.2], [0.15, 0.3], 1.0),
-        ([0.5, 0.5], [0.5, 0.5], 0.5),
-    ],
-)
-def test_detection_auc_by_hand(monkeypatch, first, second, auc):
-    monkeypatch.setattr(statistics, "LAST_FOR_DETECTION", 1.0)
-    assert logged_rounds((first, [True, False]), (second, [True, False])).detection_auc(0) == auc
-
-
-def test_no_detection_where_all_are_byzantine():
-    assert math.isnan(logged_rounds(([0.4, 0.6], [True, True])).detection_auc(0))
-
-
-def test_byzantine_credit_by_hand():
-    log = logged_rounds(([0.25, 0.5, 0.25], [True, False, True]))
-    assert log.byzantine_credit(0) == 0.5
-
-
 @pytest.mark.parametrize(("rounds", "counted"), [(1, 1), (9, 1), (10, 1), (11, 2), (20, 2), (30, 3)])
 def test_credit_counts_the_last_tenth(rounds, counted):
     first = rounds - counted
@@ -61,6 +30,20 @@ def test_detection_pools_the_last_half():
     # 0.4 are the wrong way round. One round more or less would give 99 / 121 or 1.
     log = logged(20, lambda round: 0.9 if round < 10 else 0.6 if round == 10 else 0.3)
     assert log.detection_auc(0) == pytest.approx(0.99)
+
+
+def test_two_byzantine_workers_of_three():
+    log = CreditLog(1)
+    log.add(0, torch.tensor([[0.25, 0.5, 0.25]]), torch.tensor([[True, False, True]]))
+    assert log.byzantine_credit(0) == 0.5
+    assert log.detection_auc(0) == 1.0
+
+
+def test_no_detection_where_all_are_byzantine():
+    log = CreditLog(1)
+    log.add(0, torch.tensor([[0.4, 0.6]]), torch.tensor([[True, True]]))
+    assert log.byzantine_credit(0) == pytest.approx(1)
+    assert math.isnan(log.detection_auc(0))
 
 
 def test_rounds_without_credit_do_not_count():
