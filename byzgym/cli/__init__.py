@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a notebook's stream has no such method
             stream.reconfigure(errors="replace")  # "?" for what its encoding lacks, instead of an error
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if words[:1] == ["--version"]:  # without a command, which tyro would demand
+    if "--version" in words:  # also without a command, which tyro would demand
         print(f"byzgym {byzgym.__version__}")
         return 0
     try:

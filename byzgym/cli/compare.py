@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from byzgym.cli.terminal import Terminal, mistakes
-from byzgym.experiments.config import Comparison, arguments
+from byzgym.experiments.config import Comparison, arguments, command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Compare(Comparison):
         except KeyboardInterrupt:
             left = f"nothing was finished, and nothing in {self.out} has changed"
             if not results.runs.empty:
-                show = terminal.command("report", str(self.out))
+                show = command(terminal.imports, "report", str(self.out))
                 left = f"what was finished is in {self.out}, and `{show}` shows it"
             print(f"byzgym: interrupted; {left}", file=sys.stderr)
             raise

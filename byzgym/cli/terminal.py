@@ -9,8 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from byzgym.experiments.config import command
-
 
 class InputError(Exception):
     """A mistake of the user, reported in one line."""
@@ -31,10 +29,6 @@ class Terminal:
     def print(self, *objects: Any) -> None:
         """Print to the standard output."""
         self.console.print(*objects)
-
-    def command(self, *words: str) -> str:
-        """A command line for the user to run."""
-        return command(self.imports, *words)
 
     @contextmanager
     def progress(self, total: int) -> Iterator[Callable[[str, int], None]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from byzgym import files
 from byzgym.cli.terminal import Terminal, mistakes
-from byzgym.experiments.config import arguments, options
+from byzgym.experiments.config import arguments, command, options
 from byzgym.simulation.config import SimulationConfig
 from byzgym.validation import check_int
 
@@ -69,5 +69,5 @@ class Train(Episodes):
             with files.write_whole(path) as temporary:
                 model.save(temporary)
         words = ["--model-path", str(path), "--algorithm", self.algorithm, *options(self, Episodes)]
-        evaluate = terminal.command("evaluate", *words)
+        evaluate = command(terminal.imports, "evaluate", *words)
         terminal.console.print(f"{path}; `{evaluate}` plays it", soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,21 +81,15 @@ def summarise(runs: pd.DataFrame, num_byzantine: int) -> dict[tuple[str, str], d
     return summary.to_dict("index")
 
 
-class Difference(NamedTuple):
-    """A mean paired difference of accuracies and its confidence interval (NaN for a single seed)."""
-
-    mean: float
-    low: float
-    high: float
-
-
 def paired_difference(
     runs: pd.DataFrame, policy: str, other: str, attacks: Sequence[str], num_byzantine: int
-) -> Difference:
+) -> tuple[float, float, float]:
     """Accuracy of ``policy`` less that of ``other``, seed by seed, averaged over attacks within a seed.
 
-    Every policy meets the same seeds: initial model, data, batches, Byzantine workers. The interval is
-    Student's t over seeds.
+    Every policy meets the same seeds: initial model, data, batches, Byzantine workers.
+
+    Returns:
+        The mean over seeds, and the bounds of Student's t interval (NaN for a single seed).
     """
     chosen = runs[(runs["num_byzantine"] == num_byzantine) & runs["attack"].isin(attacks)]
     accuracy = chosen.pivot(index=["seed", "attack"], columns="policy", values="accuracy")
@@ -106,4 +100,4 @@ def paired_difference(
 
         error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
         half = float(stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1)) * error
-    return Difference(mean, mean - half, mean + half)
+    return mean, mean - half, mean + half

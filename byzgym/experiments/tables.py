@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,8 +81,11 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
     for policy in policies:
         cells = []
         for attack in comparison.attacks:
+            entry = summary[policy, attack]
+            spread = "" if math.isnan(entry["std"]) else f" {signs.spread} {100 * entry['std']:.1f}"
             best = policy in ranked and means[policy, attack] == max(means[name, attack] for name in ranked)
-            cells.append(_cell(summary[policy, attack], best, signs))
+            mark = (signs.diverged if entry["diverged"] else "") + (signs.best if best else "")
+            cells.append(Cell(f"{100 * entry['mean']:.1f}{spread}", mark, best))
         name = results.label(policy)
         if policy in told:
             name += " " + marks.setdefault(told[policy], signs.footnote(len(marks)))
@@ -98,25 +101,20 @@ def difference_table(results: Results, num_byzantine: int) -> Table:
     """Paired differences to the policy of the highest mean accuracy over attacks; no rows without one."""
     attacks, policies = results.comparison.attacks, results.played(num_byzantine)
     summary = summarise(results.runs, num_byzantine)
-    means = {
-        policy: sum(summary[policy, attack]["mean"] for attack in attacks)
-        for policy in policies
-        if policy not in results.references
-    }
-    first = max(means, key=lambda policy: means[policy], default="")
-    several = attacks if len(attacks) > 1 else ()
-    columns = [f"{first} less ...", "mean of all attacks", *several]
-    table = Table("Paired differences", columns, [_DIFFERENCES])
+    ranked = [policy for policy in policies if policy not in results.references]
+    first = max(ranked, key=lambda name: sum(summary[name, attack]["mean"] for attack in attacks), default="")
+    columns = {"mean of all attacks": attacks}
+    if len(attacks) > 1:
+        columns |= {attack: (attack,) for attack in attacks}
+    table = Table("Paired differences", [f"{first} less ...", *columns], [_DIFFERENCES])
     for policy in policies if first else ():
         if policy == first:
             continue
         cells = []
-        for chosen in (attacks, *([attack] for attack in several)):
-            found = paired_difference(results.runs, first, policy, chosen, num_byzantine)
-            text = f"{100 * found.mean:+.1f}"
-            if not math.isnan(found.low):
-                text += f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-            cells.append(Cell(text))
+        for chosen in columns.values():
+            difference = paired_difference(results.runs, first, policy, chosen, num_byzantine)
+            mean, low, high = (100 * accuracy for accuracy in difference)
+            cells.append(Cell(f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")))
         table.rows.append(Row(results.label(policy), cells, policy in results.references))
     return table
 
@@ -134,12 +132,6 @@ def detection_table(results: Results, num_byzantine: int) -> Table:
         if any(cell.text != "– / –" for cell in cells):
             table.rows.append(Row(results.label(policy), cells, policy in results.references))
     return table
-
-
-def _cell(entry: Mapping[str, Any], best: bool, signs: Signs) -> Cell:
-    spread = "" if math.isnan(entry["std"]) else f" {signs.spread} {100 * entry['std']:.1f}"
-    marks = (signs.diverged if entry["diverged"] else "") + (signs.best if best else "")
-    return Cell(f"{100 * entry['mean']:.1f}{spread}", marks, best)
 
 
 def _caption(results: Results, signs: Signs) -> str:

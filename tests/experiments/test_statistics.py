@@ -74,17 +74,16 @@ def test_summary_by_hand(runs):
 
 def test_paired_difference_by_hand(runs):
     # Differences 0.1, 0.2, 0.3: standard error 0.1 / sqrt(3), t quantile with 2 degrees of freedom 4.30265.
+    half = 4.30265 * 0.1 / math.sqrt(3)
     found = statistics.paired_difference(runs, "a", "b", ["x"], 3)
-    assert found.mean == pytest.approx(0.2)
-    assert found.high - found.mean == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-4)
-    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+    assert found == pytest.approx((0.2, 0.2 - half, 0.2 + half), rel=1e-4)
     single = statistics.paired_difference(runs.query("seed == 0"), "a", "b", ["x"], 3)
-    assert math.isnan(single.low)
+    assert single == pytest.approx((0.1, math.nan, math.nan), nan_ok=True)
 
 
 def test_differences_are_averaged_over_attacks(runs):
     # Under y the differences are 0.5, 0.6, 0.7, so the means of both attacks are 0.3, 0.4, 0.5.
     other = runs.assign(attack="y", accuracy=runs["accuracy"] + 0.4 * (runs["policy"] == "a"))
+    half = 4.30265 * 0.1 / math.sqrt(3)
     found = statistics.paired_difference(pd.concat([runs, other]), "a", "b", ["x", "y"], 3)
-    assert found.mean == pytest.approx(0.4)
-    assert found.high - found.mean == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-4)
+    assert found == pytest.approx((0.4, 0.4 - half, 0.4 + half), rel=1e-4)

@@ -12,7 +12,6 @@ from byzgym.envs.observations import PARTS
 
 LARGEST_EXPONENT = 30.0
 """Compressed entries are clipped here; exp(30) is 1e13 times the median submission."""
-
 _LOG_ZERO = -60.0  # stands for the logarithm of the norm of a row of zeros
 _COLUMNS = ("norms", "trust", "credits")
 _GLOBAL = ("loss", "progress")

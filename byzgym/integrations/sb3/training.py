@@ -17,7 +17,7 @@ from byzgym.integrations.sb3.adapter import make_vec_env
 from byzgym.integrations.sb3.features import EquivariantExtractor
 from byzgym.integrations.sb3.floor import CutAtFloor
 from byzgym.integrations.sb3.policies import EquivariantPolicy
-from byzgym.validation import check_choice, check_int, check_real
+from byzgym.validation import check_int, check_real
 from byzgym.wrappers import SoftmaxCredits
 
 BETA = 10.0
@@ -30,13 +30,11 @@ _OWN = {"ppo": "clip_range", "sac": "target_entropy", "td3": "policy_delay", "a2
 
 
 def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any]) -> BaseAlgorithm:
-    """A learner: on-policy ones with the permutation-equivariant policy, the others with its features.
+    """A learner: ppo and a2c with the permutation-equivariant policy, sac and td3 with its features.
 
-    PPO has the settings of agents/ppo.py. All learn from rewards cut at a floor and discounted by 0.9.
-    Otherwise the others have the defaults of stable-baselines3, with a narrower first policy for a2c and
-    smaller buffers for sac and td3.
-
-    ``arguments`` are the keyword arguments of the environment.
+    All learn from rewards cut at a floor and discounted by 0.9. ppo has the settings of agents/ppo.py. The
+    others have the defaults of stable-baselines3, but a2c explores less at first, and the buffers of sac and
+    td3 are smaller. ``arguments`` are the keyword arguments of the environment.
 
     Raises:
         ValueError: If a value is not allowed.
@@ -45,7 +43,7 @@ def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any])
     check_int("num_envs", num_envs, low=1)
     check_int("seed", seed, low=0, high=2**32 - 1)  # all that NumPy's global generator takes
     env = make_vec_env(num_envs, seed=seed, softmax_beta=BETA, **arguments)
-    learner = _class_of(algorithm)
+    learner = getattr(stable_baselines3, algorithm.upper())
     common: dict[str, Any] = {"env": CutAtFloor(env), "gamma": GAMMA, "seed": seed, "device": "cpu"}
     if algorithm == "ppo":
         # Rollouts of about 1280 steps in two minibatches, whatever the number of environments.
@@ -112,12 +110,8 @@ def _read(path: Path, algorithm: str) -> BaseAlgorithm:
     saved_by = next((name for name, entry in _OWN.items() if entry in held), algorithm)
     if saved_by != algorithm:
         raise ValueError(f"it is one of {saved_by}")
-    return _class_of(algorithm).load(path, device="cpu")
+    return getattr(stable_baselines3, algorithm.upper()).load(path, device="cpu")
 
 
 def _falling(remaining: float) -> float:
     return 1e-3 * remaining  # a lambda would be saved as bytecode, which other versions of Python cannot read
-
-
-def _class_of(algorithm: str) -> Any:
-    return getattr(stable_baselines3, check_choice("algorithm", algorithm, _OWN).upper())
