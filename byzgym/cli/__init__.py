@@ -22,7 +22,7 @@ from byzgym.cli.compare import Compare
 from byzgym.cli.evaluate import Evaluate
 from byzgym.cli.listing import List
 from byzgym.cli.report import Report
-from byzgym.cli.terminal import InputError, Terminal, replace_unknown_characters
+from byzgym.cli.terminal import InputError, Terminal
 from byzgym.cli.train import Train
 
 Command = (
@@ -60,9 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where nobody reads the output to its end, 2 for a mistake of the user, 130 where
         interrupted.
     """
-    replace_unknown_characters()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's stream has no such method
+            stream.reconfigure(errors="replace")  # "?" for what its encoding lacks, instead of an error
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if words[:1] == ["--version"]:  # without a command, which tyro would demand
+    if "--version" in words:  # also without a command, which tyro would demand
         print(f"byzgym {byzgym.__version__}")
         return 0
     try:

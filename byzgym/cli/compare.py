@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from byzgym.cli.terminal import Terminal, mistakes
-from byzgym.experiments import Comparison
+from byzgym.experiments.config import Comparison, arguments, command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +24,7 @@ class Compare(Comparison):
     """Replace results that the folder holds."""
 
     def __post_init__(self) -> None:
-        """Leave the checks to `run`, which reports errors in one line."""
+        """Leave the checks to `run`, which reports mistakes in one line."""
 
     def run(self, terminal: Terminal) -> None:
         """Play, tabulate, draw and report."""
@@ -33,21 +32,20 @@ class Compare(Comparison):
         from byzgym.experiments.play import begin, play
         from byzgym.experiments.results import claim
 
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Comparison)}
         with mistakes():
-            comparison = Comparison(**values)
+            comparison = Comparison(**arguments(self, Comparison))
             results = begin(comparison)
         results.imports = terminal.imports
-        batches = len(comparison.policies) * len(comparison.num_byzantine)
+        rounds = len(comparison.policies) * len(comparison.num_byzantine) * comparison.rounds
         try:
             with mistakes(OSError), claim(self.out, self.overwrite):
-                with terminal.progress(batches * comparison.rounds) as advance:
+                with terminal.progress(rounds) as advance:
                     play(results, self.out, advance)
                 files = report.write(results, self.out)
         except KeyboardInterrupt:
             left = f"nothing was finished, and nothing in {self.out} has changed"
             if not results.runs.empty:
-                show = terminal.command("report", str(self.out))
+                show = command(terminal.imports, "report", str(self.out))
                 left = f"what was finished is in {self.out}, and `{show}` shows it"
             print(f"byzgym: interrupted; {left}", file=sys.stderr)
             raise

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import gymnasium
+
+from byzgym import agents
 from byzgym.cli.terminal import Terminal, mistakes
 from byzgym.cli.train import Algorithm, Episodes
+from byzgym.envs import ENV_ID
 from byzgym.validation import check_int
-
-if TYPE_CHECKING:
-    import gymnasium
-
-    from byzgym.experiments.play import Predict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +39,21 @@ class Evaluate(Episodes):
 
     def run(self, terminal: Terminal) -> None:
         """Play and tabulate."""
-        from byzgym.experiments import play
+        from byzgym.experiments.play import play_episodes
 
-        shown = None if self.render == "none" else self.render
+        def show(frame: Any) -> None:
+            if frame is not None:  # a window has drawn it itself
+                terminal.print(frame)
+
         with mistakes():
-            self._check_policy()
             check_int("episodes", self.episodes, low=1)
-            env, predict = self._with_model(shown) if self.model_path else self._with_policy(shown, terminal)
-            env.reset(seed=check_int("seed", self.seed, low=0))
-        show = None if shown is None else partial(_show_frame, terminal)
+            check_int("seed", self.seed, low=0)
+            path = self.model_path
+            env, predict = self._with_policy(terminal) if path is None else self._with_model(path)
+            env.reset(seed=self.seed)
         with mistakes(ValueError, RuntimeError):
-            table = play.play_episodes(env, predict, self.episodes, self.seed, show)
+            shown = None if self.render == "none" else show
+            table = play_episodes(env, predict, self.episodes, self.seed, shown)
         env.close()
         terminal.print(table.to_string(index=False, float_format="{:.3f}".format))
         sign = "+-" if terminal.console.options.ascii_only else "±"
@@ -60,40 +62,32 @@ class Evaluate(Episodes):
             spread = f" {sign} {std:.3f}" if len(table) > 1 else ""
             terminal.print(f"{column}: {mean:.3f}{spread}")
 
-    def _check_policy(self) -> None:
-        if self.model_path is not None and self.policy is not None:
-            raise ValueError(f"either --policy or --model-path, not both: {self.policy}, {self.model_path}")
+    def _with_policy(self, terminal: Terminal) -> tuple[gymnasium.Env[Any, Any], Any]:
+        from byzgym.experiments.play import told_less
+
         for option, value in (("algorithm", self.algorithm), ("softmax-beta", self.softmax_beta)):
-            if self.model_path is None and value is not None:
+            if value is not None:
                 raise ValueError(f"--{option} {value} is for the model of --model-path, which is missing")
-
-    def _with_policy(
-        self, render_mode: str | None, terminal: Terminal
-    ) -> tuple[gymnasium.Env[Any, Any], Predict]:
-        from byzgym import agents
-        from byzgym.experiments import play
-
         policy = "gaa" if self.policy is None else self.policy
         agent = agents.make_from(policy)
-        action = "credits" if agent.linear else "update"
-        env = play.make_environment(self.environment_arguments() | {"action": action}, render_mode)
+        env = self._environment(action="credits" if agent.linear else "update")
         agent.bind(env)
-        told = play.told_less(policy, agent, env.unwrapped.simulation)  # type: ignore[attr-defined]
+        told = told_less(policy, agent, env.unwrapped.simulation)  # type: ignore[attr-defined]
         if agent.reference:
             terminal.print(f"{policy} is a reference: it sees more than a server would")
         if told is not None:
             terminal.print(f"{policy} is {told}")
         return env, agent.predict
 
-    def _with_model(self, render_mode: str | None) -> tuple[gymnasium.Env[Any, Any], Predict]:
-        from byzgym.experiments import play
+    def _with_model(self, path: Path) -> tuple[gymnasium.Env[Any, Any], Any]:
         from byzgym.integrations.sb3.training import load
 
-        env = play.make_environment(self.environment_arguments(), render_mode)
-        model, env = load(Path(str(self.model_path)), self.algorithm or "ppo", env, self.softmax_beta)
+        if self.policy is not None:
+            raise ValueError(f"either --policy or --model-path, not both: {self.policy}, {path}")
+        model, env = load(path, self.algorithm or "ppo", self._environment(), self.softmax_beta)
         return env, model.predict
 
-
-def _show_frame(terminal: Terminal, frame: Any) -> None:
-    if frame is not None:  # a window has drawn it itself
-        terminal.print(frame)
+    def _environment(self, **others: Any) -> gymnasium.Env[Any, Any]:
+        mode = None if self.render == "none" else self.render
+        arguments = {**self.environment_arguments(), **others, "render_mode": mode}
+        return gymnasium.make(ENV_ID, disable_env_checker=True, **arguments)

@@ -1,4 +1,4 @@
-"""`byzgym list`: everything that has a name, with the first paragraph of its docstring."""
+"""`byzgym list`: everything that has a name, with the beginning of its docstring."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ _REGISTRIES: dict[str, Registry[Any]] = {
 }
 _FILLED_IN = ("num_byzantine", "simulation")
 """Parameters that the environment fills in; of models, it fills in the first two."""
+_LINK = re.compile(r" \([^()]*https?://[^)]*\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,30 +49,34 @@ class List:
 
 def _table(kind: str) -> Table:
     table = Table(title=kind, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("name", *(("condition", "credits") if kind == "rules" else ())):
-        table.add_column(heading, no_wrap=True)
+    table.add_column("name", no_wrap=True)
     table.add_column("what it is", ratio=1)
     registry = _REGISTRIES[kind]
     for name in registry.names():
         factory: Any = registry.factory(name)
-        # Texts, because strings would be read as markup: names may hold brackets.
-        row = [Text(name)]
+        details = [_parameters(factory, skip=2 if kind == "models" else 0)]
         if kind == "rules":
-            condition = str(getattr(factory, "condition", ""))
-            row += [Text(condition), Text("yes" if getattr(factory, "linear", False) else "no")]
-        table.add_row(*row, _described(factory, skip=2 if kind == "models" else 0))
+            condition = getattr(factory, "condition", "")
+            credits = "gives credits" if getattr(factory, "linear", False) else "no credits"
+            details = [f"{condition}; {credits}" if condition else credits, *details]
+        # Texts, because strings would be read as markup: names may hold brackets.
+        what = Text("\n").join([Text(_summary(factory)), *(Text(line, "dim cyan") for line in details)])
+        what.rstrip()
+        table.add_row(Text(name), what)
     return table
 
 
-def _described(factory: Any, skip: int) -> Text:
-    """The first paragraph of the docstring, without links and backticks, and the parameters below it."""
+def _summary(factory: Any) -> str:
+    """The docstring's first paragraph without its links; if there are any, it may only name the paper.
+
+    The first sentence of the second paragraph then says what it is.
+    """
     documented = (inspect.getdoc(factory) or "") if getattr(factory, "__doc__", None) else ""
-    paragraph = " ".join(documented.split("\n\n")[0].split())
-    text = Text(re.sub(r" \([^()]*https?://[^)]*\)", "", paragraph).replace("`", ""))
-    parameters = _parameters(factory, skip)
-    if parameters:
-        text.append(("\n" if text else "") + parameters, style="dim cyan")
-    return text
+    first, second, *_ = [" ".join(paragraph.split()) for paragraph in documented.split("\n\n")] + ["", ""]
+    summary = _LINK.sub("", first)
+    if summary != first and not re.match(r">>>|\w+:", second):  # an example, or a section such as "Args:"
+        summary += " " + re.split(r"(?<=\.) (?=[A-Z`])", second)[0]
+    return summary.replace("`", "").strip()
 
 
 def _parameters(factory: Any, skip: int) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from byzgym.experiments.config import command
 
 
 class InputError(Exception):
@@ -33,22 +30,17 @@ class Terminal:
         """Print to the standard output."""
         self.console.print(*objects)
 
-    def command(self, *words: str) -> str:
-        """A command line for the user to run."""
-        return command(self.imports, *words)
-
     @contextmanager
     def progress(self, total: int) -> Iterator[Callable[[str, int], None]]:
-        """Show a bar until the block ends; what is yielded takes what was done, and how much of ``total``.
+        """Show a bar on a terminal until the block ends.
 
-        Nothing is shown if the output is not a terminal.
+        Yields:
+            A function that takes what is being done, and how much of ``total`` has just been done.
         """
-        if not self.console.is_terminal:
-            yield lambda what, done: None
-            return
         text = TextColumn("{task.description}", markup=False)
         columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True) as bars:
+        hidden = not self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=hidden) as bars:
             bar = bars.add_task("", total=total)
             yield lambda what, done: bars.update(bar, description=f"{what:<16}", advance=done)
 
@@ -59,16 +51,8 @@ def mistakes(*kinds: type[Exception]) -> Iterator[None]:
     caught = kinds or (ValueError, TypeError, OSError, RuntimeError, ImportError)
     try:
         yield
-    except BrokenPipeError:  # whoever reads the output has had enough of it: not a mistake
+    except BrokenPipeError:  # nobody reads the output to its end, as in `byzgym list | head`: no mistake
         raise
     except caught as error:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
         raise InputError(" ".join(f"{error}{notes}".split())) from error
-
-
-def replace_unknown_characters() -> None:
-    """Print a question mark for each character that the encoding of the output lacks, instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # a stream of somebody else's need not have it
-        if reconfigure is not None:
-            reconfigure(errors="replace")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from byzgym import files
 from byzgym.cli.terminal import Terminal, mistakes
-from byzgym.experiments.config import options
+from byzgym.experiments.config import arguments, command, options
 from byzgym.simulation.config import SimulationConfig
 from byzgym.validation import check_int
 
 Algorithm = Literal["ppo", "a2c", "sac", "td3"]
-
-_ALONE = (("pooled",), ("all",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +24,10 @@ class Episodes(SimulationConfig):
 
     def environment_arguments(self) -> dict[str, Any]:
         """The keyword arguments of the environment."""
-        arguments = {field.name: getattr(self, field.name) for field in dataclasses.fields(Episodes)}
-        # A single part as a Dict, too: learners know the parts by their names.
-        alone = self.observation in _ALONE
-        return arguments | {"observation": self.observation[0] if alone else list(self.observation)}
+        # A single part is a Dict, too: learners know the parts by their names.
+        alone = self.observation in (("pooled",), ("all",))
+        observation = self.observation[0] if alone else list(self.observation)
+        return arguments(self, Episodes) | {"observation": observation}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,5 +69,5 @@ class Train(Episodes):
             with files.write_whole(path) as temporary:
                 model.save(temporary)
         words = ["--model-path", str(path), "--algorithm", self.algorithm, *options(self, Episodes)]
-        evaluate = terminal.command("evaluate", *words)
+        evaluate = command(terminal.imports, "evaluate", *words)
         terminal.console.print(f"{path}; `{evaluate}` plays it", soft_wrap=True)

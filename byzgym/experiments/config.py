@@ -8,18 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from byzgym import specs
-from byzgym.ambient import episode_seed
 from byzgym.simulation.config import RunConfig, byzantine_bounds
 from byzgym.validation import check_int
 
 DEFAULT_POLICIES = ("mean", "krum", "median", "geometric_median", "faba", "gaa", "oracle")
 DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie")
 
-_NAMED = ("task", "roles", "partition", "qv_source")
 _SEVEN_TENTHS = tyro.conf.arg(help_behavior_hint="(default: seven tenths of the workers)")
 
 
@@ -54,35 +51,20 @@ class Comparison(RunConfig):
         check_int("num_workers", self.num_workers, low=1)
         if self.evaluate_every is not None:
             check_int("evaluate_every", self.evaluate_every, low=1)
-        numbers = _as_tuple(self.num_byzantine) or (_default_f(self.num_workers),)
+        numbers = _as_tuple(self.num_byzantine) or _default_numbers(self.num_workers)
         for number in numbers:
             check_int("num_byzantine", number, low=0, high=self.num_workers - 1)
-        plain: dict[str, Any] = {name: _text(name, getattr(self, name)) for name in _NAMED}
+        lists: dict[str, tuple[Any, ...]] = {"num_byzantine": numbers}
         for name in ("policies", "attacks"):
-            plain[name] = tuple(_text(name, spec) for spec in _as_tuple(getattr(self, name)))
-        for name, value in (plain | {"num_byzantine": numbers}).items():
-            if isinstance(value, tuple):
-                _check_distinct(name, value)
+            lists[name] = tuple(_text(name, spec) for spec in _as_tuple(getattr(self, name)))
+        for name, values in lists.items():
+            if not values:
+                raise ValueError(f"{name} must not be empty")
+            if twice := sorted({str(value) for value in values if values.count(value) > 1}):
+                raise ValueError(f"{name} must not repeat {', '.join(twice)}")
+        names = ("task", "roles", "partition", "qv_source")
+        for name, value in (lists | {name: _text(name, getattr(self, name)) for name in names}).items():
             object.__setattr__(self, name, value)
-
-    def simulation_arguments(self) -> dict[str, Any]:
-        """The keyword arguments of the simulation, without the attack and the number of Byzantine workers."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(RunConfig)}
-
-    @property
-    def interval(self) -> int:
-        """Rounds between points of the curves."""
-        return self.evaluate_every or max(1, self.rounds // 30)
-
-    @property
-    def members(self) -> list[tuple[str, int]]:
-        """Attack and seed of each environment of one batch."""
-        return [(attack, seed) for attack in self.attacks for seed in range(self.seeds)]
-
-    @property
-    def simulation_seeds(self) -> list[int]:
-        """What the simulation is reset with: seed s equals ``env.reset(seed=s)`` in the environment."""
-        return [episode_seed(np.random.default_rng(seed)) for _, seed in self.members]
 
     def heading(self, num_byzantine: int) -> str:
         """How many workers are Byzantine, as headings say it."""
@@ -91,15 +73,19 @@ class Comparison(RunConfig):
         return f"{num_byzantine} of {self.num_workers} workers assigned to be Byzantine, roles {self.roles}"
 
 
+def arguments(config: Any, kind: type[Any]) -> dict[str, Any]:
+    """The values of the fields of the class ``kind``."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(kind)}
+
+
 def options(config: Any, kind: type[Any]) -> list[str]:
     """Command-line options for the fields of the class ``kind``, without those at their defaults."""
     words = []
     for field in dataclasses.fields(kind):
         value = getattr(config, field.name)
-        if value == field.default or value == (_default_f(config.num_workers),):
-            continue
-        words.append("--" + field.name.replace("_", "-"))
-        words += [str(entry) for entry in value] if isinstance(value, tuple) else [str(value)]
+        if value not in (field.default, _default_numbers(config.num_workers)):
+            words.append("--" + field.name.replace("_", "-"))
+            words += map(str, value) if isinstance(value, tuple) else [str(value)]
     return words
 
 
@@ -108,8 +94,8 @@ def command(imports: Sequence[str], *words: str) -> str:
     return shlex.join(["byzgym", *(word for name in imports for word in ("--import", name)), *words])
 
 
-def _default_f(num_workers: int) -> int:
-    return byzantine_bounds(None, num_workers)[0]
+def _default_numbers(num_workers: int) -> tuple[int]:
+    return (byzantine_bounds(None, num_workers)[0],)
 
 
 def _text(name: str, spec: Any) -> str:
@@ -126,11 +112,3 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     """Several values as a tuple, a single one as a tuple of one."""
     several = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
     return tuple(value) if several else (value,)
-
-
-def _check_distinct(name: str, values: Sequence[Any]) -> None:
-    if not values:
-        raise ValueError(f"{name} must not be empty")
-    twice = sorted({str(value) for value in values if values.count(value) > 1})
-    if twice:
-        raise ValueError(f"{name} must not repeat {', '.join(twice)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 
 from byzgym.envs.rendering import default_style
 from byzgym.experiments.results import Results
+from byzgym.experiments.statistics import summarise
 from byzgym.files import write_whole
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without black, the references' colour,
@@ -28,12 +28,8 @@ _MARGIN = 0.01  # between the names and the ends of the axes
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Draw all figures of what has been played.
-
-    Returns:
-        The PNG files written, in the order in which a report shows them.
-    """
-    played = [f for f in results.comparison.num_byzantine if results.played(f)]
+    """Draw all figures; returns the files in the order in which a report shows them."""
+    played = results.played_numbers
     with default_style(), rc_context({"text.parse_math": False}):  # a name with dollar signs is no formula
         figures = {"overview.png": overview(results, max(played))}
         for f in played:
@@ -54,12 +50,11 @@ def overview(results: Results, num_byzantine: int) -> Figure:
     attack = "sign_flip" if "sign_flip" in comparison.attacks else comparison.attacks[0]
     figure = Figure(figsize=(8, 4))
     axes = figure.subplots()
-    ends = _curves(axes, results, attack, num_byzantine)
-    _dress(axes, comparison.rounds)
+    _curves(axes, results, attack, num_byzantine)
     axes.set(xlabel="round", ylabel="test accuracy")
     title = f"{comparison.task}, attack {attack}, {comparison.heading(num_byzantine)}"
     axes.set_title(title, loc="left", fontsize=12)
-    _label_ends(axes, ends, comparison.rounds)
+    _label_ends(axes)
     return figure
 
 
@@ -70,13 +65,11 @@ def accuracy_over_rounds(results: Results, num_byzantine: int) -> Figure:
     rows = math.ceil(len(attacks) / columns)
     figure = Figure(figsize=(0.6 + 4.2 * columns, 0.8 + 2.5 * rows))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for number, axes in enumerate(grid.flat):
-        if number >= len(attacks):
-            axes.set_visible(False)
-            continue
-        _curves(axes, results, attacks[number], num_byzantine)
-        _dress(axes, results.comparison.rounds)
-        axes.set_title(attacks[number], loc="left", fontsize=11)
+    for axes in grid.flat[len(attacks) :]:
+        axes.set_visible(False)
+    for number, (axes, attack) in enumerate(zip(grid.flat, attacks, strict=False)):
+        _curves(axes, results, attack, num_byzantine)
+        axes.set_title(attack, loc="left", fontsize=11)
         if number % columns == 0:
             axes.set_ylabel("test accuracy")
         if number + columns >= len(attacks):
@@ -91,17 +84,15 @@ def accuracy_over_rounds(results: Results, num_byzantine: int) -> Figure:
 
 def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     """A map of policies x attacks: accuracy at the end, mean over seeds."""
-    attacks = results.comparison.attacks
-    policies = results.played(num_byzantine)
-    rows = [(num_byzantine, policy) for policy in policies]
-    values = results.table().reindex(index=rows, columns=list(attacks)).to_numpy()
+    attacks, policies = results.comparison.attacks, results.played(num_byzantine)
+    summary = summarise(results.runs, num_byzantine)
+    values = np.array([[summary[policy, attack]["mean"] for attack in attacks] for policy in policies])
     figure = Figure(figsize=(2.4 + 1.25 * len(attacks), 1.0 + 0.42 * len(policies)))
     axes = figure.subplots()
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        text = "" if math.isnan(value) else f"{100 * value:.1f}"
         color = "white" if value < 0.6 else "black"
-        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=10)
+        axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", color=color, fontsize=10)
     axes.set_xticks(range(len(attacks)), attacks, rotation=0 if max(map(len, attacks)) < 12 else 20)
     axes.set_yticks(range(len(policies)), [results.label(policy) for policy in policies])
     axes.tick_params(length=0)
@@ -109,8 +100,8 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     references = sum(policy in results.references for policy in policies)
     if 0 < references < len(policies):
         axes.axhline(len(policies) - references - 0.5, color="white", linewidth=4)
-    title = f"test accuracy in %, {results.comparison.heading(num_byzantine)}"
-    axes.set_title(title, loc="left", fontsize=11)
+    heading = results.comparison.heading(num_byzantine)
+    axes.set_title(f"test accuracy in %, {heading}", loc="left", fontsize=11)
     bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], pad=0.03)
     bar.ax.set_yticklabels(["0", "50", "100"])
     bar.outline.set_visible(False)
@@ -120,9 +111,10 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
 def byzantine_credits(results: Results, num_byzantine: int) -> Figure | None:
     """Credit on Byzantine workers at the end of the runs; None where no policy gives credits."""
     attacks = results.comparison.attacks
-    played = results.runs[results.runs["num_byzantine"] == num_byzantine]
-    with_credits = set(played.loc[played["byzantine_credit"].notna(), "policy"])
-    policies = [policy for policy in results.played(num_byzantine) if policy in with_credits]
+    summary = summarise(results.runs, num_byzantine)
+    credits = {key: entry["byzantine_credit"] for key, entry in summary.items()}
+    given = {policy for (policy, _), credit in credits.items() if not math.isnan(credit)}
+    policies = [policy for policy in results.played(num_byzantine) if policy in given]
     if not policies:
         return None
     figure = Figure(figsize=(7, 1.1 + 0.5 * len(policies)))
@@ -132,10 +124,9 @@ def byzantine_credits(results: Results, num_byzantine: int) -> Figure | None:
         axes.axvline(share, color="#888888", linestyle=(0, (2, 2)), linewidth=1.2, label="equal credits")
     markers = "osD^vPX*<>"
     for number, attack in enumerate(attacks):
-        credit = played[played["attack"] == attack].groupby("policy")["byzantine_credit"].mean()
         offset = 0.5 * ((number + 0.5) / len(attacks) - 0.5)
         axes.scatter(
-            [credit.get(policy, math.nan) for policy in policies],
+            [credits[policy, attack] for policy in policies],
             [row + offset for row in range(len(policies))],
             color=[_COLORS[number % len(_COLORS)]],
             marker=markers[number % len(markers)],
@@ -156,45 +147,41 @@ def byzantine_credits(results: Results, num_byzantine: int) -> Figure | None:
     return figure
 
 
-def _curves(axes: Any, results: Results, attack: str, num_byzantine: int) -> list[tuple[float, str, str]]:
-    """Draw one line a policy.
-
-    Returns:
-        Where each line ends: its last accuracy, its label and its colour.
-    """
+def _curves(axes: Any, results: Results, attack: str, num_byzantine: int) -> None:
+    """Draw a line and a band for each policy."""
     curves = results.curves
     here = curves[(curves["attack"] == attack) & (curves["num_byzantine"] == num_byzantine)]
-    ends = []
     for policy in results.played(num_byzantine):
         rounds = here[here["policy"] == policy].groupby("round")["accuracy"]
         mean, std = rounds.mean(), rounds.std(ddof=1).fillna(0.0)
-        if mean.empty:
-            continue
         style = _style(results, policy)
         axes.fill_between(mean.index, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0)
         axes.plot(mean.index, mean, label=results.label(policy), **style)
-        ends.append((float(mean.iloc[-1]), results.label(policy), str(style["color"])))
-    return ends
+    axes.set(xlim=(0, results.comparison.rounds), ylim=(0, 1), yticks=[0, 0.25, 0.5, 0.75, 1])
+    axes.grid(axis="y", **_GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
-def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]], rounds: int) -> None:
+def _label_ends(axes: Any) -> None:
     """Write each line's name at its end; names that would overlap are moved apart.
 
     Where there are too many for the height of the axes, they stand closer and are smaller.
     """
-    ordered = sorted(ends)
-    gap = min(_GAP, (1 - 2 * _MARGIN) / max(1, len(ordered) - 1))
-    heights = [max(end, _MARGIN) for end, _, _ in ordered]
+    lines = sorted(axes.lines, key=lambda line: (line.get_ydata()[-1], line.get_label()))
+    gap = min(_GAP, (1 - 2 * _MARGIN) / max(1, len(lines) - 1))
+    heights = [max(line.get_ydata()[-1], _MARGIN) for line in lines]
     for number in range(1, len(heights)):  # up, away from the name below
         heights[number] = max(heights[number], heights[number - 1] + gap)
     highest = 1 - _MARGIN
     for number in reversed(range(len(heights))):  # and back down into the axes
         heights[number] = min(heights[number], highest)
         highest = heights[number] - gap
-    for height, (end, name, color) in zip(heights, ordered, strict=True):
+    for line, height in zip(lines, heights, strict=True):
+        rounds, color = line.get_xdata()[-1], line.get_color()
         axes.annotate(
-            name,
-            xy=(rounds, end),
+            line.get_label(),
+            xy=(rounds, line.get_ydata()[-1]),
             xytext=(rounds * 1.04, height),
             color=color,
             va="center",
@@ -214,10 +201,3 @@ def _style(results: Results, policy: str) -> dict[str, Any]:
     number = [name for name in results.comparison.policies if name not in special].index(policy)
     dashes = _DASHES[(number // len(_COLORS)) % len(_DASHES)]
     return {"color": _COLORS[number % len(_COLORS)], "linestyle": dashes, "linewidth": 1.8, "zorder": 3}
-
-
-def _dress(axes: Any, rounds: int) -> None:
-    axes.set(xlim=(0, rounds), ylim=(0, 1), yticks=[0, 0.25, 0.5, 0.75, 1])
-    axes.grid(axis="y", **_GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -19,25 +19,16 @@ import byzgym
 from byzgym import agents, specs
 from byzgym.agents import Agent
 from byzgym.aggregation import Rule
-from byzgym.envs import ENV_ID
+from byzgym.ambient import episode_seed
 from byzgym.envs.rewards import exploded
-from byzgym.experiments.config import Comparison
+from byzgym.experiments.config import Comparison, arguments
 from byzgym.experiments.results import Results, Told, claim, discard_drawings
 from byzgym.experiments.statistics import CreditLog
 from byzgym.simulation import Simulation
-from byzgym.validation import check_int
-
-Predict = Callable[..., tuple[np.ndarray, Any]]
+from byzgym.simulation.config import RunConfig
 
 _FEW_NUMBERS = 2_000_000
 """Submissions of a round with fewer entries than this are worked on by one thread."""
-
-
-class Batch(NamedTuple):
-    """Rows of results.csv and curves.csv: one policy at one number f, all attacks and seeds."""
-
-    runs: list[dict[str, Any]]
-    curves: list[dict[str, Any]]
 
 
 def compare(
@@ -55,8 +46,10 @@ def compare(
         progress: Called with the policy and the number of rounds just played.
 
     Raises:
-        OSError: See `claim`.
-        ValueError, TypeError, OSError, RuntimeError: See `begin`.
+        ValueError: If a value is not allowed.
+        TypeError: If a parameter does not exist.
+        OSError: If the folder holds results, cannot be written to or is in use, or data cannot be read.
+        RuntimeError: If the task needs a library that does not work here.
     """
     results = begin(comparison)
     with claim(Path(folder), overwrite):
@@ -65,14 +58,7 @@ def compare(
 
 
 def begin(comparison: Comparison) -> Results:
-    """Results without runs, of a comparison that can run: every policy decides once under every attack.
-
-    Raises:
-        ValueError: If a value is not allowed.
-        TypeError: If a parameter does not exist.
-        OSError: If the data cannot be read.
-        RuntimeError: If the task needs a library that does not work here.
-    """
+    """Results without runs, of a comparison that can run: every policy decides once under every attack."""
     results = Results(comparison)
     for f in comparison.num_byzantine:
         simulation = _simulation(comparison, f, comparison.attacks)
@@ -89,21 +75,16 @@ def begin(comparison: Comparison) -> Results:
 
 
 def play(results: Results, folder: Path, progress: Callable[[str, int], None]) -> None:
-    """Play policy after policy; after each of them the files hold what is finished.
+    """Play policy after policy, and add the runs to results from `begin`, and to the files after each policy.
 
-    Earlier results in the folder are replaced when the first policy has been played.
-
-    Args:
-        results: From `begin`; the runs are added to it.
-        folder: Where the files are; the caller has claimed it.
-        progress: Called with the policy and the number of rounds just played.
+    Earlier results in the folder, which the caller has claimed, are replaced after the first policy.
     """
     comparison = results.comparison
     for f in comparison.num_byzantine:
         for policy in comparison.policies:
-            batch = play_batch(comparison, policy, f, partial(progress, policy))
+            runs, curves = play_batch(comparison, policy, f, partial(progress, policy))
             first = results.runs.empty
-            results.add(*batch)
+            results.add(runs, curves)
             results.write(folder)
             if first:
                 discard_drawings(folder)
@@ -114,29 +95,35 @@ def play_batch(
     policy: str,
     num_byzantine: int,
     progress: Callable[[int], None] = lambda rounds: None,
-) -> Batch:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Play one policy under all attacks and seeds, side by side.
 
     A run that diverges goes on: the server refuses what is not finite and keeps its parameters.
+
+    Returns:
+        Rows of results.csv and rows of curves.csv.
     """
-    started = time.perf_counter()
-    members, rounds = comparison.members, comparison.rounds
+    started, rounds = time.perf_counter(), comparison.rounds
+    members = [(attack, seed) for attack in comparison.attacks for seed in range(comparison.seeds)]
     simulation = _simulation(comparison, num_byzantine, [attack for attack, _ in members])
     agent = agents.build(policy, simulation)
-    simulation.reset(comparison.simulation_seeds)
+    # Seed s gives what env.reset(seed=s) gives.
+    simulation.reset([episode_seed(np.random.default_rng(seed)) for _, seed in members])
     agent.reset()
     log = CreditLog(rounds)
+    named = {"policy": policy, "num_byzantine": num_byzantine}
+    keys = [{**named, "attack": attack, "seed": seed} for attack, seed in members]
+    interval = comparison.evaluate_every or max(1, rounds // 30)
     with _enough_threads(simulation):
-        points = {0: _measure(simulation)}
+        curves = _points(simulation, 0, keys)
         for round in range(1, rounds + 1):
             decision = agent.decide(simulation.view)
             log.add(round - 1, decision.credits, simulation.byzantine_rows)
             simulation.apply(decision)
-            if round % comparison.interval == 0 or round == rounds:
-                points[round] = _measure(simulation)
+            if round % interval == 0 or round == rounds:
+                curves += _points(simulation, round, keys)
             progress(1)
-    accuracy, loss = points[rounds]
-    diverged = simulation.diverged | exploded(loss, simulation.initial_loss)
+    diverged = simulation.diverged | exploded(simulation.qv_loss(), simulation.initial_loss)
     common = {
         "task": comparison.task,
         "model": simulation.setup.model,
@@ -147,25 +134,19 @@ def play_batch(
         "seconds": float(f"{(time.perf_counter() - started) / len(members):.4g}"),
         "version": byzgym.__version__,
     }
-    keys = [
-        {"policy": policy, "attack": attack, "num_byzantine": num_byzantine, "seed": seed}
-        for attack, seed in members
-    ]
-    batch = Batch([], [])
-    for at, point in points.items():
-        batch.curves.extend({**key, "round": at, **_row(point, env)} for env, key in enumerate(keys))
-    for env, key in enumerate(keys):
+    runs = []
+    for env, last in enumerate(curves[-len(members) :]):
         measured = {
             "byzantine_credit": _rounded(log.byzantine_credit(env)),
             "detection_auc": _rounded(log.detection_auc(env)),
             "diverged": bool(diverged[env]),
         }
-        batch.runs.append({**common, **key, **_row((accuracy, loss), env), **measured})
-    return batch
+        runs.append({**common, **last, **measured})
+    return runs, curves
 
 
 def told_less(policy: str, agent: Agent, simulation: Simulation) -> Told | None:
-    """What a rule was told where it does not accept the true f, or the one in its name; None elsewhere."""
+    """What a rule was told, where that is less than the true f, or than the f that its name asks for."""
     rule, f = getattr(agent, "policy", None), simulation.most_byzantine
     if not isinstance(rule, Rule):
         return None
@@ -173,14 +154,9 @@ def told_less(policy: str, agent: Agent, simulation: Simulation) -> Told | None:
     return Told(policy, f, largest, rule.condition) if rule.num_byzantine == largest < wanted else None
 
 
-def make_environment(arguments: Mapping[str, Any], render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
-    """The Gymnasium environment with these keyword arguments."""
-    return gymnasium.make(ENV_ID, render_mode=render_mode, disable_env_checker=True, **arguments)
-
-
 def play_episodes(
     env: gymnasium.Env[Any, Any],
-    predict: Predict,
+    predict: Callable[..., tuple[np.ndarray, Any]],
     episodes: int,
     seed: int,
     on_frame: Callable[[Any], None] | None = None,
@@ -190,42 +166,28 @@ def play_episodes(
     Args:
         env: A `ByzantineAggregation-v0`.
         predict: As of an agent or a stable-baselines3 model.
-        episodes: At least 1.
-        seed: Of the first episode, at least 0.
+        episodes: How many.
+        seed: Of the first one.
         on_frame: Receives what ``env.render()`` returns, ten times an episode.
 
     Returns:
         One row an episode: seed, attack, return, accuracy, rounds, diverged.
-
-    Raises:
-        ValueError: If a number is not allowed.
     """
-    check_int("episodes", episodes, low=1)
-    check_int("seed", seed, low=0)
-    return pd.DataFrame([_episode(env, predict, seed + number, on_frame) for number in range(episodes)])
-
-
-def _episode(
-    env: gymnasium.Env[Any, Any], predict: Predict, seed: int, on_frame: Callable[[Any], None] | None
-) -> dict[str, Any]:
     every = max(1, env.unwrapped.simulation.setup.rounds // 10)  # type: ignore[attr-defined]
-    observation, info = env.reset(seed=seed)
-    state, start, total, rounds, done = None, np.array([True]), 0.0, 0, False
-    while not done:
-        action, state = predict(observation, state=state, episode_start=start, deterministic=True)
-        observation, reward, terminated, truncated, info = env.step(action)
-        total, rounds, start = total + float(reward), rounds + 1, np.array([False])
-        done = terminated or truncated
-        if on_frame is not None and (done or rounds % every == 0):
-            on_frame(env.render())
-    return {
-        "seed": seed,
-        "attack": info["attack"],
-        "return": total,
-        "accuracy": float(info["accuracy"]),
-        "rounds": rounds,
-        "diverged": bool(info["diverged"]),
-    }
+    table = []
+    for number in range(seed, seed + episodes):
+        observation, info = env.reset(seed=number)
+        state, start, total, rounds, done = None, np.array([True]), 0.0, 0, False
+        while not done:
+            action, state = predict(observation, state=state, episode_start=start, deterministic=True)
+            observation, reward, terminated, truncated, info = env.step(action)
+            total, rounds, start = total + float(reward), rounds + 1, np.array([False])
+            done = terminated or truncated
+            if on_frame is not None and (done or rounds % every == 0):
+                on_frame(env.render())
+        row = {"seed": number, "attack": info["attack"], "return": total, "accuracy": float(info["accuracy"])}
+        table.append({**row, "rounds": rounds, "diverged": bool(info["diverged"])})
+    return pd.DataFrame(table)
 
 
 def _simulation(comparison: Comparison, num_byzantine: int, attacks: Iterable[str]) -> Simulation:
@@ -237,13 +199,13 @@ def _simulation(comparison: Comparison, num_byzantine: int, attacks: Iterable[st
         per_environment=per_environment,
         num_byzantine=num_byzantine,
         attack=comparison.attacks[0],
-        **comparison.simulation_arguments(),
+        **arguments(comparison, RunConfig),
     )
 
 
 @contextmanager
 def _enough_threads(simulation: Simulation) -> Iterator[None]:
-    """One CPU thread for small models: more gain nothing there, and stall where other work runs beside."""
+    """Use one CPU thread for small models: more gain nothing, and stall where other work runs beside."""
     threads = torch.get_num_threads()
     if simulation.gradients.numel() < _FEW_NUMBERS:
         torch.set_num_threads(1)
@@ -253,14 +215,13 @@ def _enough_threads(simulation: Simulation) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _measure(simulation: Simulation) -> tuple[Tensor, Tensor]:
-    """Test accuracy [E] and QV loss [E]."""
-    return simulation.evaluate()["accuracy"], simulation.qv_loss()
-
-
-def _row(point: tuple[Tensor, Tensor], env: int) -> dict[str, float]:
-    accuracy, loss = point
-    return {"accuracy": _rounded(accuracy[env]), "qv_loss": _rounded(loss[env])}
+def _points(simulation: Simulation, round: int, keys: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A point of each run's curve."""
+    measured = zip(simulation.evaluate()["accuracy"], simulation.qv_loss(), strict=True)
+    return [
+        {**key, "round": round, "accuracy": _rounded(accuracy), "qv_loss": _rounded(loss)}
+        for key, (accuracy, loss) in zip(keys, measured, strict=True)
+    ]
 
 
 def _rounded(value: Tensor | float) -> float:

@@ -57,20 +57,13 @@ def show(results: Results, console: Console) -> None:
     star = "" if console.color_system is not None and not console.no_color else "*"
     ascii_only = console.options.ascii_only
     signs = Signs("!", "+-", (), best=star) if ascii_only else Signs(best=star)
-    for f in _played_numbers(results):
+    for f in results.played_numbers:
         console.print(Text())
         console.print(for_terminal(accuracy_table(results, f, signs), console.width))
 
 
 def write(results: Results, folder: str | Path) -> list[Path]:
-    """Draw the figures and write report.html and report.md.
-
-    Returns:
-        The files written.
-
-    Raises:
-        OSError: If one of them cannot be written.
-    """
+    """Draw the figures and write report.html and report.md; returns the files written."""
     folder = Path(folder)
     figures = draw(results, folder)
     texts = {folder / "report.html": html(results, figures), folder / "report.md": markdown(results, figures)}
@@ -98,13 +91,12 @@ def for_terminal(table: Table, width: int) -> RenderableType:
 def markdown(results: Results, figures: Sequence[Path]) -> str:
     """The report as Markdown that refers to the figures beside it."""
     lines = [f"# byzgym compare: {results.comparison.task}", "", _lead(results), ""]
-    for f in _played_numbers(results):
-        for level, table in _tables(results, f):
-            lines += [f"{'#' * level} {table.title}", "", *_markdown_rows(table), ""]
-            lines += [f"{line}  " for line in table.notes] + [""]
+    for level, table in _tables(results):
+        lines += [f"{'#' * level} {table.title}", "", *_markdown_rows(table), ""]
+        lines += [f"{line}  " for line in table.notes] + [""]
     lines += ["## Figures", ""]
     for path in figures:
-        lines += [f"![{_FIGURES[path.stem.split('_')[0]]}]({path.name})", ""]
+        lines += [f"![{_caption(path)}]({path.name})", ""]
     lines += ["## How to read this", ""]
     for paragraph in _READING:
         lines += [paragraph, ""]
@@ -116,13 +108,12 @@ def html(results: Results, figures: Sequence[Path]) -> str:
     """The report as one self-contained page."""
     title = escape(f"byzgym compare: {results.comparison.task}")
     body = [f"<h1>{title}</h1>", f'<p class="lead">{escape(_lead(results))}</p>']
-    for f in _played_numbers(results):
-        for level, table in _tables(results, f):
-            body += [f"<h{level}>{escape(table.title)}</h{level}>", _html_rows(table)]
-            body += [f'<p class="note">{escape(line)}</p>' for line in table.notes]
+    for level, table in _tables(results):
+        body += [f"<h{level}>{escape(table.title)}</h{level}>", _html_rows(table)]
+        body += [f'<p class="note">{escape(line)}</p>' for line in table.notes]
     body.append("<h2>Figures</h2>")
     for path in figures:
-        caption = escape(_FIGURES[path.stem.split("_")[0]])
+        caption = escape(_caption(path))
         data = base64.b64encode(path.read_bytes()).decode()
         body.append(f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">')
         body.append(f'<figcaption class="note">{caption}</figcaption></figure>')
@@ -138,15 +129,15 @@ def html(results: Results, figures: Sequence[Path]) -> str:
     return "\n".join(page)
 
 
-def _tables(results: Results, num_byzantine: int) -> list[tuple[int, Table]]:
-    """The tables of one number of Byzantine workers, with the levels of their headings."""
+def _tables(results: Results) -> list[tuple[int, Table]]:
+    """The tables, with the levels of their headings."""
     parts = [(2, accuracy_table), (3, difference_table), (3, detection_table)]
-    tables = [(level, build(results, num_byzantine)) for level, build in parts]
+    tables = [(level, build(results, f)) for f in results.played_numbers for level, build in parts]
     return [(level, table) for level, table in tables if table.rows]
 
 
-def _played_numbers(results: Results) -> list[int]:
-    return [f for f in results.comparison.num_byzantine if results.played(f)]
+def _caption(figure: Path) -> str:
+    return _FIGURES[figure.stem.split("_")[0]]
 
 
 def _aligned(table: Table, number: int) -> list[Text]:
@@ -175,8 +166,8 @@ def _grid(table: Table, columns: Sequence[list[Text]]) -> rich_table.Table:
 def _markdown_rows(table: Table) -> list[str]:
     rows = [table.columns, ["---", *["---:"] * (len(table.columns) - 1)]]
     for row in table.rows:
-        texts = [f"{cell.text}{cell.marks}" for cell in row.cells]
-        cells = [f"**{text}**" if cell.best else text for text, cell in zip(texts, row.cells, strict=True)]
+        bold = ["**" if cell.best else "" for cell in row.cells]
+        cells = [f"{b}{cell.text}{cell.marks}{b}" for b, cell in zip(bold, row.cells, strict=True)]
         rows.append([row.name, *cells])
     return ["| " + " | ".join(entry.replace("|", "\\|") for entry in row) + " |" for row in rows]
 
@@ -185,11 +176,12 @@ def _html_rows(table: Table) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
     lines = []
     for row in table.rows:
-        texts = [escape(f"{cell.text}{cell.marks}") for cell in row.cells]
-        cells = [f"<b>{text}</b>" if cell.best else text for text, cell in zip(texts, row.cells, strict=True)]
         kind = ' class="reference"' if row.reference else ""
-        entries = "".join(f"<td>{entry}</td>" for entry in (escape(row.name), *cells))
-        lines.append(f"<tr{kind}>{entries}</tr>")
+        entries = [f"<td>{escape(row.name)}</td>"]
+        for cell in row.cells:
+            text = escape(cell.text + cell.marks)
+            entries.append(f"<td><b>{text}</b></td>" if cell.best else f"<td>{text}</td>")
+        lines.append(f"<tr{kind}>{''.join(entries)}</tr>")
     body = "\n".join(lines)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 

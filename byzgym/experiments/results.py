@@ -49,6 +49,11 @@ class Told:
         return f"told f = {self.told}, the largest it accepts{condition}"
 
 
+def _versions() -> dict[str, str]:
+    others = {name: version(name) for name in ("torch", "numpy", "gymnasium")}
+    return {"byzgym": byzgym.__version__, **others, "python": platform.python_version()}
+
+
 @dataclass
 class Results:
     """All that a report needs.
@@ -68,7 +73,7 @@ class Results:
     curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CURVE_COLUMNS)))
     told: list[Told] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=lambda: current_versions())
+    versions: dict[str, str] = field(default_factory=_versions)
     imports: Sequence[str] = ()
 
     def played(self, num_byzantine: int) -> list[str]:
@@ -77,10 +82,10 @@ class Results:
         policies = [policy for policy in self.comparison.policies if policy in found]
         return sorted(policies, key=lambda policy: policy in self.references)
 
-    def table(self) -> pd.DataFrame:
-        """Mean accuracy over seeds: a row for each f and policy, a column for each attack."""
-        rows = ["num_byzantine", "policy"]
-        return self.runs.pivot_table("accuracy", index=rows, columns="attack", sort=False)
+    @property
+    def played_numbers(self) -> list[int]:
+        """The numbers of Byzantine workers with runs."""
+        return [f for f in self.comparison.num_byzantine if self.played(f)]
 
     def label(self, policy: str) -> str:
         """The policy's name as tables and figures show it."""
@@ -88,8 +93,13 @@ class Results:
 
     def add(self, runs: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]) -> None:
         """Append rows."""
-        self.runs = _appended(self.runs, runs)
-        self.curves = _appended(self.curves, curves)
+        new_runs = pd.DataFrame(list(runs), columns=list(RUN_COLUMNS))
+        new_curves = pd.DataFrame(list(curves), columns=list(CURVE_COLUMNS))
+        if self.runs.empty:
+            self.runs, self.curves = new_runs, new_curves
+        else:
+            self.runs = pd.concat([self.runs, new_runs], ignore_index=True)
+            self.curves = pd.concat([self.curves, new_curves], ignore_index=True)
 
     @property
     def command(self) -> str:
@@ -135,12 +145,6 @@ class Results:
             raise ValueError(f"{config} is not the configuration of results: {error}") from None
 
 
-def current_versions() -> dict[str, str]:
-    """Versions that results depend on."""
-    others = {name: version(name) for name in ("torch", "numpy", "gymnasium")}
-    return {"byzgym": byzgym.__version__, **others, "python": platform.python_version()}
-
-
 @contextmanager
 def claim(folder: Path, overwrite: bool = False) -> Iterator[None]:
     """Keep the folder to one comparison while the block runs.
@@ -153,10 +157,8 @@ def claim(folder: Path, overwrite: bool = False) -> Iterator[None]:
         held = _held(folder)
         if held and not overwrite:
             names = ", ".join(path.name for path in held)
-            raise FileExistsError(
-                f"{folder} already holds results ({names}); choose another folder (--out) or replace them "
-                "(--overwrite)"
-            )
+            how = "choose another folder (--out) or replace them (--overwrite)"
+            raise FileExistsError(f"{folder} already holds results ({names}); {how}")
         yield
 
 
@@ -172,19 +174,10 @@ def _held(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name in _TABLES or _DRAWN.fullmatch(path.name))
 
 
-def _appended(table: pd.DataFrame, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    new = pd.DataFrame(list(rows), columns=table.columns)
-    return new if table.empty else pd.concat([table, new], ignore_index=True)
-
-
 def _read_table(path: Path, columns: dict[str, type]) -> pd.DataFrame:
     try:
         # Only an empty field is a missing value: an attack is called "none".
-        table = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=[""])
+        options: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "usecols": list(columns)}
+        return pd.read_csv(path, dtype=columns, **options)
     except ValueError as error:
         raise ValueError(f"{path} is not a CSV file of results: {error}") from None
-    if list(table.columns) != list(columns):
-        raise ValueError(f"{path} must have the columns {','.join(columns)}, got {','.join(table.columns)}")
-    if table.empty:
-        raise ValueError(f"{path} holds no rows")
-    return table

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 LAST_FOR_CREDIT = 0.1
@@ -30,138 +29,75 @@ class CreditLog:
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
-        self._credits: list[Tensor] = []
-        self._byzantine: list[Tensor] = []
+        self._kept: list[tuple[np.ndarray, np.ndarray]] = []  # credits and masks, [E, n] each
 
     def add(self, round: int, credits: Tensor | None, byzantine: Tensor) -> None:
         """Note the number of a round, its credits [E, n] if there are any, and its mask [E, n]."""
-        if credits is not None and round >= self._rounds - _share(self._rounds, LAST_FOR_DETECTION):
-            self._credits.append(credits.detach().cpu())
-            self._byzantine.append(byzantine.cpu().clone())
+        if credits is not None and round >= self._rounds - self._count(LAST_FOR_DETECTION):
+            self._kept.append((credits.detach().cpu().double().numpy(), byzantine.cpu().clone().numpy()))
 
     def byzantine_credit(self, env: int) -> float:
-        """`byzantine_credit` over the last tenth of the rounds; NaN without credits."""
-        credits, byzantine = self._last(env, LAST_FOR_CREDIT)
-        return byzantine_credit(credits, byzantine) if len(credits) else math.nan
+        """Credit on Byzantine submissions, mean of the last tenth of the rounds; NaN without credits."""
+        rounds = self._last(env, LAST_FOR_CREDIT)
+        sums = [(credits * byzantine).sum() for credits, byzantine in rounds]
+        return float(np.mean(sums)) if sums else math.nan
 
     def detection_auc(self, env: int) -> float:
-        """`detection_auc` over the last half of the rounds; NaN without credits."""
-        credits, byzantine = self._last(env, LAST_FOR_DETECTION)
-        return detection_auc(credits, byzantine) if len(credits) else math.nan
+        """ROC AUC of low credit as a detector of Byzantine workers, pooled over the last half of the rounds.
 
-    def _last(self, env: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-        """Credits and masks [rounds, n] of one run in that share of the rounds."""
-        if not self._credits:
-            return np.empty((0, 0)), np.empty((0, 0), dtype=bool)
-        last = slice(-_share(self._rounds, fraction), None)
-        credits = torch.stack([entry[env] for entry in self._credits[last]]).numpy()
-        byzantine = torch.stack([entry[env] for entry in self._byzantine[last]]).numpy()
-        counts = credits.sum(1) > 0
-        return credits[counts], byzantine[counts]
+        From 0 to 1; NaN without credits, or where all or none of the submissions are Byzantine.
+        """
+        rounds = self._last(env, LAST_FOR_DETECTION)
+        labels = np.array([byzantine for _, byzantine in rounds]).ravel()
+        if labels.all() or not labels.any():
+            return math.nan
+        from sklearn.metrics import roc_auc_score  # takes a second to import
+
+        return float(roc_auc_score(labels, -np.array([credits for credits, _ in rounds]).ravel()))
+
+    def _last(self, env: int, fraction: float) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Credits [n] and masks [n] of one run in the rounds that count, of that share of the rounds."""
+        last = self._kept[-self._count(fraction) :]
+        return [(credits[env], byzantine[env]) for credits, byzantine in last if credits[env].any()]
+
+    def _count(self, fraction: float) -> int:
+        return max(1, math.ceil(self._rounds * fraction - 1e-9))
 
 
-def byzantine_credit(credits: np.ndarray, byzantine: np.ndarray) -> float:
-    """Mean over rounds of the credit on Byzantine submissions; both arguments are [rounds, n]."""
-    return float((credits.astype(np.float64) * byzantine).sum(1).mean())
+def summarise(runs: pd.DataFrame, num_byzantine: int) -> dict[tuple[str, str], dict[str, float]]:
+    """The numbers of each policy under each attack, by (policy, attack).
 
-
-def detection_auc(credits: np.ndarray, byzantine: np.ndarray) -> float:
-    """ROC AUC of low credit as a detector of Byzantine workers, over all rounds pooled.
-
-    Args:
-        credits: Shape [rounds, n].
-        byzantine: Bool, shape [rounds, n].
-
-    Returns:
-        From 0 to 1; NaN where all or none of the submissions are Byzantine.
+    They are the mean and std of the accuracy over seeds (NaN for a single seed), the number of runs that
+    diverged, and the means of byzantine_credit and detection_auc (NaN without credits).
     """
-    from sklearn.metrics import roc_auc_score  # takes a second to import
-
-    labels = byzantine.ravel()
-    if labels.all() or not labels.any():
-        return math.nan
-    return float(roc_auc_score(labels, -credits.ravel()))
-
-
-class Summary(NamedTuple):
-    """Means over the seeds of one policy under one attack; NaN where undefined."""
-
-    mean: float  # accuracy, 0 to 1
-    std: float  # of the accuracy, with n - 1
-    diverged: int  # runs
-    byzantine_credit: float
-    detection_auc: float
-
-
-def summarise(runs: pd.DataFrame, policy: str, attack: str, num_byzantine: int) -> Summary | None:
-    """All seeds of one policy under one attack; None where nothing was played."""
-    chosen = _select(runs, policy, attack, num_byzantine)
-    if chosen.empty:
-        return None
-    return Summary(
-        mean=float(chosen["accuracy"].mean()),
-        std=float(chosen["accuracy"].std(ddof=1)),
-        diverged=int(chosen["diverged"].sum()),
-        byzantine_credit=float(chosen["byzantine_credit"].astype(float).mean()),
-        detection_auc=float(chosen["detection_auc"].astype(float).mean()),
+    chosen = runs[runs["num_byzantine"] == num_byzantine]
+    summary: Any = chosen.groupby(["policy", "attack"]).agg(
+        mean=("accuracy", "mean"),
+        std=("accuracy", "std"),
+        diverged=("diverged", "sum"),
+        byzantine_credit=("byzantine_credit", "mean"),
+        detection_auc=("detection_auc", "mean"),
     )
-
-
-class Difference(NamedTuple):
-    """A mean paired difference of accuracies and its confidence interval (NaN for a single seed)."""
-
-    mean: float
-    low: float
-    high: float
+    return summary.to_dict("index")
 
 
 def paired_difference(
     runs: pd.DataFrame, policy: str, other: str, attacks: Sequence[str], num_byzantine: int
-) -> Difference | None:
+) -> tuple[float, float, float]:
     """Accuracy of ``policy`` less that of ``other``, seed by seed, averaged over attacks within a seed.
 
-    Every policy meets the same seeds: initial model, data, batches, Byzantine workers. The interval is
-    Student's t over seeds.
+    Every policy meets the same seeds: initial model, data, batches, Byzantine workers.
 
     Returns:
-        None where the two have no seed in common.
+        The mean over seeds, and the bounds of Student's t interval (NaN for a single seed).
     """
-    per_seed = []
-    for attack in attacks:
-        first, second = (
-            _select(runs, name, attack, num_byzantine).set_index("seed")["accuracy"]
-            for name in (policy, other)
-        )
-        per_seed.append(first - second)
-    differences = pd.concat(per_seed, axis=1).dropna().mean(axis=1).to_numpy(dtype=float)
-    if not len(differences):
-        return None
+    chosen = runs[(runs["num_byzantine"] == num_byzantine) & runs["attack"].isin(attacks)]
+    accuracy = chosen.pivot(index=["seed", "attack"], columns="policy", values="accuracy")
+    differences = (accuracy[policy] - accuracy[other]).groupby("seed").mean().to_numpy()
     mean, half = float(differences.mean()), math.nan
     if len(differences) > 1:
         from scipy import stats  # takes a while to import
 
         error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
         half = float(stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1)) * error
-    return Difference(mean, mean - half, mean + half)
-
-
-def leader(
-    runs: pd.DataFrame, policies: Sequence[str], attacks: Sequence[str], num_byzantine: int
-) -> str | None:
-    """The policy of highest mean accuracy over attacks and seeds, of those played under every attack."""
-    means: dict[str, float] = {}
-    for policy in policies:
-        summaries = [summarise(runs, policy, attack, num_byzantine) for attack in attacks]
-        found = [summary.mean for summary in summaries if summary is not None]
-        if len(found) == len(attacks):
-            means[policy] = float(np.mean(found))
-    return max(means, key=lambda policy: means[policy]) if means else None
-
-
-def _select(runs: pd.DataFrame, policy: str, attack: str, num_byzantine: int) -> pd.DataFrame:
-    chosen = (runs["policy"] == policy) & (runs["attack"] == attack)
-    return runs[chosen & (runs["num_byzantine"] == num_byzantine)]
-
-
-def _share(rounds: int, fraction: float) -> int:
-    return max(1, math.ceil(rounds * fraction - 1e-9))
+    return mean, mean - half, mean + half

@@ -10,7 +10,7 @@ from typing import Any
 from byzgym import specs
 from byzgym.attacks.registry import registry as attack_registry
 from byzgym.experiments.results import Results
-from byzgym.experiments.statistics import LEVEL, Summary, leader, paired_difference, summarise
+from byzgym.experiments.statistics import LEVEL, paired_difference, summarise
 
 _DIFFERENCES = (
     "Accuracy of the policy with the highest mean over attacks, less that of each other one, in points of "
@@ -70,54 +70,51 @@ class Table:
 def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs()) -> Table:
     """Accuracy at the end of the runs."""
     comparison, policies = results.comparison, results.played(num_byzantine)
-    summaries = {
-        (policy, attack): summarise(results.runs, policy, attack, num_byzantine)
-        for policy in policies
-        for attack in comparison.attacks
-    }
-    ranked = [policy for policy in policies if policy not in results.references]
-    highest = {
-        attack: max((_mean(summaries[policy, attack]) for policy in ranked), default=0)
-        for attack in comparison.attacks
-    }
+    summary = summarise(results.runs, num_byzantine)
+    # To six digits, so that equal means compare as equal.
+    means = {key: round(entry["mean"], 6) for key, entry in summary.items()}
     title = f"{comparison.task}, {comparison.heading(num_byzantine)}"
     table = Table(title, ["policy", *comparison.attacks], [_caption(results, signs)])
     told = {entry.policy: str(entry) for entry in results.told if entry.num_byzantine == num_byzantine}
     marks: dict[str, str] = {}  # of footnotes
+    ranked = [policy for policy in policies if policy not in results.references]
     for policy in policies:
         cells = []
         for attack in comparison.attacks:
-            summary = summaries[policy, attack]
-            cells.append(_cell(summary, policy in ranked and _mean(summary) == highest[attack], signs))
+            entry = summary[policy, attack]
+            spread = "" if math.isnan(entry["std"]) else f" {signs.spread} {100 * entry['std']:.1f}"
+            best = policy in ranked and means[policy, attack] == max(means[name, attack] for name in ranked)
+            mark = (signs.diverged if entry["diverged"] else "") + (signs.best if best else "")
+            cells.append(Cell(f"{100 * entry['mean']:.1f}{spread}", mark, best))
         name = results.label(policy)
         if policy in told:
             name += " " + marks.setdefault(told[policy], signs.footnote(len(marks)))
         table.rows.append(Row(name, cells, policy in results.references))
     table.notes.extend(f"{mark} {text}" for text, mark in marks.items())
-    if any(summary is not None and summary.diverged for summary in summaries.values()):
+    if any(entry["diverged"] for entry in summary.values()):
         table.notes.append(f"{signs.diverged} {_DIVERGED}")
     table.notes.extend(_notes_on_z(comparison.attacks, comparison.num_workers, num_byzantine))
     return table
 
 
 def difference_table(results: Results, num_byzantine: int) -> Table:
-    """Paired differences to the policy of the highest mean accuracy."""
+    """Paired differences to the policy of the highest mean accuracy over attacks; no rows without one."""
     attacks, policies = results.comparison.attacks, results.played(num_byzantine)
+    summary = summarise(results.runs, num_byzantine)
     ranked = [policy for policy in policies if policy not in results.references]
-    first = leader(results.runs, ranked, attacks, num_byzantine)
-    several = attacks if len(attacks) > 1 else ()
-    columns = [f"{first} less ...", "mean of all attacks", *several]
-    table = Table("Paired differences", columns, [_DIFFERENCES])
-    for policy in policies:
-        if first is None or policy == first:
+    first = max(ranked, key=lambda name: sum(summary[name, attack]["mean"] for attack in attacks), default="")
+    columns = {"mean of all attacks": attacks}
+    if len(attacks) > 1:
+        columns |= {attack: (attack,) for attack in attacks}
+    table = Table("Paired differences", [f"{first} less ...", *columns], [_DIFFERENCES])
+    for policy in policies if first else ():
+        if policy == first:
             continue
         cells = []
-        for chosen in (attacks, *([attack] for attack in several)):
-            found = paired_difference(results.runs, first, policy, chosen, num_byzantine)
-            text = "–" if found is None else f"{100 * found.mean:+.1f}"
-            if found is not None and not math.isnan(found.low):
-                text += f" [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-            cells.append(Cell(text))
+        for chosen in columns.values():
+            difference = paired_difference(results.runs, first, policy, chosen, num_byzantine)
+            mean, low, high = (100 * accuracy for accuracy in difference)
+            cells.append(Cell(f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")))
         table.rows.append(Row(results.label(policy), cells, policy in results.references))
     return table
 
@@ -125,29 +122,16 @@ def difference_table(results: Results, num_byzantine: int) -> Table:
 def detection_table(results: Results, num_byzantine: int) -> Table:
     """Byzantine credit and detection AUC of the policies that give credits."""
     attacks = results.comparison.attacks
+    summary = summarise(results.runs, num_byzantine)
     table = Table("Credits and detection", ["policy", *attacks], [_DETECTION])
     for policy in results.played(num_byzantine):
         cells = []
         for attack in attacks:
-            found = summarise(results.runs, policy, attack, num_byzantine)
-            pair = (math.nan, math.nan) if found is None else (found.byzantine_credit, found.detection_auc)
+            pair = (summary[policy, attack][name] for name in ("byzantine_credit", "detection_auc"))
             cells.append(Cell(" / ".join("–" if math.isnan(value) else f"{value:.2f}" for value in pair)))
         if any(cell.text != "– / –" for cell in cells):
             table.rows.append(Row(results.label(policy), cells, policy in results.references))
     return table
-
-
-def _mean(summary: Summary | None) -> float:
-    """The mean accuracy to six digits, so that equal ones compare as equal; -1 where nothing was played."""
-    return -1 if summary is None else round(summary.mean, 6)
-
-
-def _cell(summary: Summary | None, best: bool, signs: Signs) -> Cell:
-    if summary is None:
-        return Cell("not played")
-    spread = "" if math.isnan(summary.std) else f" {signs.spread} {100 * summary.std:.1f}"
-    marks = (signs.diverged if summary.diverged else "") + (signs.best if best else "")
-    return Cell(f"{100 * summary.mean:.1f}{spread}", marks, best)
 
 
 def _caption(results: Results, signs: Signs) -> str:

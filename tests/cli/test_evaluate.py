@@ -21,8 +21,3 @@ def test_a_reference_is_called_one(output):
 
 def test_frames_are_shown(output):
     assert output(*PLAY, "--render", "ansi").count("worker  0") == 10
-
-
-@pytest.mark.parametrize("policy", ["", "krum:"])
-def test_a_policy_of_another_form(mistake, policy):
-    assert "expected 'name'" in mistake(*PLAY, "--policy", policy)

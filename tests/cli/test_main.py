@@ -18,14 +18,12 @@ PLAY += ["--attacks", "ipm", "--out"]
     ("arguments", "message"),
     [
         ("compare --seeds 0", "seeds must be an integer of at least 1"),
-        ("compare --policies nobody", "known: "),
         ("compare --policies krmu", "did you mean 'krum'"),
         ("compare --attacks nobody", "known: "),
         ("compare --num-byzantine 10", "from 0 to 9, got 10"),
-        ("compare --learning-rate -1", "-1"),
         ("compare --task mnist:root=/nowhere", "nowhere"),
         ("report /nowhere", "holds no results"),
-        ("evaluate --policy nobody", "known: "),
+        ("evaluate --policy krum:", "expected 'name'"),
         ("evaluate --episodes 0", "episodes"),
         ("evaluate --num-byzantine 10", "num_byzantine"),
         ("evaluate --model-path /nowhere.zip", "nowhere"),
@@ -33,6 +31,7 @@ PLAY += ["--attacks", "ipm", "--out"]
         ("evaluate --algorithm sac", "--algorithm sac is for the model of --model-path"),
         ("train --num-envs 0", "num_envs"),
         ("train --steps 0", "steps"),
+        ("train --seed 4294967296", "seed must be an integer from 0 to 4294967295, got 4294967296"),
         ("bench --num-envs 0", "num_envs"),
     ],
 )

@@ -44,7 +44,9 @@ def test_equal_credits_where_they_are_known(results, roles, drawn):
 @pytest.mark.parametrize("end", [0.0, 0.5, 0.97])
 def test_names_at_line_ends_do_not_overlap(count, end):
     axes = Figure(figsize=(8, 4)).subplots()
-    figures._label_ends(axes, [(end, f"policy {number}", "black") for number in range(count)], 10)
+    for number in range(count):
+        axes.plot([0, 10], [0.1, end], label=f"policy {number}")
+    figures._label_ends(axes)
     heights = [text.xyann[1] for text in axes.texts]
     assert len(heights) == count
     assert min(heights) >= 0.005

@@ -1,12 +1,11 @@
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from byzgym.experiments import statistics
-from byzgym.experiments.statistics import CreditLog, byzantine_credit, detection_auc
+from byzgym.experiments.statistics import CreditLog
 
 MASK = torch.tensor([[True, False]])
 
@@ -17,27 +16,6 @@ def logged(rounds, byzantine):
     for round in range(rounds):
         log.add(round, torch.tensor([[byzantine(round), 1 - byzantine(round)]]), MASK)
     return log
-
-
-def test_byzantine_credit_by_hand():
-    credits = np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
-    byzantine = np.array([[True, False, False], [False, True, True]])
-    assert byzantine_credit(credits, byzantine) == pytest.approx((0.5 + 0.9) / 2)
-
-
-def test_detection_auc_by_hand():
-    # Pairs of a Byzantine (0.1, 0.4) and an honest credit (0.2, 0.3): lower in 2 of 4.
-    mask = np.array([[True, False], [True, False]])
-    assert detection_auc(np.array([[0.1, 0.2], [0.4, 0.3]]), mask) == 0.5
-    assert detection_auc(np.array([[0.1, 0.2], [0.15, 0.3]]), mask) == 1.0
-    assert detection_auc(np.full((2, 2), 0.5), mask) == 0.5
-    assert math.isnan(detection_auc(np.ones((2, 2)), np.ones((2, 2), dtype=bool)))
-
-
-def test_the_log_looks_at_the_end_of_the_run():
-    log = logged(20, lambda round: {18: 0.2, 19: 0.4}.get(round, 1.0 if round < 10 else 0.3))
-    assert log.byzantine_credit(0) == pytest.approx(0.3)
-    assert log.detection_auc(0) == 1.0
 
 
 @pytest.mark.parametrize(("rounds", "counted"), [(1, 1), (9, 1), (10, 1), (11, 2), (20, 2), (30, 3)])
@@ -52,6 +30,20 @@ def test_detection_pools_the_last_half():
     # 0.4 are the wrong way round. One round more or less would give 99 / 121 or 1.
     log = logged(20, lambda round: 0.9 if round < 10 else 0.6 if round == 10 else 0.3)
     assert log.detection_auc(0) == pytest.approx(0.99)
+
+
+def test_two_byzantine_workers_of_three():
+    log = CreditLog(1)
+    log.add(0, torch.tensor([[0.25, 0.5, 0.25]]), torch.tensor([[True, False, True]]))
+    assert log.byzantine_credit(0) == 0.5
+    assert log.detection_auc(0) == 1.0
+
+
+def test_no_detection_where_all_are_byzantine():
+    log = CreditLog(1)
+    log.add(0, torch.tensor([[0.4, 0.6]]), torch.tensor([[True, True]]))
+    assert log.byzantine_credit(0) == pytest.approx(1)
+    assert math.isnan(log.detection_auc(0))
 
 
 def test_rounds_without_credit_do_not_count():
@@ -73,31 +65,25 @@ def runs():
 
 
 def test_summary_by_hand(runs):
-    summary = statistics.summarise(runs, "a", "x", 3)
-    assert summary.mean == pytest.approx(0.7)
-    assert summary.std == pytest.approx(0.2)
-    assert summary.diverged == 2
-    assert statistics.summarise(runs, "a", "x", 4) is None
+    summary = statistics.summarise(runs, 3)["a", "x"]
+    assert summary["mean"] == pytest.approx(0.7)
+    assert summary["std"] == pytest.approx(0.2)
+    assert summary["diverged"] == 2
+    assert statistics.summarise(runs, 4) == {}
 
 
 def test_paired_difference_by_hand(runs):
     # Differences 0.1, 0.2, 0.3: standard error 0.1 / sqrt(3), t quantile with 2 degrees of freedom 4.30265.
+    half = 4.30265 * 0.1 / math.sqrt(3)
     found = statistics.paired_difference(runs, "a", "b", ["x"], 3)
-    assert found.mean == pytest.approx(0.2)
-    assert found.high - found.mean == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-4)
-    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+    assert found == pytest.approx((0.2, 0.2 - half, 0.2 + half), rel=1e-4)
     single = statistics.paired_difference(runs.query("seed == 0"), "a", "b", ["x"], 3)
-    assert math.isnan(single.low)
+    assert single == pytest.approx((0.1, math.nan, math.nan), nan_ok=True)
 
 
-def test_seeds_without_all_attacks_do_not_count(runs):
-    # Of attack y there is seed 0 alone, with a difference of 0.5; under x that seed has 0.1.
-    other = runs.query("seed == 0").assign(attack="y", accuracy=[0.9, 0.4])
+def test_differences_are_averaged_over_attacks(runs):
+    # Under y the differences are 0.5, 0.6, 0.7, so the means of both attacks are 0.3, 0.4, 0.5.
+    other = runs.assign(attack="y", accuracy=runs["accuracy"] + 0.4 * (runs["policy"] == "a"))
+    half = 4.30265 * 0.1 / math.sqrt(3)
     found = statistics.paired_difference(pd.concat([runs, other]), "a", "b", ["x", "y"], 3)
-    assert found.mean == pytest.approx(0.3)
-    assert math.isnan(found.low)  # one seed
-
-
-def test_the_leader_has_played_every_attack(runs):
-    assert statistics.leader(runs, ["b", "a"], ["x"], 3) == "a"
-    assert statistics.leader(runs, ["a"], ["x", "y"], 3) is None
+    assert found == pytest.approx((0.4, 0.4 - half, 0.4 + half), rel=1e-4)

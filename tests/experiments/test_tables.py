@@ -36,12 +36,6 @@ def test_the_reference_is_never_the_best(results):
         assert any(row.cells[column].best for row in table.rows)
 
 
-def test_what_was_not_played_is_said(results):
-    runs = results.runs.query("not (policy == 'mean' and attack == 'sign_flip')")
-    table = accuracy_table(dataclasses.replace(results, runs=runs), 7)
-    assert table.rows[0].cells[0].text == "not played"
-
-
 @pytest.mark.parametrize(("f", "shown"), [(0, []), (1, ["warning", "does not attack"]), (7, ["z = 1.50"])])
 def test_effective_z_is_shown(results, f, shown):
     class Attack(attacks.SignFlip):

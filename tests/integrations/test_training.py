@@ -1,7 +1,6 @@
 """What `byzgym train` trains with, and models that it reads."""
 
-import importlib.util
-import sys
+import runpy
 from pathlib import Path
 
 import gymnasium as gym
@@ -31,17 +30,8 @@ def models(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def recipe(monkeypatch):
-    spec = importlib.util.spec_from_file_location("ppo_recipe", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "ppo_recipe", module)  # dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_ppo_has_the_settings_of_the_recipe(recipe, tmp_path):
-    config = recipe.Config(out=tmp_path)
+def test_ppo_has_the_settings_of_the_recipe(tmp_path):
+    config = runpy.run_path(str(RECIPE), run_name="ppo")["Config"](out=tmp_path)
     arguments = {"task": "synthetic", "observation": ["norms", "trust"]}
     model = training.make("ppo", config.num_envs, 0, arguments)
     assert config.beta == training.BETA

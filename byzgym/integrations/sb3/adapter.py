@@ -36,12 +36,11 @@ class VecEnvAdapter(VecEnv):
         if mode is not AutoresetMode.SAME_STEP:
             raise ValueError(f"venv must have autoreset_mode='SameStep', as make_vec_env does, got {mode}")
         self.venv = venv
-        self._actions = np.zeros(0)
         super().__init__(venv.num_envs, venv.single_observation_space, venv.single_action_space)
 
     def reset(self) -> VecEnvObs:
         """Begin new episodes, with the seeds given to `seed` since the last reset; returns observations."""
-        seeds: Any = None if self._seeds[0] is None else list(self._seeds)  # VectorEnv declares int only
+        seeds: Any = None if self._seeds[0] is None else self._seeds  # VectorEnv declares int only
         observation, infos = self.venv.reset(seed=seeds)
         self.reset_infos = _per_environment(infos, self.num_envs)
         self._reset_seeds()
@@ -50,7 +49,7 @@ class VecEnvAdapter(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keep the actions [E, n] for `step_wait`."""
-        self._actions = actions
+        self._actions: np.ndarray = actions
 
     def step_wait(self) -> VecEnvStepReturn:
         """Play one round.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import torch
@@ -13,7 +14,6 @@ from byzgym.validation import check_real
 
 SMALLEST_CREDIT = 1e-6
 """`log_prob` raises smaller credits to this one, because the density is infinite or zero at zero credit."""
-
 LARGEST_CONCENTRATION = 1e4
 
 
@@ -47,16 +47,13 @@ class DirichletDistribution(Distribution):
         return nn.Linear(latent_dim, self.action_dim)
 
     def proba_distribution(self, raw: Tensor) -> Self:
-        """Set the concentrations to min_concentration + softplus(raw + log(e - 1)).
+        """Set the concentrations [B, action_dim] to min_concentration + softplus(raw + log(e - 1)).
 
-        Args:
-            raw: Unbounded, shape [B, action_dim]. All zero is nearly uniform on the simplex.
+        All zero is nearly uniform on the simplex.
         """
-        shifted = raw + 0.5413248546  # log(e - 1)
-        concentration = self.min_concentration + functional.softplus(shifted)
-        self.distribution = torch.distributions.Dirichlet(
-            concentration.clamp(max=LARGEST_CONCENTRATION), validate_args=False
-        )
+        concentration = self.min_concentration + functional.softplus(raw + math.log(math.e - 1))
+        concentration = concentration.clamp(max=LARGEST_CONCENTRATION)
+        self.distribution = torch.distributions.Dirichlet(concentration, validate_args=False)
         return self
 
     def log_prob(self, actions: Tensor) -> Tensor:
@@ -83,11 +80,11 @@ class DirichletDistribution(Distribution):
         return _on_simplex(torch.where(some, excess, concentration))
 
     def actions_from_params(self, raw: Tensor, deterministic: bool = False) -> Tensor:
-        """Credits for raw concentrations [B, action_dim]."""
+        """Credits for raw [B, action_dim]."""
         return self.proba_distribution(raw).get_actions(deterministic=deterministic)
 
     def log_prob_from_params(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Random credits for raw concentrations [B, action_dim], and their log density [B]."""
+        """Random credits for raw [B, action_dim], and their log density [B]."""
         actions = self.actions_from_params(raw)
         return actions, self.log_prob(actions)
 

@@ -12,7 +12,6 @@ from byzgym.envs.observations import PARTS
 
 LARGEST_EXPONENT = 30.0
 """Compressed entries are clipped here; exp(30) is 1e13 times the median submission."""
-
 _LOG_ZERO = -60.0  # stands for the logarithm of the norm of a row of zeros
 _COLUMNS = ("norms", "trust", "credits")
 _GLOBAL = ("loss", "progress")
@@ -36,7 +35,6 @@ class EquivariantExtractor(BaseFeaturesExtractor):
 
     Args:
         observation_space: Of the environment: "pooled", or a Dict of parts.
-        raw: Whether the rows of the pooled observation themselves are features, too.
 
     Attributes:
         rows: Number of workers (or groups) that the server sees.
@@ -48,7 +46,7 @@ class EquivariantExtractor(BaseFeaturesExtractor):
             environment's.
     """
 
-    def __init__(self, observation_space: spaces.Space[object], raw: bool = False) -> None:
+    def __init__(self, observation_space: spaces.Space[object]) -> None:
         boxes = _parts(observation_space)
         counts = {box.shape[0] - (name == "pooled") for name, box in boxes.items() if name not in _GLOBAL}
         if len(counts) != 1:
@@ -56,19 +54,15 @@ class EquivariantExtractor(BaseFeaturesExtractor):
                 "observation must have per-worker parts, all for the same number of workers, got "
                 f"{observation_space}"
             )
-        rows = counts.pop()
-        with torch.no_grad():
-            zeros = {name: torch.zeros(1, *box.shape) for name, box in boxes.items()}
-            per_row, whole = _features(zeros, raw)
-        row_dim, global_dim = per_row.shape[2], whole.shape[1]
+        per_row, whole = _features({name: torch.zeros(1, *box.shape) for name, box in boxes.items()})
+        rows, row_dim, global_dim = counts.pop(), per_row.shape[2], whole.shape[1]
         super().__init__(observation_space, rows * row_dim + global_dim)
         self.rows, self.row_dim, self.global_dim = rows, row_dim, global_dim
-        self._raw = raw
 
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
         """Features [B, rows * row_dim + global_dim]."""
         parts = observations if isinstance(observations, dict) else {"pooled": observations}
-        per_row, whole = _features(parts, self._raw)
+        per_row, whole = _features(parts)
         return torch.cat([per_row.flatten(1), whole], 1)
 
 
@@ -87,16 +81,12 @@ def _parts(space: spaces.Space[object]) -> dict[str, spaces.Box]:
     )
 
 
-def _features(parts: dict[str, Tensor], raw: bool) -> tuple[Tensor, Tensor]:
+def _features(parts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Features per row [B, n, F] and of the round [B, G]."""
     columns: list[Tensor] = []
-    whole: list[Tensor] = []
     if "pooled" in parts:
         pooled = parts["pooled"]
         columns.append(_described(pooled[:, :-1], pooled[:, -1:]))
-        if raw:
-            columns.append(pooled[:, :-1])
-            whole.append(pooled[:, -1])
     if "gradients" in parts:
         columns.append(_described(parts["gradients"], None))
     if "similarity" in parts:
@@ -106,7 +96,7 @@ def _features(parts: dict[str, Tensor], raw: bool) -> tuple[Tensor, Tensor]:
     if "norms" in parts:
         columns.append((parts["norms"] - _shortest(parts["norms"], 0.0))[..., None])
     columns += [parts[name][..., None] for name in _COLUMNS if name in parts]
-    whole += [parts[name] for name in _GLOBAL if name in parts]
+    whole = [parts[name] for name in _GLOBAL if name in parts]
     per_row = torch.cat(columns, 2)
     return per_row, torch.cat(whole, 1) if whole else per_row.new_zeros(len(per_row), 0)
 
@@ -155,8 +145,7 @@ def _endorsed(similarity: Tensor, trust: Tensor) -> Tensor:
     """
     others = similarity - torch.diag_embed(torch.diagonal(similarity, dim1=1, dim2=2))
     once = others @ trust
-    twice = others @ once
-    return torch.cat([once, twice], 2)
+    return torch.cat([once, others @ once], 2)
 
 
 def _summary(similarity: Tensor) -> Tensor:
@@ -165,8 +154,7 @@ def _summary(similarity: Tensor) -> Tensor:
     if rows == 1:
         return similarity.new_zeros(len(similarity), 1, 3)
     same = torch.eye(rows, dtype=torch.bool, device=similarity.device)
-    off = similarity.masked_fill(same, 0)
-    mean = off.sum(2) / (rows - 1)
+    mean = similarity.masked_fill(same, 0).sum(2) / (rows - 1)
     largest = similarity.masked_fill(same, -2).amax(2)
     smallest = similarity.masked_fill(same, 2).amin(2)
     return torch.stack([mean, largest, smallest], 2)

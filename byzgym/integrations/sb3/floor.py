@@ -50,12 +50,8 @@ class CutAtFloor(VecEnvWrapper):
         for env in np.flatnonzero(low).tolist():
             infos[env]["TimeLimit.truncated"] = False  # so that the learner adds no value
             if not dones[env]:
-                infos[env]["terminal_observation"] = _of(observations, env)
+                last: Any = observations  # of the learner's episode
+                parts = isinstance(last, dict)
+                seen = {name: values[env] for name, values in last.items()} if parts else last[env]
+                infos[env]["terminal_observation"] = seen
         return observations, np.maximum(rewards, self.floor), dones | low, infos
-
-
-def _of(observations: VecEnvObs, env: int) -> Any:
-    """The observation of one environment."""
-    if isinstance(observations, dict):
-        return {name: values[env] for name, values in observations.items()}
-    return observations[env]

@@ -12,18 +12,8 @@ from torch import Tensor, nn
 class SetNetwork(nn.Module):
     """Encodes each worker's features and what all workers have in common, as Deep Sets do.
 
-    Actor and critic have weights of their own.
-
-    Args:
-        rows: Number n of workers.
-        row_dim: Features per worker.
-        global_dim: Features of the round.
-        hidden: Sizes of the hidden layers.
-        activation: Class of the activations.
-
-    Attributes:
-        latent_dim_pi: Size of the actor's output, n * the last hidden size.
-        latent_dim_vf: Size of the critic's output, which does not depend on the order of the workers.
+    Actor and critic have weights of their own. The input [B, n * row_dim + global_dim] is the output of
+    `EquivariantExtractor`; ``hidden`` are the sizes of the hidden layers.
     """
 
     def __init__(
@@ -60,9 +50,8 @@ class _Branch(nn.Module):
         self, row_dim: int, global_dim: int, hidden: Sequence[int], activation: type[nn.Module]
     ) -> None:
         super().__init__()
-        first = hidden[0]
-        self.encode = nn.Sequential(nn.Linear(row_dim, first), activation())
-        sizes = [3 * first + global_dim, *(hidden[1:] or hidden)]
+        self.encode = nn.Sequential(nn.Linear(row_dim, hidden[0]), activation())
+        sizes = [3 * hidden[0] + global_dim, *(hidden[1:] or hidden)]
         layers: list[nn.Module] = []
         for size, following in pairwise(sizes):
             layers += [nn.Linear(size, following), activation()]
@@ -75,13 +64,7 @@ class _Branch(nn.Module):
 
 
 class CreditHead(nn.Module):
-    """A number for each worker from its encoding, and one for the null slot from all encodings.
-
-    Args:
-        rows: Number n of workers.
-        size: Size of an encoding.
-        null_slot: Whether there is a null slot, last.
-    """
+    """A number for each of n workers from its encoding, and one for the null slot from all encodings."""
 
     def __init__(self, rows: int, size: int, null_slot: bool) -> None:
         super().__init__()

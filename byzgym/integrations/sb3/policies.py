@@ -40,13 +40,8 @@ class DirichletPolicy(_DirichletActions):
     """An MLP policy for PPO and A2C whose actions are credits from a Dirichlet distribution.
 
     They are on the simplex, unlike the actions of a Gaussian policy. Deterministic actions are the mode (see
-    `DirichletDistribution.mode`).
-
-    Args:
-        observation_space: A Box, or a Dict, whose parts are concatenated.
-        args: As for `ActorCriticPolicy`.
-        min_concentration: See `DirichletDistribution`.
-        kwargs: As for `ActorCriticPolicy`.
+    `DirichletDistribution.mode`). The parts of a Dict observation are concatenated. The arguments are those
+    of `ActorCriticPolicy`, and ``min_concentration``, see `DirichletDistribution`.
 
     Raises:
         ValueError: If the actions are not credits, Box(0, 1, (n,)), or ``use_sde`` is set.
@@ -146,10 +141,7 @@ class EquivariantPolicy(ActorCriticPolicy):
 class EquivariantDirichletPolicy(_DirichletActions, EquivariantPolicy):
     """`EquivariantPolicy` whose actions are credits from a Dirichlet distribution, in Box(0, 1, (n,)).
 
-    Args:
-        args: As for `EquivariantPolicy`.
-        min_concentration: See `DirichletDistribution`.
-        kwargs: As for `EquivariantPolicy`.
+    It also takes ``min_concentration``, see `DirichletDistribution`.
     """
 
     def _build_distribution(self, size: int) -> None:

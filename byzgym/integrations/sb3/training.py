@@ -17,7 +17,7 @@ from byzgym.integrations.sb3.adapter import make_vec_env
 from byzgym.integrations.sb3.features import EquivariantExtractor
 from byzgym.integrations.sb3.floor import CutAtFloor
 from byzgym.integrations.sb3.policies import EquivariantPolicy
-from byzgym.validation import check_choice, check_int, check_real
+from byzgym.validation import check_int, check_real
 from byzgym.wrappers import SoftmaxCredits
 
 BETA = 10.0
@@ -25,24 +25,16 @@ BETA = 10.0
 GAMMA = 0.9
 """Discount: what a round's credits are worth shows within some rounds."""
 
-_ON_POLICY = ("ppo", "a2c")
-_ALGORITHMS = (*_ON_POLICY, "sac", "td3")
 _OWN = {"ppo": "clip_range", "sac": "target_entropy", "td3": "policy_delay", "a2c": "gae_lambda"}
 """What the models of an algorithm hold and those of the ones behind it do not."""
 
 
 def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any]) -> BaseAlgorithm:
-    """A learner: on-policy ones with the permutation-equivariant policy, the others with its features.
+    """A learner: ppo and a2c with the permutation-equivariant policy, sac and td3 with its features.
 
-    PPO has the settings of agents/ppo.py. All learn from rewards cut at a floor and discounted by 0.9.
-    Otherwise the others have the defaults of stable-baselines3, with a narrower first policy for a2c and
-    smaller buffers for sac and td3.
-
-    Args:
-        algorithm: "ppo", "a2c", "sac" or "td3".
-        num_envs: Environments side by side, at least 1.
-        seed: Of the learner and its environments, from 0 to 2**32 - 1.
-        arguments: The keyword arguments of the environment.
+    All learn from rewards cut at a floor and discounted by 0.9. ppo has the settings of agents/ppo.py. The
+    others have the defaults of stable-baselines3, but a2c explores less at first, and the buffers of sac and
+    td3 are smaller. ``arguments`` are the keyword arguments of the environment.
 
     Raises:
         ValueError: If a value is not allowed.
@@ -51,14 +43,14 @@ def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any])
     check_int("num_envs", num_envs, low=1)
     check_int("seed", seed, low=0, high=2**32 - 1)  # all that NumPy's global generator takes
     env = make_vec_env(num_envs, seed=seed, softmax_beta=BETA, **arguments)
+    learner = getattr(stable_baselines3, algorithm.upper())
     common: dict[str, Any] = {"env": CutAtFloor(env), "gamma": GAMMA, "seed": seed, "device": "cpu"}
     if algorithm == "ppo":
         # Rollouts of about 1280 steps in two minibatches, whatever the number of environments.
         length = max(2, 1280 // num_envs // 2 * 2)
         common |= {"n_steps": length, "batch_size": length * num_envs // 2, "n_epochs": 4}
         common["learning_rate"] = _falling
-    learner = _class_of(algorithm)
-    if algorithm in _ON_POLICY:
+    if algorithm in ("ppo", "a2c"):
         return learner(EquivariantPolicy, policy_kwargs={"log_std_init": -1.0}, **common)
     features = {"features_extractor_class": EquivariantExtractor}
     network = "MultiInputPolicy" if isinstance(env.observation_space, gymnasium.spaces.Dict) else "MlpPolicy"
@@ -67,7 +59,13 @@ def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any])
 
 def learn(model: BaseAlgorithm, steps: int, progress: Callable[[int], None]) -> None:
     """Train for at least so many environment steps; ``progress`` is called with those just played."""
-    model.learn(steps, callback=_Progress(progress))
+
+    class Progress(BaseCallback):
+        def _on_step(self) -> bool:
+            progress(self.training_env.num_envs)
+            return True
+
+    model.learn(steps, callback=Progress())
 
 
 def load(
@@ -77,10 +75,9 @@ def load(
 
     Args:
         path: What stable-baselines3 has saved. A model does not hold the beta that it was trained with.
-        algorithm: "ppo", "a2c", "sac" or "td3".
+        algorithm: What has saved it.
         env: Its actions are credits.
-        softmax_beta: Of the softmax that turns the model's logits into credits, greater than 0; `BETA` where
-            None. Models whose actions are credits have none.
+        softmax_beta: Of the softmax that turns logits into credits, greater than 0; `BETA` where None.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -113,22 +110,8 @@ def _read(path: Path, algorithm: str) -> BaseAlgorithm:
     saved_by = next((name for name, entry in _OWN.items() if entry in held), algorithm)
     if saved_by != algorithm:
         raise ValueError(f"it is one of {saved_by}")
-    return _class_of(algorithm).load(path, device="cpu")
+    return getattr(stable_baselines3, algorithm.upper()).load(path, device="cpu")
 
 
 def _falling(remaining: float) -> float:
-    return 1e-3 * remaining
-
-
-def _class_of(algorithm: str) -> Any:
-    return getattr(stable_baselines3, check_choice("algorithm", algorithm, _ALGORITHMS).upper())
-
-
-class _Progress(BaseCallback):
-    def __init__(self, progress: Callable[[int], None]) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def _on_step(self) -> bool:
-        self._progress(self.training_env.num_envs)
-        return True
+    return 1e-3 * remaining  # a lambda would be saved as bytecode, which other versions of Python cannot read

@@ -63,7 +63,7 @@ def test_the_largest_exponent():
 
 def test_features_are_finite():
     space = spaces.Box(-100, 100, (5, 8), np.float32)
-    extractor = EquivariantExtractor(space, raw=True)
+    extractor = EquivariantExtractor(space)
     rng = np.random.default_rng(0)
     for scale in (0, 1e-30, 1.0, 100.0):
         rows = np.clip(scale * rng.standard_normal((3, 5, 8)), -100, 100).astype(np.float32)

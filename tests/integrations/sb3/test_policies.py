@@ -2,13 +2,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import A2C, PPO, SAC, TD3
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from byzgym.integrations.sb3 import (
     DirichletPolicy,
     EquivariantDirichletPolicy,
-    EquivariantExtractor,
     EquivariantPolicy,
     make_vec_env,
 )
@@ -41,14 +40,9 @@ def test_permuting_workers_permutes_credits(policy, observation, action):
     arguments = {"task": "synthetic", "num_workers": 6, "num_byzantine": 4, "pool_size": 8}
     env = gym.make("ByzantineAggregation-v0", observation=observation, action=action, **arguments)
     space = (env if policy is EquivariantDirichletPolicy else SoftmaxCredits(env)).action_space
-    torch.manual_seed(0)
-    made = policy(
-        env.observation_space,
-        space,
-        lambda _: 1e-3,
-        ortho_init=False,  # weights so large that symmetry is no accident
-        features_extractor_kwargs={"raw": True},
-    )
+    torch.manual_seed(2)  # with credits that differ
+    # Without ortho_init the weights are so large that symmetry is no accident.
+    made = policy(env.observation_space, space, lambda _: 1e-3, ortho_init=False)
     seen = env.reset(seed=0)[0]
     actions = made.predict(seen, deterministic=True)[0]
     assert len(set(actions.tolist())) > 3
@@ -107,22 +101,6 @@ def test_trained_credits_stay_on_the_simplex(tiny, policy, algorithm):
         np.testing.assert_allclose(credits.sum(1), 1, atol=1e-5)
         info = env.step(credits)[3][0]
         np.testing.assert_allclose(info["credits"], credits[0], atol=1e-6)
-
-
-@pytest.mark.parametrize("observation", ["pooled", ["pooled", "norms", "loss"]])
-@pytest.mark.parametrize(("algorithm", "softmax_beta"), [(PPO, 5.0), (A2C, 5.0), (SAC, 5.0), (TD3, None)])
-def test_every_algorithm_runs(tiny, algorithm, softmax_beta, observation):
-    env = make_vec_env(2, seed=0, softmax_beta=softmax_beta, observation=observation, **tiny)
-    if algorithm in (PPO, A2C):
-        model = algorithm(EquivariantPolicy, env, n_steps=32, seed=0)
-    else:
-        name = "MlpPolicy" if observation == "pooled" else "MultiInputPolicy"
-        features = {"features_extractor_class": EquivariantExtractor, "net_arch": [32]}
-        model = algorithm(name, env, policy_kwargs=features, learning_starts=20, batch_size=32, seed=0)
-    before = [p.clone() for p in model.policy.parameters() if p.requires_grad]
-    model.learn(200)
-    after = [p for p in model.policy.parameters() if p.requires_grad]
-    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("policy", [EquivariantPolicy, *DIRICHLET])
