@@ -22,7 +22,8 @@ from byzgym.validation import check_int, check_real
 @registry.built_in("gaa")
 class GAA(Agent):
     """GAA of Pan et al. 2020, "Justinian's GAAvernor: Robust Distributed Learning with Gradient Aggregation
-    Agent" (https://www.usenix.org/conference/usenixsecurity20/presentation/pan).
+    Agent" (https://www.usenix.org/conference/usenixsecurity20/presentation/pan). It learns online which
+    submissions make the QV loss fall.
 
     Per coordinate, a network reads two numbers for every submission (the preprocessing of Andrychowicz et
     al. 2016), the parameter, log(1 + QV loss) and the last credits. All d coordinates share it. Its n outputs

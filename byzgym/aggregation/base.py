@@ -1,4 +1,4 @@
-"""The kinds of rule: a `Weighting` gives credits, any other `Rule` only a vector; a `ServerRule` needs more."""
+"""The kinds of rule: `Weighting` gives credits, any other `Rule` only a vector; `ServerRule` needs more."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from byzgym.aggregation.policy import Decision, Policy, combine, no_credits
 from byzgym.aggregation.view import ServerView
-from byzgym.numerics.finite import finite_rows, is_finite
 from byzgym.ambient import without_autocast
+from byzgym.numerics.finite import finite_rows, is_finite
 from byzgym.validation import check_int, check_tensor
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -24,15 +24,15 @@ class Rule(Policy):
     """Maps submissions [..., n, d] to their aggregate [..., d].
 
     A rule is called with plain tensors, ``rule(gradients)``, or as a policy, ``rule.decide(view)``. Rejected
-    submissions (those with a NaN or infinite entry) count as not received: the rule acts on the others, with f
-    reduced by the number of rejected ones and to what the rule accepts for so few. Where it accepts none, it takes
-    their mean. Rules are right for entries from 1e-30 to 1e30 and never write into their input.
+    submissions (those with a NaN or infinite entry) count as not received: the rule acts on the others, with
+    f reduced by the number of rejected ones and to what the rule accepts for so few. Where it accepts none,
+    it takes their mean. Rules are right for entries from 1e-30 to 1e30 and never write into their input.
 
     A subclass defines `_aggregate`, which is given accepted submissions only.
 
     Args:
-        num_byzantine: The number f of Byzantine workers that the rule is told to expect. Rules that make no use of
-            it take it all the same, so that one rule can stand in for another.
+        num_byzantine: The number f of Byzantine workers that the rule is told to expect. Rules that make no
+            use of it take it all the same, so that one rule can stand in for another.
 
     Attributes:
         linear: Whether the aggregate is a convex combination of the submissions, so that `credits` exists.
@@ -124,7 +124,7 @@ class Rule(Policy):
         """Aggregate accepted submissions [..., n, d], all of them finite, to [..., d]."""
 
     def _aggregate_accepted(self, gradients: Tensor, accepted: Tensor | None) -> Tensor:
-        """The aggregate [..., d] of the submissions with ``accepted`` [..., n], or of all where it is None."""
+        """The aggregate [..., d] of the accepted submissions [..., n]; of all where ``accepted`` is None."""
         if not gradients.numel():  # no runs
             return gradients.new_zeros(gradients.shape[:-2] + gradients.shape[-1:])
         if accepted is None:
@@ -135,13 +135,10 @@ class Rule(Policy):
         return total.reshape(gradients.shape[:-2] + gradients.shape[-1:])
 
     def _by_accepted(self, accepted: Tensor) -> Iterator[tuple[Rule, Tensor, Tensor]]:
-        """Split the runs by the number of accepted submissions, where that is not zero.
-
-        Args:
-            accepted: Shape [..., n], bool.
+        """Split the runs by their number k of accepted submissions [..., n], where that is not zero.
 
         Yields:
-            The rule for so many submissions, the indices [m] of the runs and the indices [m, k] of their rows.
+            The rule for k submissions, the indices [m] of the runs and the indices [m, k] of their rows.
         """
         accepted = accepted.reshape(-1, accepted.shape[-1])
         counts = accepted.sum(-1)
@@ -152,9 +149,11 @@ class Rule(Policy):
 
     def _for_fewer(self, num_workers: int, num_rejected: int) -> Rule:
         """This rule for the workers left when some were rejected."""
+        from byzgym.aggregation.mean import Mean  # which imports this module
+
         allowed = self.max_byzantine(num_workers)
         if allowed < 0:
-            return _Uniform()
+            return Mean()
         rule = copy.copy(self)
         rule.num_byzantine = min(max(0, self.num_byzantine - num_rejected), allowed)
         return rule
@@ -225,8 +224,8 @@ class ServerRule(Rule):
     """A rule that needs more than the submissions: a memory, or the server's QV loss.
 
     A subclass says in ``needs`` what it needs, sets ``linear`` if its decisions have credits, and defines
-    `_decide`. What it keeps from round to round is in ``view.memory`` and nowhere else: it then resets with the
-    episode and travels in snapshots. Names in the memory begin with the rule's own.
+    `_decide`. What it keeps from round to round is in ``view.memory`` and nowhere else: it then resets with
+    the episode and travels in snapshots. Names in the memory begin with the rule's own.
 
     Example:
         >>> class Momentum(ServerRule):
@@ -277,7 +276,7 @@ class ServerRule(Rule):
     def _needs_view(self) -> TypeError:
         words = {"memory": "a memory", "qv": "the QV loss"}
         wanted = " and ".join(words[need] for need in sorted(self.needs))
-        return TypeError(f"{self!r} needs {wanted}, which a tensor lacks: call decide(view) with a ServerView")
+        return TypeError(f"{self!r} needs {wanted}; call decide(view) with a ServerView, not with a tensor")
 
 
 class CallableRule(Rule):
@@ -302,13 +301,6 @@ class CallableRule(Rule):
 
     def __repr__(self) -> str:
         return self.name
-
-
-class _Uniform(Weighting):
-    """Equal credits for all: the mean."""
-
-    def _credits(self, gradients: Tensor) -> Tensor:
-        return gradients.new_full(gradients.shape[:-1], 1 / gradients.shape[-2])
 
 
 def combine_weights(weights: Tensor, gradients: Tensor) -> Tensor:

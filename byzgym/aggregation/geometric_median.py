@@ -23,15 +23,14 @@ NEAR = 1e-3
 
 @registry.built_in("geometric_median")
 class GeometricMedian(HonestMajority, Weighting):
-    """The geometric median (RFA): Pillutla, Kakade and Harchaoui 2022, "Robust Aggregation for Federated
-    Learning" (https://arxiv.org/abs/1912.13445); definition 6 of Xie, Koyejo and Gupta 2018, "Generalized
-    Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
+    """The geometric median (RFA) of Pillutla, Kakade and Harchaoui 2022, "Robust Aggregation for Federated
+    Learning" (https://arxiv.org/abs/1912.13445). It takes the point z with the smallest sum of distances
+    ||z - x_i|| from the submissions.
 
-    The point z with the smallest sum of distances ||z - x_i||. It is found by Weiszfeld's iteration, with the
-    start and the test for an optimum at a submission of Vardi and Zhang 2000, "The multivariate L1-median and
-    associated data depth" (https://doi.org/10.1073/pnas.97.4.1423). The credits are the last weights. ByzFL
-    and krum smooth distances by 0.1 whatever their scale, so they return the mean of gradients with norms of
-    0.01 or less.
+    Weiszfeld's iteration finds it, with the start and the test for an optimum at a submission of Vardi and
+    Zhang 2000, "The multivariate L1-median and associated data depth"
+    (https://doi.org/10.1073/pnas.97.4.1423). The credits are the last weights. ByzFL and krum smooth
+    distances by 0.1 whatever their scale, so they return the mean of gradients with norms of 0.01 or less.
 
     Condition: n >= 2f + 1. Cost: n^2 d, and n^2 for each step. The aggregate is differentiable (once), by
     implicit differentiation; the credits are detached.

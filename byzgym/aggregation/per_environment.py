@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -30,14 +30,10 @@ class RulePerEnvironment:
                 f"gradients must have shape [{len(self.numbers)}, ..., n, d], got {list(gradients.shape)}"
             )
         out = gradients.new_empty(gradients.shape[:-2] + gradients.shape[-1:])
-        for number, envs in self.groups():
+        for number in self.numbers.unique().tolist():
+            envs = (self.numbers == number).nonzero()[:, 0]
             out[envs] = self.rules[number](gradients[envs]).to(out)
         return out
-
-    def groups(self) -> Iterator[tuple[int, Tensor]]:
-        """The numbers of the rules in use, each with the environments [m] that use it."""
-        for number in self.numbers.unique().tolist():
-            yield number, (self.numbers == number).nonzero()[:, 0]
 
     def of(self, envs: Sequence[int] | Tensor) -> RulePerEnvironment:
         """The rules of some environments."""

@@ -20,19 +20,19 @@ class ServerView:
     """All that the server holds in a round, for E independent runs (environments) at once.
 
     Policies and the observation builder take this record and nothing else, so Byzantine masks, test data and
-    honest gradients cannot reach them. The simulation makes it; a training job outside the simulation can make it
-    in the same way. Only the first four fields are required.
+    honest gradients cannot reach them. The simulation makes it; a training job outside the simulation can
+    make it in the same way. Only the first four fields are required.
 
     The tensors are the server's own, not copies: read them during the round, clone what you keep, and do not
     write into them.
 
     Attributes:
-        gradients: The submissions as received; rejected rows are zero. Where ``rejected`` is not given, rows with
-            a NaN or infinite entry are rejected here, in a copy.
+        gradients: The submissions as received; rejected rows are zero. Where ``rejected`` is not given, rows
+            with a NaN or infinite entry are rejected here, in a copy.
         theta: The parameters at which the gradients were computed.
         learning_rate: The step size that the server will apply in this round; a number will do.
-        qv_loss: Maps parameters [E, d] to the mean loss on the quasi-validation (QV) samples [E], differentiable.
-            None in a job without QV samples.
+        qv_loss: Maps parameters [E, d] to the mean loss on the quasi-validation (QV) samples [E],
+            differentiable. None in a job without QV samples.
         round: Rounds since the start of each run.
         rejected: Submissions with a NaN or infinite entry; they get no credit.
         previous_update: The update that the last round applied (zero in round 0).
@@ -42,7 +42,8 @@ class ServerView:
         qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
 
     Example:
-        >>> view = ServerView(torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 1), 0.1, lambda theta: theta[:, 0] ** 2)
+        >>> gradients, theta = torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 1)
+        >>> view = ServerView(gradients, theta, 0.1, qv_loss=lambda theta: theta[:, 0] ** 2)
         >>> view.num_workers, view.qv_value
         (2, tensor([0.]))
     """

@@ -33,9 +33,10 @@ def honest_sum(rows: Tensor, byzantine: Tensor) -> Tensor:
     Returns:
         Shape [E, d]; zero where every worker is Byzantine.
 
-    >>> rows = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [torch.nan, 100.0]]])
-    >>> honest_sum(rows, torch.tensor([[False, False, True]]))
-    tensor([[4., 8.]])
+    Example:
+        >>> rows = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [torch.nan, 100.0]]])
+        >>> honest_sum(rows, torch.tensor([[False, False, True]]))
+        tensor([[4., 8.]])
     """
     return _sum(_at_least_single(rows), byzantine).to(rows.dtype)
 
@@ -43,9 +44,10 @@ def honest_sum(rows: Tensor, byzantine: Tensor) -> Tensor:
 def honest_mean(rows: Tensor, byzantine: Tensor) -> Tensor:
     """Mean of the honest rows, shape [E, d]; see `honest_sum`.
 
-    >>> rows = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [torch.nan, 100.0]]])
-    >>> honest_mean(rows, torch.tensor([[False, False, True]]))
-    tensor([[2., 4.]])
+    Example:
+        >>> rows = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [torch.nan, 100.0]]])
+        >>> honest_mean(rows, torch.tensor([[False, False, True]]))
+        tensor([[2., 4.]])
     """
     # The sum of half-precision rows may be too large for their type, so it is divided in single precision.
     return (_sum(_at_least_single(rows), byzantine) / _honest_count(byzantine)).to(rows.dtype)
@@ -57,9 +59,10 @@ def honest_moments(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
     The standard deviation is that of the population: squares are divided by the number of honest workers.
     For the arguments see `honest_sum`.
 
-    >>> rows = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [torch.nan, 100.0]]])
-    >>> honest_moments(rows, torch.tensor([[False, False, True]]))
-    (tensor([[2., 4.]]), tensor([[1., 2.]]))
+    Example:
+        >>> rows = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [torch.nan, 100.0]]])
+        >>> honest_moments(rows, torch.tensor([[False, False, True]]))
+        (tensor([[2., 4.]]), tensor([[1., 2.]]))
     """
     wide = _at_least_single(rows)
     mean = honest_mean(wide, byzantine)
@@ -98,7 +101,7 @@ def _sum_of_squares(rows: Tensor, mean: Tensor, byzantine: Tensor) -> Tensor:
 
 
 def _masked_sum(values: Tensor, byzantine: Tensor, stretch: float | None = None) -> Tensor:
-    """Sum [E, d] of the honest rows of values [E, n, d], or of their squares, multiplied by ``stretch`` before."""
+    """Sum [E, d] of the honest rows of values [E, n, d], or of the squares of ``stretch`` times them."""
     honest = (~byzantine).to(values.dtype)[..., None]
     # A product takes a third of the time of torch.where, which is needed where Byzantine rows are not finite.
     masked = values * honest if stretch is None else (values * (honest * stretch)).square_()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor
 
 from byzgym.ambient import keep_freed_memory
-from byzgym.numerics.compilation import compile_graph
 from byzgym.numerics.sorting_networks import Program
 
 # Values in a block of all rows. On the CPU a block is long enough for PyTorch to share each operation among
@@ -120,12 +120,21 @@ def _compiled(program: Program) -> Callable[[Tensor], Tensor]:
         arguments = (operation.kind, sources, operation.constant)
         registers[operation.target] = graph.call_function(_apply, arguments)
     graph.output(registers[program.result])
-    kernel = compile_graph(graph, len(program.operations))
+    # By default a kernel is cut after some sixty operations, and all that is alive there goes through memory.
+    options: dict[str, Any] = {"max_fusion_size": 8 * len(program.operations)}
+    # A graph module has code of its own, so that programs do not use up each other's recompilations.
+    kernel = torch.compile(torch.fx.GraphModule(torch.nn.Module(), graph), dynamic=True, options=options)
 
     def evaluate(rows: Tensor) -> Tensor:
-        if len(rows) == 1:  # rows without a dimension for the runs make the faster kernel
-            return kernel(*rows[0].unbind(0)).reshape(1, -1).clone()
-        return kernel(*rows.unbind(1)).clone()
+        try:
+            if len(rows) == 1:  # rows without a dimension for the runs make the faster kernel
+                return kernel(*rows[0].unbind(0)).reshape(1, -1).clone()
+            return kernel(*rows.unbind(1)).clone()
+        except RuntimeError as error:  # importing torch's own class of it takes seconds
+            raise RuntimeError(
+                "compiled=True did not work, since torch.compile failed; on the CPU it needs a C++ compiler "
+                "and Python's headers (on Debian: g++ and python3-dev)"
+            ) from error
 
     return evaluate
 
