@@ -61,15 +61,8 @@ def test_bind_and_build_tell_the_environments_f(given, env_f, expected):
     env = gym.make(ID, **{**TINY, "num_workers": 10, "num_byzantine": env_f})
     spec = {"name": "krum"} if given is None else {"name": "krum", "num_byzantine": given}
     built = agents.build(spec, env.unwrapped.simulation)
-    for agent in (agents.make_from(spec).bind(env), built):
-        assert agent.policy.num_byzantine == expected
-
-
-def test_bound_anew_a_rule_is_told_anew():
-    agent = agents.make("krum")
-    for f in (1, 3, 2):
-        agent.bind(gym.make(ID, **{**TINY, "num_workers": 10, "num_byzantine": f}))
-        assert agent.policy.num_byzantine == f
+    bound = agents.make_from(spec).bind(gym.make(ID, **TINY)).bind(env)  # bound anew, it is told anew
+    assert bound.policy.num_byzantine == built.policy.num_byzantine == expected
 
 
 @pytest.mark.parametrize("name", LARGEST)

@@ -67,14 +67,6 @@ def test_an_override_does_not_inherit_reads_own():
     assert [cls.reads_own for cls in (Peeking, Calling, Promising, Renamed)] == [True, True, False, False]
 
 
-def test_an_attack_without_corrupt_says_so():
-    class Nothing(Attack):
-        pass
-
-    with pytest.raises(NotImplementedError, match="Nothing must define corrupt"):
-        Nothing()(*given())
-
-
 def test_repr_shows_the_parameters():
     assert repr(attacks.make("alie", min_z=0.5)) == "ALittleIsEnough(z=None, min_z=0.5)"
     assert repr(attacks.make("zero")) == "Zero()"

@@ -12,15 +12,7 @@ from attack_cases import context_for, gradients_like, mask_of, states_of, submit
 
 from byzgym import attacks
 
-BLIND = {
-    "gaussian",
-    "uniform",
-    "random",
-    "zero",
-    "omniscient",
-    "ipm",
-    "alie",
-}  # do not read their own gradients
+BLIND = {"gaussian", "uniform", "random", "zero", "omniscient", "ipm", "alie"}  # do not read their own gradients
 BUILT_IN = {*BLIND, "bit_flip", "gambler", "label_flip", "none", "scaled", "sign_flip"}
 GAMBLER = {"name": "gambler", "probability": 0.3, "num_servers": 2, "factor": -3.0}
 SPECS = [
@@ -65,9 +57,8 @@ class TestEveryAttack:
         gradients = gradients_like(4, 1, 33).expand(4, 6, 33)
         assert torch.equal(submit(spec, gradients, MASK), submit(spec, gradients.contiguous(), MASK))
 
-    @pytest.mark.parametrize("dimension", [33, 2410])
-    def test_a_batch_equals_its_environments_alone(self, spec, dimension):
-        attack, gradients = attacks.make_from(spec), gradients_like(4, 6, dimension)
+    def test_a_batch_equals_its_environments_alone(self, spec):
+        attack, gradients = attacks.make_from(spec), gradients_like(4, 6, 2410)
         context = context_for(gradients, seed=7)
         batch = attack(gradients, MASK, context)
         for env, (one, mask) in enumerate(zip(gradients, MASK, strict=True)):
@@ -75,9 +66,9 @@ class TestEveryAttack:
             assert torch.equal(attack(one[None], mask[None], single)[0, mask], batch[env, mask])
             assert torch.equal(states_of(single)[0], states_of(context)[env])
 
-    @pytest.mark.parametrize("size", [1e30, 1e-30])
-    def test_extreme_sizes_do_not_give_nan(self, spec, size):
-        assert not submit(spec, gradients_like(4, 6, 33) * size, MASK).isnan().any()
+    def test_extreme_sizes_do_not_give_nan(self, spec):
+        for size in (1e30, 1e-30):
+            assert not submit(spec, gradients_like(4, 6, 33) * size, MASK).isnan().any()
 
     def test_honest_rows_stay_as_they_are(self, spec):
         if attacks.make_from(spec).scope == "workers":
@@ -115,8 +106,6 @@ def test_users_register_any_callable():
     gradients = gradients_like(1, 3, 4)
     submitted = submit("mine_of_test", gradients, mask_of(3, [0]), strength=2)
     assert torch.equal(submitted[0, 0], -gradients[0, 0])
-    with pytest.raises(ValueError, match="'alie' is built in"):
-        attacks.register("alie", attacks.NoAttack)
 
 
 @pytest.mark.parametrize(
