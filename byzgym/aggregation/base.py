@@ -276,7 +276,8 @@ class ServerRule(Rule):
     def _needs_view(self) -> TypeError:
         words = {"memory": "a memory", "qv": "the QV loss"}
         wanted = " and ".join(words[need] for need in sorted(self.needs))
-        return TypeError(f"{self!r} needs {wanted}; call decide(view) with a ServerView, not with a tensor")
+        problem = f"{self!r} needs {wanted}, which a tensor lacks"
+        return TypeError(f"{problem}: call decide(view) with a ServerView")
 
 
 class CallableRule(Rule):

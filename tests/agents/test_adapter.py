@@ -65,31 +65,6 @@ def test_bind_and_build_tell_the_environments_f(given, env_f, expected):
     assert bound.policy.num_byzantine == built.policy.num_byzantine == expected
 
 
-@pytest.mark.parametrize("name", LARGEST)
-def test_rejected_rows_count_as_absent(name):
-    rejected = torch.zeros(2, 11, dtype=torch.bool)
-    rejected[0, [2, 5]] = rejected[1, 9] = True
-    view = normal_view(num_workers=11)
-    view = view_of(view.gradients.masked_fill(rejected[..., None], 0), rejected)
-    rule = aggregation.make(name, num_byzantine=2)
-    decision = rule.decide(view)
-    for e, left in ((0, 0), (1, 1)):
-        kept = view.gradients[e, ~rejected[e]]
-        alone = aggregation.make(name, num_byzantine=left)  # f without those that were rejected
-        torch.testing.assert_close(decision.update[e], alone(kept))
-        if rule.linear:
-            assert (decision.credits[e][rejected[e]] == 0).all()
-            torch.testing.assert_close(decision.credits[e][~rejected[e]], alone.credits(kept))
-
-
-@pytest.mark.parametrize("name", LARGEST)
-def test_with_all_rows_rejected_nothing_moves(name):
-    view = view_of(torch.zeros(2, 7, 3), torch.ones(2, 7, dtype=torch.bool))
-    decision = aggregation.make(name, num_byzantine=1).decide(view)
-    assert not decision.update.any()
-    assert decision.credits is None or not decision.credits.any()
-
-
 def test_an_object_with_credits():
     last = Last()
     agents.register("last", lambda: last)

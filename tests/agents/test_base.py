@@ -156,8 +156,8 @@ def test_credits_that_sum_to_less_need_a_null_slot():
 
 def test_where_nobody_deserves_credit_nothing_moves():
     # Every group of two has a Byzantine worker in it, so that the oracle trusts none.
-    groups = {**ARGUMENTS, "num_workers": 6, "num_byzantine": 5, "secure_group_size": 2, "action": "null_slot"}
-    venv = gym.make_vec(ID, num_envs=2, **groups)
+    groups = {**ARGUMENTS, "num_workers": 6, "num_byzantine": 5, "secure_group_size": 2}
+    venv = gym.make_vec(ID, num_envs=2, **groups, action="null_slot")
     observations, _ = venv.reset(seed=0)
     agent = agents.make("oracle").bind(venv)
     assert venv.unwrapped.simulation.byzantine_rows.all()

@@ -12,7 +12,8 @@ from attack_cases import context_for, gradients_like, mask_of, states_of, submit
 
 from byzgym import attacks
 
-BLIND = {"gaussian", "uniform", "random", "zero", "omniscient", "ipm", "alie"}  # do not read their own gradients
+# These do not read what Byzantine workers would send.
+BLIND = {"gaussian", "uniform", "random", "zero", "omniscient", "ipm", "alie"}
 BUILT_IN = {*BLIND, "bit_flip", "gambler", "label_flip", "none", "scaled", "sign_flip"}
 GAMBLER = {"name": "gambler", "probability": 0.3, "num_servers": 2, "factor": -3.0}
 SPECS = [

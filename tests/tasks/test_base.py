@@ -19,8 +19,10 @@ def task(**changes):
     return Task(**arguments)
 
 
-@pytest.mark.parametrize("inputs", [np.float64, np.float16, np.uint8, np.int32, np.uint16, ">f4", bool])
-@pytest.mark.parametrize("labels", [np.int32, np.uint8, np.uint64, np.float32, bool])
+@pytest.mark.parametrize(
+    ("inputs", "labels"),
+    [("f8", "i4"), ("f2", "u1"), ("u2", "u8"), (">f4", "f4"), (bool, bool)],
+)
 def test_number_types_are_converted(inputs, labels):
     x, y = np.array([[0, 1], [1, 0], [1, 1]]).astype(inputs), np.array([0, 1, 1]).astype(labels)
     made = task(train=(x, y), test=(x, y), held_out=(x, y), num_classes=2)
@@ -46,11 +48,7 @@ def test_input_shape_and_defaults():
     assert (made.model, made.batch_size, made.learning_rate) == ("mlp:32", 32, 0.1)
 
 
-def test_repr_is_short():
-    assert repr(task()) == "Task(train=(20, 3), test=20, num_classes=4, model='mlp:32')"
-
-
-@pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 2), (26, 10), (100, 10), (260, 26)])
+@pytest.mark.parametrize(("count", "held"), [(2, 1), (26, 10), (260, 26)])
 def test_a_tenth_is_held_out_of_train(count, held):
     x = torch.arange(float(count))[:, None]
     made = Task((x, torch.arange(count) % 2), (x, torch.zeros(count)), 2)
@@ -63,9 +61,7 @@ def test_a_tenth_is_held_out_of_train(count, held):
 
 def test_splits_are_always_the_same(untouched_randomness):
     first, stratified = split_held_out(X, Y), split_stratified(Y.numpy(), 0.2, seed=0)
-    torch.rand(3, generator=torch.Generator().manual_seed(5))
-    again = split_held_out(X, Y)
-    assert torch.equal(first[1][0], again[1][0])
+    assert torch.equal(first[1][0], split_held_out(X, Y)[1][0])
     assert all(map(np.array_equal, stratified, split_stratified(Y.numpy(), 0.2, seed=0)))
     assert sorted(Y[stratified[1]].tolist()) == [0, 1, 2, 3]
 
@@ -157,7 +153,3 @@ def test_users_register_tasks():
     tasks.register("registered_by_a_test", lambda: None)
     with pytest.raises(TypeError, match=r"the factory of .* must return a Task, got None"):
         tasks.make("registered_by_a_test")
-    with pytest.raises(ValueError, match="'digits' is built in"):
-        tasks.register("digits", task)
-    with pytest.raises(ValueError, match=r"unknown task 'digit'; did you mean 'digits'\? known: .*cifar10"):
-        tasks.make("digit")

@@ -13,9 +13,8 @@ def marked(held=6, shape=(1, 4, 4), num_classes=3):
     """A task whose inputs say which set they come from."""
 
     def samples(count, mark):
-        return mark + torch.arange(count).reshape(-1, *[1] * len(shape)) / 100 + torch.zeros(shape), [
-            0
-        ] * count
+        numbers = torch.arange(count).reshape(-1, *[1] * len(shape)) / 100
+        return mark + numbers + torch.zeros(shape), [0] * count
 
     return Task(samples(20, TRAIN), samples(30, TEST), num_classes, held_out=samples(held, HELD))
 
