@@ -76,17 +76,13 @@ class Rule(Policy):
         return self._aggregate_accepted(gradients, _accepted(gradients))
 
     def credits(self, submissions: Tensor | ServerView) -> Tensor:
-        """The credits on the simplex with which the aggregate is a weighted sum.
+        """The credits [..., n] on the simplex with which the aggregate is a weighted sum.
 
         Args:
             submissions: A tensor [..., n, d] or a `ServerView`.
 
-        Returns:
-            Shape [..., n].
-
         Raises:
             NotLinearError: If the rule has no credits.
-            TypeError, ValueError: As for a call.
         """
         if isinstance(submissions, ServerView):
             return super().credits(submissions)
@@ -130,22 +126,28 @@ class Rule(Policy):
         if accepted is None:
             return self._aggregate(gradients)
         total = gradients.new_zeros(accepted.shape[:-1].numel(), gradients.shape[-1])
-        for rule, runs, rows in self._by_accepted(accepted):
-            total[runs] = rule._aggregate(gradients.reshape(-1, *gradients.shape[-2:])[runs[:, None], rows])
+        for rule, runs, _, kept in self._by_accepted(gradients, accepted):
+            total[runs] = rule._aggregate(kept)
         return total.reshape(gradients.shape[:-2] + gradients.shape[-1:])
 
-    def _by_accepted(self, accepted: Tensor) -> Iterator[tuple[Rule, Tensor, Tensor]]:
+    def _by_accepted(
+        self, gradients: Tensor, accepted: Tensor
+    ) -> Iterator[tuple[Rule, Tensor, Tensor, Tensor]]:
         """Split the runs by their number k of accepted submissions [..., n], where that is not zero.
 
         Yields:
-            The rule for k submissions, the indices [m] of the runs and the indices [m, k] of their rows.
+            The rule for k submissions, the indices [m] of the runs, and the indices [m, k] and the values
+            [m, k, d] of their rows.
         """
+        gradients = gradients.reshape(-1, *gradients.shape[-2:])
         accepted = accepted.reshape(-1, accepted.shape[-1])
         counts = accepted.sum(-1)
         first = accepted.sort(dim=-1, descending=True, stable=True).indices
         for count in sorted(set(counts.tolist()) - {0}):
             runs = (counts == count).nonzero()[:, 0]
-            yield self._for_fewer(count, accepted.shape[-1] - count), runs, first[runs, :count]
+            rows = first[runs, :count]
+            rule = self._for_fewer(count, accepted.shape[-1] - count)
+            yield rule, runs, rows, gradients[runs[:, None], rows]
 
     def _for_fewer(self, num_workers: int, num_rejected: int) -> Rule:
         """This rule for the workers left when some were rejected."""
@@ -210,9 +212,8 @@ class Weighting(Rule):
         if accepted is None:
             return self._credits(gradients)
         credits = gradients.new_zeros(accepted.shape).reshape(-1, accepted.shape[-1])
-        for rule, runs, rows in self._by_accepted(accepted):
+        for rule, runs, rows, kept in self._by_accepted(gradients, accepted):
             assert isinstance(rule, Weighting)
-            kept = gradients.reshape(-1, *gradients.shape[-2:])[runs[:, None], rows]
             credits[runs[:, None], rows] = rule._credits(kept).to(credits.dtype)
         return torch.where(accepted.any(-1, keepdim=True), credits.reshape(accepted.shape), rest)
 

@@ -56,8 +56,6 @@ Block = tuple[slice, slice]  # environments, columns
 def _blocks(rows: Tensor) -> Iterator[Block]:
     """Cut [E, n, d] into blocks of about equal size, each with all n rows."""
     num_envs, num_rows, num_columns = rows.shape
-    if not rows.numel():
-        return
     on_cpu = rows.device.type == "cpu"
     largest = CPU_BLOCK_PER_THREAD * torch.get_num_threads() if on_cpu else DEVICE_BLOCK
     largest = max(SHARED, largest // num_rows)

@@ -137,7 +137,9 @@ def split_held_out(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[T
     return (x[keep], y[keep]), (x[out], y[out])
 
 
-def split_stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_stratified(
+    labels: np.ndarray, fraction: float = 0.2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Split samples at random, so that both parts hold the classes in the same proportions.
 
     Args:

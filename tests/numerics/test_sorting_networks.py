@@ -14,7 +14,7 @@ def test_networks_sort(n):
         wires = np.array(list(itertools.product((0, 1), repeat=n)), dtype=np.int8).T
     else:  # too many zeros and ones to try them all
         wires = np.random.default_rng(n).integers(0, 20, (n, 2000))
-    comparators, order = networks.sorting_network(n)
+    comparators, order = networks.sorting_network(range(n))
     for low, high in comparators:
         wires[low], wires[high] = np.minimum(wires[low], wires[high]), np.maximum(wires[low], wires[high])
     assert (np.diff(wires[order], axis=0) >= 0).all()

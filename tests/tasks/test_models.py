@@ -195,7 +195,7 @@ def test_batch_norm_is_replaced_at_every_depth():
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     assert isinstance(model[0], nn.GroupNorm)
     assert not model[0].affine
-    assert model[2] is inner[1]
+    assert model[2].weight is inner[1].weight
     assert (model[2].num_groups, model[2].eps) == (1, 1e-3)
     assert model[2].weight is shared.weight
     assert isinstance(model[3], nn.InstanceNorm2d)
