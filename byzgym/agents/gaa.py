@@ -154,6 +154,7 @@ class GAA(Agent):
 
     def _feedback(self, view: ServerView) -> Tensor:
         """The QV loss [E] after the last round, kept with its derivatives [E, n] by the window's credits."""
+        assert view.qv_loss is not None  # the first round of a view without it fails
         with torch.enable_grad():
             theta = view.theta.detach().clone().requires_grad_()
             loss = view.qv_loss(theta)

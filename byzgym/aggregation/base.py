@@ -294,7 +294,7 @@ class CallableRule(Rule):
     def __init__(self, function: Callable[[Tensor], Tensor], name: str | None = None) -> None:
         super().__init__()
         self.function = function
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name: str = name or getattr(function, "__name__", type(function).__name__)
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
         result = self.function(gradients)

@@ -136,15 +136,11 @@ def _apply(gram: Tensor, weights: Tensor) -> Tensor:
 def _first_weights(distances: Tensor, gram: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     """Weights [E, n] one step down from the medoid, and where the medoid is already the optimum [E, 1].
 
-    If the optimum is a submission it is the medoid, and it is if the unit vectors from it to the others sum
-    to no more than its multiplicity. If it is not, the first step leads below the objective of every
-    submission, so the iteration cannot get stuck at one. Submissions that are all but equal to the medoid
-    count as equal for this step: out of their midst the iteration would take very many.
-
-    Args:
-        distances: Distances from the medoid, shape [E, n].
-        gram: Gram matrix about the medoid, shape [E, n, n].
-        near: Distances up to which they are all but equal, shape [E, 1].
+    They follow from the distances [E, n] from the medoid and the Gram matrix [E, n, n] about it. If the
+    optimum is a submission it is the medoid, and it is if the unit vectors from it to the others sum to no
+    more than its multiplicity. If it is not, the first step leads below the objective of every submission, so
+    the iteration cannot get stuck at one. Submissions that are all but equal to the medoid (within ``near``
+    [E, 1]) count as equal for this step: out of their midst the iteration would take very many.
     """
     at_medoid = distances <= near
     multiplicity = at_medoid.sum(-1, keepdim=True).double()

@@ -20,11 +20,7 @@ class RulePerEnvironment:
         self.numbers = numbers.clone()  # [E]
 
     def __call__(self, gradients: Tensor) -> Tensor:
-        """Aggregate submissions [E, ..., n, d] to vectors [E, ..., d].
-
-        Raises:
-            ValueError: If the first dimension is not E.
-        """
+        """Aggregate submissions [E, ..., n, d] to vectors [E, ..., d]."""
         if gradients.dim() < 3 or len(gradients) != len(self.numbers):
             raise ValueError(
                 f"gradients must have shape [{len(self.numbers)}, ..., n, d], got {list(gradients.shape)}"

@@ -41,6 +41,10 @@ class ServerView:
             there is none; rules that need it then say so.
         qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
 
+    Raises:
+        TypeError: If ``gradients`` or ``theta`` is no dense tensor of real numbers.
+        ValueError: If the shapes of ``gradients``, ``theta`` and ``learning_rate`` do not fit.
+
     Example:
         >>> gradients, theta = torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 1)
         >>> view = ServerView(gradients, theta, 0.1, qv_loss=lambda theta: theta[:, 0] ** 2)
@@ -61,12 +65,7 @@ class ServerView:
     _qv: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        """Fill the optional fields with their values at the start of a run.
-
-        Raises:
-            TypeError: If ``gradients`` or ``theta`` is no dense tensor of real numbers.
-            ValueError: If the shapes of ``gradients``, ``theta`` and ``learning_rate`` do not fit.
-        """
+        """Fill the optional fields with their values at the start of a run."""
         check_tensor("gradients", self.gradients, "E", "n", "d")
         num_envs, num_workers, dimension = self.gradients.shape
         check_tensor("theta", self.theta, num_envs, dimension)

@@ -19,24 +19,14 @@ from byzgym.numerics.sorting_networks import Program
 # accelerator only memory limits it.
 CPU_BLOCK_PER_THREAD = 2_500_000
 DEVICE_BLOCK = 1 << 27
-# Columns from which PyTorch shares an operation among threads.
-SHARED = 1 << 15
+SHARED = 1 << 15  # columns from which PyTorch shares an operation among threads
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {"min": torch.minimum, "max": torch.maximum, "add": torch.add}
 
 
 def run_program(program: Program, gradients: Tensor, compiled: bool = False) -> Tensor:
-    """Run a program on the n rows of every environment. The result is detached.
+    """Run a program for n rows on finite gradients [..., n, d]; the result [..., d] is detached.
 
-    Args:
-        program: For n rows.
-        gradients: Finite, shape [..., n, d].
-        compiled: Whether to run it through `torch.compile`.
-
-    Returns:
-        Shape [..., d].
-
-    Raises:
-        RuntimeError: If `torch.compile` fails.
+    With ``compiled`` it runs through `torch.compile`; a RuntimeError says so if that fails.
     """
     if gradients.element_size() < 4:  # sums of half precision lose what single precision keeps
         return run_program(program, gradients.float(), compiled).to(gradients.dtype)
@@ -50,11 +40,8 @@ def run_program(program: Program, gradients: Tensor, compiled: bool = False) -> 
     return result.reshape(gradients.shape[:-2] + gradients.shape[-1:])
 
 
-Block = tuple[slice, slice]  # environments, columns
-
-
-def _blocks(rows: Tensor) -> Iterator[Block]:
-    """Cut [E, n, d] into blocks of about equal size, each with all n rows."""
+def _blocks(rows: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cut [E, n, d] into blocks (environments, columns) of about equal size, each with all n rows."""
     num_envs, num_rows, num_columns = rows.shape
     on_cpu = rows.device.type == "cpu"
     largest = CPU_BLOCK_PER_THREAD * torch.get_num_threads() if on_cpu else DEVICE_BLOCK

@@ -100,13 +100,9 @@ def sorting_network(wires: Sequence[int]) -> tuple[list[Comparator], list[int]]:
 def _prune(comparators: list[Comparator], wanted: Mapping[int, str]) -> list[tuple[int, int, bool, bool]]:
     """Leave out what no wanted output depends on.
 
-    Args:
-        comparators: In order of execution.
-        wanted: For each wire what its final value is for: "exact" for a rank of its own, "dead" for
-            nothing, or the name of a set within which order does not matter.
-
-    Returns:
-        The comparators left, each with whether its minimum and whether its maximum is needed.
+    ``wanted`` says for each wire what its final value is for: "exact" for a rank of its own, "dead" for
+    nothing, "middle" for a set within which order does not matter. Of the comparators left, each comes with
+    whether its minimum and whether its maximum is needed.
     """
     use = dict(wanted)
     left = []
@@ -125,10 +121,8 @@ def _median_ranks(num_rows: int) -> tuple[int, ...]:
 class _Builder:
     """Collects operations on values, each written once, and at the end assigns them to registers.
 
-    Args:
-        num_rows: The number n of input rows, values 0 to n-1.
-        middle: Ranks whose order among themselves does not matter.
-        exact: Further ranks that are needed each for itself.
+    The input rows are values 0 to n-1. The order of the ``middle`` ranks among themselves does not matter;
+    the ``exact`` ones are needed each for itself.
     """
 
     def __init__(self, num_rows: int, middle: Iterable[int], exact: Iterable[int] = ()) -> None:

@@ -108,10 +108,7 @@ def replace_batch_norm(module: nn.Module) -> nn.Module:
     Source: Wu and He 2018, "Group Normalization" (https://arxiv.org/abs/1803.08494).
 
     Args:
-        module: Changed in place, unless it is a BatchNorm itself.
-
-    Returns:
-        ``module``, or its replacement.
+        module: Changed in place and returned, unless it is a BatchNorm itself.
     """
     if isinstance(module, _BatchNorm):
         return _group_norm(module)

@@ -36,23 +36,10 @@ def test_the_built_in_attacks_are_registered():
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 class TestEveryAttack:
     def test_keeps_shape_and_type(self, spec):
-        for num_workers, dimension, mask in (
-            (6, 1, MASK),
-            (6, 33, MASK),
-            (1, 4, mask_of(1, [0], [])),
-            (60, 5, mask_of(60, [], list(range(60)))),
-        ):
+        for num_workers, dimension, mask in ((6, 1, MASK), (1, 4, mask_of(1, [0], []))):
             gradients = gradients_like(len(mask), num_workers, dimension)
             submitted = submit(spec, gradients, mask)
             assert (submitted.shape, submitted.dtype) == (gradients.shape, gradients.dtype)
-
-    def test_leaves_input_and_global_generator(self, spec):
-        gradients, mask = gradients_like(4, 6, 33), MASK.clone()
-        before, state = gradients.clone(), torch.random.get_rng_state()
-        submit(spec, gradients, mask).zero_()
-        assert torch.equal(gradients, before)
-        assert torch.equal(mask, MASK)
-        assert torch.equal(torch.random.get_rng_state(), state)
 
     def test_takes_an_expanded_view(self, spec):
         gradients = gradients_like(4, 1, 33).expand(4, 6, 33)
@@ -113,7 +100,6 @@ def test_users_register_any_callable():
     ("name", "parameters"),
     [
         ("gaussian", {"std": -1}),
-        ("random", {"mean": float("nan")}),
         ("uniform", {"high": -2.0}),
         ("uniform", {"low": 1e39}),
         ("sign_flip", {"scale": 0}),
@@ -121,14 +107,12 @@ def test_users_register_any_callable():
         ("omniscient", {"factor": -1}),
         ("ipm", {"epsilon": -0.1}),
         ("alie", {"z": "paper"}),
-        ("alie", {"min_z": float("nan")}),
         ("bit_flip", {"dimensions": 0}),
         ("bit_flip", {"bits": (33,)}),
         ("bit_flip", {"bits": (5, 5)}),
         ("bit_flip", {"bits": 32}),
         ("bit_flip", {"victims": "some"}),
         ("gambler", {"probability": 1.5}),
-        ("gambler", {"num_servers": 0}),
         ("gambler", {"server": 20}),
     ],
 )

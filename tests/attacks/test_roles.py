@@ -155,12 +155,10 @@ def test_fluctuating_may_make_everybody_byzantine():
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("randomized", {"period": 0}),
         ("randomized", {"probability": 1.1}),
         ("randomized", {"fixed_honest": 1}),
         ("pretense", {"until": -1}),
-        ("fluctuating", {"period": 1.5}),
-        ("fluctuating", {"low": -1}),
+        ("fluctuating", {"period": 0}),
         ("fluctuating", {"high": 2, "low": 3}),
     ],
 )

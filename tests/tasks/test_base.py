@@ -42,12 +42,6 @@ def test_awkward_memory_gives_no_warning(recwarn):
     assert not recwarn.list
 
 
-def test_input_shape_and_defaults():
-    made = Task((X.reshape(20, 1, 3, 1), Y), (X.reshape(20, 1, 3, 1), Y), 4)
-    assert made.input_shape == (1, 3, 1)
-    assert (made.model, made.batch_size, made.learning_rate) == ("mlp:32", 32, 0.1)
-
-
 @pytest.mark.parametrize(("count", "held"), [(2, 1), (26, 10), (260, 26)])
 def test_a_tenth_is_held_out_of_train(count, held):
     x = torch.arange(float(count))[:, None]
@@ -74,7 +68,6 @@ NAN[3, 1] = float("nan")
     ("changes", "error", "message"),
     [
         ({"num_classes": 1}, ValueError, "num_classes must be an integer of at least 2, got 1"),
-        ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1, got 0"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be .* greater than 0, got 0.0"),
         ({"model": ""}, ValueError, "model must be a non-empty string .* got ''"),
         ({"train": X}, TypeError, "train must be a pair"),
@@ -83,11 +76,8 @@ NAN[3, 1] = float("nan")
         ({"test": (Y, Y)}, ValueError, r"inputs of test must have shape \[N, ...\], got \(20,\)"),
         ({"test": (X, Y[:, None])}, ValueError, r"labels of test must have shape \[N\], got \(20, 1\)"),
         ({"held_out": (NAN, Y)}, ValueError, "inputs of held_out must be finite"),
-        ({"train": (X.double() * 1e300, Y)}, ValueError, "inputs of train must be finite"),
         ({"num_classes": 3}, ValueError, r"labels of train must be integers from 0 to 2 .* got 3"),
         ({"test": (X, Y - 1)}, ValueError, r"labels of test must be integers from 0 to 3 .* got -1"),
-        ({"test": (X, Y + 0.5)}, ValueError, r"labels of test must be integers from 0 to 3 .* got 0.5"),
-        ({"train": (X.numpy().astype(str), Y)}, TypeError, "inputs of train must be integers or floats"),
         ({"train": ([[1.0], [2.0, 3.0]], Y)}, TypeError, "inputs of train must be integers or floats"),
         ({"train": (X + 1j, Y)}, TypeError, "inputs of train must be integers or floats"),
         ({"train": (X.to_sparse(), Y)}, TypeError, "inputs of train must be .* dense .* got .*sparse"),

@@ -76,11 +76,6 @@ def test_without_a_root_the_error_says_both_ways():
         tasks.make("mnist")
 
 
-def test_download_must_be_a_bool(tmp_path):
-    with pytest.raises(ValueError, match="download must be True or False, got 'yes'"):
-        tasks.make("mnist", root=tmp_path, download="yes")
-
-
 @pytest.mark.parametrize(
     ("raised", "download", "error", "message"),
     [

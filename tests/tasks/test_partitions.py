@@ -108,8 +108,7 @@ def test_shards_are_dealt_at_random():
         ("shards:shards_per_worker=0", 2, "shards_per_worker must be .* at least 1, got 0"),
         ("shard", 2, r"unknown partition 'shard'; did you mean 'shards'\? known: dirichlet, iid, shards"),
         ("iid", 6, "num_workers must be at most 5 for 5 training samples, got 6"),
-        ("shards", 6, "num_workers must be at most 5 for 5 training samples, got 6"),
-        ("shards", 4, "shards_per_worker must be at most 1 for 5 training samples and 4 workers, got 2"),
+        ("shards", 4, "num_workers must be at most 2 for 5 training samples and shards_per_worker=2, got 4"),
         ("iid", 0, "num_workers must be an integer of at least 1, got 0"),
     ],
 )
