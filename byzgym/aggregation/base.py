@@ -14,6 +14,7 @@ from byzgym.aggregation.policy import Decision, Policy, combine, no_credits
 from byzgym.aggregation.view import ServerView
 from byzgym.ambient import without_autocast
 from byzgym.numerics.finite import finite_rows, is_finite
+from byzgym.registry import describe
 from byzgym.validation import check_int, check_tensor
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -294,7 +295,7 @@ class CallableRule(Rule):
     def __init__(self, function: Callable[[Tensor], Tensor], name: str | None = None) -> None:
         super().__init__()
         self.function = function
-        self.name: str = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or describe(function)
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
         result = self.function(gradients)

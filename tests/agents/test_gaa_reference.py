@@ -164,11 +164,3 @@ def test_pooled_preprocessing_is_the_mean(dimension):
     torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-6)
     alone = torch.cat([preprocessed(rows[e : e + 1], pooled=True) for e in range(3)])
     assert torch.equal(pooled, alone)
-
-
-@pytest.mark.parametrize("hidden", [(), (4,)])
-def test_the_view_keeps_its_submissions(hidden):
-    view = normal_view()
-    before = view.gradients.clone()
-    agents.make("gaa", hidden=hidden).credits(view)
-    assert torch.equal(view.gradients, before)
