@@ -13,11 +13,8 @@ from byzgym.registry import Registry, describe
 from byzgym.simulation import Simulation
 from byzgym.validation import unknown
 
-INJECTED = ("num_byzantine", "simulation")
-"""Parameters of factories that whoever builds an agent fills in."""
-
-PROBED = 1000
-"""Workers for which every rule accepts some f."""
+INJECTED = ("num_byzantine", "simulation")  # parameters of factories that whoever builds an agent fills in
+PROBED = 1000  # workers for which every rule accepts some f
 
 
 def decides(spec: Any) -> bool:
