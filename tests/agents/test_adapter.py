@@ -94,7 +94,7 @@ def test_an_object_with_aggregate():
     agent.reset()
 
 
-def test_an_object_with_decide_that_knows_which_environments_begin():
+def test_an_object_with_decide_and_reset():
     class Mine:
         began = None
 

@@ -147,14 +147,14 @@ def test_credits_that_sum_to_less_than_one(action, sums):
         np.testing.assert_allclose(info["credits"], [[part / 7] * 7 for part in sums], rtol=1e-6)
 
 
-def test_credits_that_sum_to_less_need_a_null_slot():
+def test_credits_below_one_need_a_null_slot():
     env = gym.make(ID, **ARGUMENTS)
     observation, _ = env.reset(seed=0)
     with pytest.raises(ValueError, match="action='null_slot'"):
         Part(0.5).bind(env).predict(observation)
 
 
-def test_where_nobody_deserves_credit_nothing_moves():
+def test_nobody_deserves_credit():
     # Every group of two has a Byzantine worker in it, so that the oracle trusts none.
     groups = {**ARGUMENTS, "num_workers": 6, "num_byzantine": 5, "secure_group_size": 2}
     venv = gym.make_vec(ID, num_envs=2, **groups, action="null_slot")

@@ -84,7 +84,7 @@ def test_a_part_of_the_runs():
         view.of(torch.tensor([1, 1]))
 
 
-def test_a_part_made_in_inference_mode_can_be_used_outside():
+def test_a_part_made_in_inference_mode():
     view, runs = Simulation.make(3, seed=0, **TINY).view, torch.tensor([2, 0])
     with torch.inference_mode():
         part = view.of(runs)

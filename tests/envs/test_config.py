@@ -34,7 +34,7 @@ def test_the_signature_shows_all_arguments():
     assert all(f"| `{name}` |" in described for name in shown)
 
 
-def test_the_default_environment_is_the_documented_one():
+def test_the_default_is_the_documented_one():
     env = gym.make(ID).unwrapped
     assert env.observation_space.shape == (11, 32)
     assert env.action_space.shape == (10,)

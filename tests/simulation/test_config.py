@@ -68,7 +68,7 @@ def test_values_of_another_kind_are_named(argument):
             make(**{argument: value})
 
 
-def test_unknown_arguments_and_parameters_are_named():
+def test_unknown_arguments_are_named():
     with pytest.raises(TypeError, match="'num_wrokers'; did you mean 'num_workers'"):
         make(num_wrokers=3)
     for attack in ({"name": "ipm", "eps": 1}, "ipm:eps=1"):
@@ -85,7 +85,7 @@ def test_another_default_dtype_is_named():
         torch.set_default_dtype(torch.float32)
 
 
-def test_f_is_seven_tenths_of_the_workers_by_default():
+def test_f_is_seven_tenths_by_default():
     for num_workers, number in ((1, 0), (2, 1), (5, 3), (10, 7), (13, 9)):
         config = SimulationConfig(task="synthetic", num_workers=num_workers)
         assert resolve(config).num_byzantine == (number, number)
@@ -148,6 +148,6 @@ def test_attacks_that_only_print_alike_stay_apart():
         assert (simulation.gradients[simulation.byzantine] == value).all()
 
 
-def test_arguments_of_the_environment_have_no_effect():
+def test_environment_arguments_have_no_effect():
     told = Simulation.make(2, 0, task="synthetic", action="rule", rules=["krum"], observation="norms")
     assert_same(told, Simulation.make(2, 0, task="synthetic"))
