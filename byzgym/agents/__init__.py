@@ -1,8 +1,8 @@
 """Agents: policies that can act in an environment. They learn (GAA) or are controls; every rule is one, too.
 
-A new agent subclasses `Agent` and defines `decide`, and is decorated with ``@registry.built_in("name")`` and imported
-here. From outside the package call `register` with a factory of any object with ``decide(view)``, ``credits(view)`` or
-``aggregate(view)``.
+A new agent subclasses `Agent` and defines `decide`, and is decorated with ``@registry.built_in("name")`` and
+imported here. From outside the package call `register` with a factory of any object with ``decide(view)``,
+``credits(view)`` or ``aggregate(view)``.
 """
 
 from byzgym.agents.adapter import PolicyAgent

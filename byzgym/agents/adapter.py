@@ -21,9 +21,9 @@ Build = Callable[[int, int | None, Simulation | None], Any]
 class PolicyAgent(Agent):
     """A policy that is no agent by itself: a rule, or an object from outside.
 
-    The object has one of ``decide(view)``, ``credits(view)`` [E, n] and ``aggregate(view)`` [E, d], and may have
-    ``reset(envs=None)`` or ``reset()``. Where its factory wants n, f or the simulation, it is built when `bind` or the
-    first view tells these.
+    The object has one of ``decide(view)``, ``credits(view)`` [E, n] and ``aggregate(view)`` [E, d], and may
+    have ``reset(envs=None)`` or ``reset()``. Where its factory wants n, f or the simulation, it is built when
+    `bind` or the first view tells these.
 
     Args:
         name: How errors call it.
@@ -77,17 +77,11 @@ class PolicyAgent(Agent):
         simulation.rule = shown_rule(self.policy)
 
     def _set_policy(self, policy: Any) -> None:
-        offered = [name for name in ("decide", "credits", "aggregate") if callable(getattr(policy, name, None))]
-        if not offered:
-            raise TypeError(
-                f"policy {self.name!r} must have decide(view), credits(view) or aggregate(view), got "
-                f"{type(policy).__name__}"
-            )
         self.policy = policy
         if isinstance(policy, Policy):
             self.linear = policy.linear
-        elif "decide" not in offered:
-            self.linear = "credits" in offered
+        elif not callable(getattr(policy, "decide", None)):
+            self.linear = callable(getattr(policy, "credits", None))
         self.reference = bool(getattr(policy, "reference", False))  # type: ignore[misc]
 
     def __repr__(self) -> str:

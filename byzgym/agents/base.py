@@ -16,9 +16,9 @@ from byzgym.simulation import Simulation
 class Agent(Policy):
     """A policy that also answers `predict`, as stable-baselines3's models do.
 
-    `evaluate_policy` of stable-baselines3 and loops over Gymnasium environments can use it then. An agent whose
-    decisions have credits acts in an environment with ``action="credits"`` (or "null_slot"), every agent in one with
-    ``action="update"``.
+    `evaluate_policy` of stable-baselines3 and loops over Gymnasium environments can use it then. An agent
+    whose decisions have credits acts in an environment with ``action="credits"`` (or "null_slot"), every
+    agent in one with ``action="update"``.
 
     Example:
         >>> import gymnasium as gym, byzgym
@@ -43,21 +43,22 @@ class Agent(Policy):
             The agent.
 
         Raises:
-            ValueError: If the environment is another, holds several single ones, has a wrapper that changes its
-                actions, or takes actions that the agent cannot give.
+            ValueError: If the environment is another, holds several single ones, has a wrapper that changes
+                its actions, or takes actions that the agent cannot give.
             NotLinearError: If the environment takes credits and the agent gives none.
         """
         inner = _unwrapped(env)
         space, offered = _single_space(inner, "action"), _single_space(env, "action")
         if offered != space:
             raise ValueError(
-                f"env must take the actions {space}, got {offered}; bind the agent to the environment without the "
-                "wrapper that changes them"
+                f"env must take the actions {space}, got {offered}; bind the agent to the environment "
+                "without the wrapper that changes them"
             )
         num_envs = getattr(env, "num_envs", 1)
         if num_envs != inner.simulation.num_envs:
             raise ValueError(
-                f"env must be a native vector environment (gym.make_vec) to hold {num_envs} environments, got {env!r}"
+                f"env must be a native vector environment (gym.make_vec) to hold {num_envs} environments, "
+                f"got {env!r}"
             )
         self._attach(inner.simulation)
         inner.actions.check_policy(self)
@@ -75,8 +76,8 @@ class Agent(Policy):
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """The action for the present round of the environment given to `bind`.
 
-        The observation is only looked at for whether it is a batch: the agent reads the environment's `ServerView`.
-        The agent is reset where an episode begins.
+        The observation is only looked at for whether it is a batch: the agent reads the environment's
+        `ServerView`. The agent is reset where an episode begins.
 
         Args:
             observation: What the environment returned last.

@@ -18,7 +18,12 @@ from byzgym.validation import check_int, check_real
 
 @registry.built_in("uniform")
 class Uniform(Agent):
-    """The same credit for every accepted submission: plain averaging."""
+    """The same credit for every accepted submission: plain averaging.
+
+    Example:
+        >>> Uniform().credits(ServerView(torch.ones(1, 2, 3), torch.zeros(1, 3), 0.1, None))
+        tensor([[0.5000, 0.5000]])
+    """
 
     def decide(self, view: ServerView) -> Decision:
         """See `Policy.decide`."""
@@ -29,15 +34,15 @@ class Uniform(Agent):
 class Random(Agent):
     """Credits drawn in every round uniformly from the simplex.
 
-    All environments of a batch draw from one generator, so what one of them gets depends on how many there are before
-    it.
+    All environments of a batch draw from one generator, so what one of them gets depends on how many there
+    are before it.
 
     Args:
         seed: Of the agent's own generator, at least 0.
 
     Example:
-        >>> Random(seed=3)._generator.initial_seed()
-        3
+        >>> Random(seed=3).credits(ServerView(torch.ones(1, 2, 3), torch.zeros(1, 3), 0.1, None)).sum()
+        tensor(1.)
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -57,7 +62,7 @@ class Random(Agent):
 
 @registry.built_in("fixed")
 class Fixed(Agent):
-    """The same credits in every round (Proposition 1 of the GAA paper: one Byzantine worker fools them).
+    """The same credits in every round. One Byzantine worker fools them, by proposition 1 of the GAA paper.
 
     Args:
         credits: One number per worker, not negative, with a positive sum; normalised. All on the first
@@ -65,6 +70,10 @@ class Fixed(Agent):
 
     Raises:
         ValueError: If a number is negative or not finite, or all are zero.
+
+    Example:
+        >>> Fixed([1, 3]).credits(ServerView(torch.ones(1, 2, 3), torch.zeros(1, 3), 0.1, None))
+        tensor([[0.2500, 0.7500]])
     """
 
     def __init__(self, credits: Sequence[float] | None = None) -> None:
@@ -95,7 +104,7 @@ class Fixed(Agent):
 
 @registry.built_in("oracle")
 class BenignOnlyOracle(Policy):
-    """Averages the honest submissions: a reference, since no server knows who is honest.
+    """The average of the honest submissions: a reference, since no server knows who is honest.
 
     Args:
         simulation: Where it looks up who is Byzantine. `Agent.bind` and `agents.build` fill it in.

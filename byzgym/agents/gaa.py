@@ -22,7 +22,8 @@ from byzgym.validation import check_int, check_real
 @registry.built_in("gaa")
 class GAA(Agent):
     """GAA of Pan et al. 2020, "Justinian's GAAvernor: Robust Distributed Learning with Gradient Aggregation
-    Agent" (https://www.usenix.org/conference/usenixsecurity20/presentation/pan).
+    Agent" (https://www.usenix.org/conference/usenixsecurity20/presentation/pan). It learns online which
+    submissions make the QV loss fall.
 
     Per coordinate, a network reads two numbers for every submission (the preprocessing of Andrychowicz et
     al. 2016), the parameter, log(1 + QV loss) and the last credits. All d coordinates share it. Its n outputs
@@ -153,6 +154,7 @@ class GAA(Agent):
 
     def _feedback(self, view: ServerView) -> Tensor:
         """The QV loss [E] after the last round, kept with its derivatives [E, n] by the window's credits."""
+        assert view.qv_loss is not None  # the first round of a view without it fails
         with torch.enable_grad():
             theta = view.theta.detach().clone().requires_grad_()
             loss = view.qv_loss(theta)

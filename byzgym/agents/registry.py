@@ -13,12 +13,8 @@ from byzgym.registry import Registry, describe
 from byzgym.simulation import Simulation
 from byzgym.validation import unknown
 
-INJECTED = ("num_byzantine", "simulation")
-"""Parameters of factories that whoever builds an agent fills in."""
-
-PROBED = 1000
-"""Workers for which every rule accepts some f."""
-
+INJECTED = ("num_byzantine", "simulation")  # parameters of factories that whoever builds an agent fills in
+PROBED = 1000  # workers for which every rule accepts some f
 
 
 def decides(spec: Any) -> bool:
@@ -27,7 +23,9 @@ def decides(spec: Any) -> bool:
     return not isinstance(spec, type) and any(callable(getattr(spec, method, None)) for method in methods)
 
 
-registry: Registry[Any] = Registry("agent", decides, "an object with decide(view), credits(view) or aggregate(view)")
+registry: Registry[Any] = Registry(
+    "agent", decides, "an object with decide(view), credits(view) or aggregate(view)"
+)
 
 
 def names() -> list[str]:
@@ -38,24 +36,24 @@ def names() -> list[str]:
 def register(name: str, factory: Callable[..., Any]) -> None:
     """Make ``factory(**parameters)`` known as an agent.
 
-    It returns an object with ``decide(view)``, ``credits(view)`` or ``aggregate(view)``, and perhaps ``reset``.
-    Parameters named ``num_byzantine`` and ``simulation`` are filled in by whoever builds it (`build`, `Agent.bind`). An
-    agent goes before a rule of yours with the same name.
+    It returns an object with ``decide(view)``, ``credits(view)`` or ``aggregate(view)``, and perhaps
+    ``reset``. Parameters named ``num_byzantine`` and ``simulation`` are filled in by whoever builds it
+    (`build`, `Agent.bind`). An agent goes before a rule of yours with the same name.
 
     Raises:
         ValueError: If the name is not allowed, or is that of a built-in agent or rule.
         TypeError: If the factory cannot be called.
     """
     if rules.is_built_in(name):
-        raise ValueError(f"agent {name!r} is the rule of that name and cannot be replaced; choose another name")
+        raise ValueError(f"agent {name!r} is a built-in rule and cannot be replaced; choose another name")
     registry.register(name, factory)
 
 
 def make(name: str, /, **parameters: Any) -> Agent:
     """Build an agent; the name of a rule gives that rule as an agent.
 
-    What the agent wants to know of its environment (``num_byzantine``, ``simulation``) and is not given here, `bind`
-    tells it. A rule is told f, or the largest that it accepts for the number of submissions.
+    What the agent wants to know of its environment (``num_byzantine``, ``simulation``) and is not given here,
+    `bind` tells it. A rule is told f, or the largest that it accepts for the number of submissions.
 
     Raises:
         ValueError: If the name is unknown; the message lists the known ones.
@@ -73,11 +71,14 @@ def make_from(spec: Any) -> Agent:
     if isinstance(spec, str):
         spec = specs.parse(spec)
     if not isinstance(spec, Mapping):
-        made = registry.make_from(spec)
-        return made if isinstance(made, Agent) else PolicyAgent.of(made, describe(spec))
+        return _as_agent(registry.make_from(spec), describe(spec))
     if spec.get("name") not in names():
         raise unknown("agent", spec.get("name"), names())
     return _agent_from(spec) if spec["name"] in registry.names() else _rule_from(spec)
+
+
+def _as_agent(policy: Any, name: str) -> Agent:
+    return policy if isinstance(policy, Agent) else PolicyAgent.of(policy, name)
 
 
 def _rule_from(spec: Mapping[str, Any]) -> Agent:
@@ -102,18 +103,17 @@ def _agent_from(spec: Mapping[str, Any]) -> Agent:
         known = {"num_byzantine": num_byzantine, "simulation": simulation}
         return registry.make_from(spec, {key: known[key] for key in wanted if known[key] is not None})
 
-    if wanted:
-        factory = registry.factory(name)
-        return PolicyAgent(label, build, getattr(factory, "linear", True), getattr(factory, "reference", False))
-    made = registry.make_from(spec)
-    return made if isinstance(made, Agent) else PolicyAgent.of(made, label)
+    if not wanted:
+        return _as_agent(registry.make_from(spec), label)
+    factory = registry.factory(name)
+    return PolicyAgent(label, build, getattr(factory, "linear", True), getattr(factory, "reference", False))
 
 
 def build(spec: Any, simulation: Simulation) -> Agent:
     """`make_from`, with what the agent wants to know of a simulation filled in.
 
-    ``num_byzantine`` is the (upper) f, or the largest that a rule accepts; ``simulation`` is for references such as the
-    oracle. Attacks that know the server's rule are shown the agent's, if it is a rule.
+    ``num_byzantine`` is the (upper) f, or the largest that a rule accepts; ``simulation`` is for references
+    such as the oracle. Attacks that know the server's rule are shown the agent's, if it is a rule.
 
     Args:
         spec: As for `make_from`.

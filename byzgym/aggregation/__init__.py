@@ -1,10 +1,10 @@
 """Rules that aggregate submissions, and what every policy is given and gives.
 
 A rule maps submissions [..., n, d] to a vector [..., d]: ``make("krum", num_byzantine=3)(gradients)``. As a
-`Policy` it turns a `ServerView` into a `Decision`. A new rule is one small file: subclass `Weighting` (it gives
-credits), `Rule` (only a vector) or `ServerRule` (it keeps a memory or reads the QV loss), decorate it with
-``@registry.built_in("name")`` and import it here. From outside the package call `register` with a factory, which
-may also make any callable ``gradients -> vector``.
+`Policy` it turns a `ServerView` into a `Decision`. A new rule is one small file: subclass `Weighting` (it
+gives credits), `Rule` (only a vector) or `ServerRule` (it keeps a memory or reads the QV loss), decorate it
+with ``@registry.built_in("name")`` and import it here. From outside the package call `register` with a
+factory, which may also make any callable ``gradients -> vector``.
 """
 
 from byzgym.aggregation.base import CallableRule, HonestMajority, Rule, ServerRule, Weighting

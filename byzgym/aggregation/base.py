@@ -1,4 +1,4 @@
-"""The kinds of rule: a `Weighting` gives credits, any other `Rule` only a vector; a `ServerRule` needs more."""
+"""The kinds of rule: `Weighting` gives credits, any other `Rule` only a vector; `ServerRule` needs more."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from byzgym.aggregation.policy import Decision, Policy, combine, no_credits
 from byzgym.aggregation.view import ServerView
-from byzgym.numerics.finite import finite_rows, is_finite
 from byzgym.ambient import without_autocast
+from byzgym.numerics.finite import finite_rows, is_finite
+from byzgym.registry import describe
 from byzgym.validation import check_int, check_tensor
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -24,15 +25,15 @@ class Rule(Policy):
     """Maps submissions [..., n, d] to their aggregate [..., d].
 
     A rule is called with plain tensors, ``rule(gradients)``, or as a policy, ``rule.decide(view)``. Rejected
-    submissions (those with a NaN or infinite entry) count as not received: the rule acts on the others, with f
-    reduced by the number of rejected ones and to what the rule accepts for so few. Where it accepts none, it takes
-    their mean. Rules are right for entries from 1e-30 to 1e30 and never write into their input.
+    submissions (those with a NaN or infinite entry) count as not received: the rule acts on the others, with
+    f reduced by the number of rejected ones and to what the rule accepts for so few. Where it accepts none,
+    it takes their mean. Rules are right for entries from 1e-30 to 1e30 and never write into their input.
 
     A subclass defines `_aggregate`, which is given accepted submissions only.
 
     Args:
-        num_byzantine: The number f of Byzantine workers that the rule is told to expect. Rules that make no use of
-            it take it all the same, so that one rule can stand in for another.
+        num_byzantine: The number f of Byzantine workers that the rule is told to expect. Rules that make no
+            use of it take it all the same, so that one rule can stand in for another.
 
     Attributes:
         linear: Whether the aggregate is a convex combination of the submissions, so that `credits` exists.
@@ -76,17 +77,13 @@ class Rule(Policy):
         return self._aggregate_accepted(gradients, _accepted(gradients))
 
     def credits(self, submissions: Tensor | ServerView) -> Tensor:
-        """The credits on the simplex with which the aggregate is a weighted sum.
+        """The credits [..., n] on the simplex with which the aggregate is a weighted sum.
 
         Args:
             submissions: A tensor [..., n, d] or a `ServerView`.
 
-        Returns:
-            Shape [..., n].
-
         Raises:
             NotLinearError: If the rule has no credits.
-            TypeError, ValueError: As for a call.
         """
         if isinstance(submissions, ServerView):
             return super().credits(submissions)
@@ -124,37 +121,42 @@ class Rule(Policy):
         """Aggregate accepted submissions [..., n, d], all of them finite, to [..., d]."""
 
     def _aggregate_accepted(self, gradients: Tensor, accepted: Tensor | None) -> Tensor:
-        """The aggregate [..., d] of the submissions with ``accepted`` [..., n], or of all where it is None."""
+        """The aggregate [..., d] of the accepted submissions [..., n]; of all where ``accepted`` is None."""
         if not gradients.numel():  # no runs
             return gradients.new_zeros(gradients.shape[:-2] + gradients.shape[-1:])
         if accepted is None:
             return self._aggregate(gradients)
         total = gradients.new_zeros(accepted.shape[:-1].numel(), gradients.shape[-1])
-        for rule, runs, rows in self._by_accepted(accepted):
-            total[runs] = rule._aggregate(gradients.reshape(-1, *gradients.shape[-2:])[runs[:, None], rows])
+        for rule, runs, _, kept in self._by_accepted(gradients, accepted):
+            total[runs] = rule._aggregate(kept)
         return total.reshape(gradients.shape[:-2] + gradients.shape[-1:])
 
-    def _by_accepted(self, accepted: Tensor) -> Iterator[tuple[Rule, Tensor, Tensor]]:
-        """Split the runs by the number of accepted submissions, where that is not zero.
-
-        Args:
-            accepted: Shape [..., n], bool.
+    def _by_accepted(
+        self, gradients: Tensor, accepted: Tensor
+    ) -> Iterator[tuple[Rule, Tensor, Tensor, Tensor]]:
+        """Split the runs by their number k of accepted submissions [..., n], where that is not zero.
 
         Yields:
-            The rule for so many submissions, the indices [m] of the runs and the indices [m, k] of their rows.
+            The rule for k submissions, the indices [m] of the runs, and the indices [m, k] and the values
+            [m, k, d] of their rows.
         """
+        gradients = gradients.reshape(-1, *gradients.shape[-2:])
         accepted = accepted.reshape(-1, accepted.shape[-1])
         counts = accepted.sum(-1)
         first = accepted.sort(dim=-1, descending=True, stable=True).indices
         for count in sorted(set(counts.tolist()) - {0}):
             runs = (counts == count).nonzero()[:, 0]
-            yield self._for_fewer(count, accepted.shape[-1] - count), runs, first[runs, :count]
+            rows = first[runs, :count]
+            rule = self._for_fewer(count, accepted.shape[-1] - count)
+            yield rule, runs, rows, gradients[runs[:, None], rows]
 
     def _for_fewer(self, num_workers: int, num_rejected: int) -> Rule:
         """This rule for the workers left when some were rejected."""
+        from byzgym.aggregation.mean import Mean  # which imports this module
+
         allowed = self.max_byzantine(num_workers)
         if allowed < 0:
-            return _Uniform()
+            return Mean()
         rule = copy.copy(self)
         rule.num_byzantine = min(max(0, self.num_byzantine - num_rejected), allowed)
         return rule
@@ -211,9 +213,8 @@ class Weighting(Rule):
         if accepted is None:
             return self._credits(gradients)
         credits = gradients.new_zeros(accepted.shape).reshape(-1, accepted.shape[-1])
-        for rule, runs, rows in self._by_accepted(accepted):
+        for rule, runs, rows, kept in self._by_accepted(gradients, accepted):
             assert isinstance(rule, Weighting)
-            kept = gradients.reshape(-1, *gradients.shape[-2:])[runs[:, None], rows]
             credits[runs[:, None], rows] = rule._credits(kept).to(credits.dtype)
         return torch.where(accepted.any(-1, keepdim=True), credits.reshape(accepted.shape), rest)
 
@@ -225,8 +226,8 @@ class ServerRule(Rule):
     """A rule that needs more than the submissions: a memory, or the server's QV loss.
 
     A subclass says in ``needs`` what it needs, sets ``linear`` if its decisions have credits, and defines
-    `_decide`. What it keeps from round to round is in ``view.memory`` and nowhere else: it then resets with the
-    episode and travels in snapshots. Names in the memory begin with the rule's own.
+    `_decide`. What it keeps from round to round is in ``view.memory`` and nowhere else: it then resets with
+    the episode and travels in snapshots. Names in the memory begin with the rule's own.
 
     Example:
         >>> class Momentum(ServerRule):
@@ -277,7 +278,8 @@ class ServerRule(Rule):
     def _needs_view(self) -> TypeError:
         words = {"memory": "a memory", "qv": "the QV loss"}
         wanted = " and ".join(words[need] for need in sorted(self.needs))
-        return TypeError(f"{self!r} needs {wanted}, which a tensor lacks: call decide(view) with a ServerView")
+        problem = f"{self!r} needs {wanted}, which a tensor lacks"
+        return TypeError(f"{problem}: call decide(view) with a ServerView")
 
 
 class CallableRule(Rule):
@@ -293,7 +295,7 @@ class CallableRule(Rule):
     def __init__(self, function: Callable[[Tensor], Tensor], name: str | None = None) -> None:
         super().__init__()
         self.function = function
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or describe(function)
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
         result = self.function(gradients)
@@ -302,13 +304,6 @@ class CallableRule(Rule):
 
     def __repr__(self) -> str:
         return self.name
-
-
-class _Uniform(Weighting):
-    """Equal credits for all: the mean."""
-
-    def _credits(self, gradients: Tensor) -> Tensor:
-        return gradients.new_full(gradients.shape[:-1], 1 / gradients.shape[-2])
 
 
 def combine_weights(weights: Tensor, gradients: Tensor) -> Tensor:

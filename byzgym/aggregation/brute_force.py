@@ -22,14 +22,14 @@ SCRATCH = 1 << 22
 
 @registry.built_in("brute_force")
 class BruteForce(HonestMajority, Weighting):
-    """Brute-Force, also called minimum-diameter averaging (MDA): section 2 of El Mhamdi, Guerraoui and
-    Rouault 2018, "The Hidden Vulnerability of Distributed Learning in Byzantium"
-    (https://arxiv.org/abs/1802.07927).
+    """Brute-Force of El Mhamdi, Guerraoui and Rouault 2018, "The Hidden Vulnerability of Distributed Learning
+    in Byzantium" (https://arxiv.org/abs/1802.07927). It averages the n - f submissions that are closest
+    together.
 
-    The mean of the n - f submissions whose largest distance from each other is smallest; of several such
-    subsets the lexicographically first. It is exact for any n and f: where there are too many subsets to
-    compare, the f submissions to drop are found as a vertex cover of the pairs that are farther apart than a
-    trial diameter.
+    They are the subset with the smallest diameter, which is the largest distance between two of them; of
+    several such subsets, the lexicographically first (section 2). The rule is also called minimum-diameter
+    averaging (MDA). It is exact for any n and f: where there are too many subsets to compare, the f
+    submissions to drop are found as a vertex cover of the pairs that are farther apart than a trial diameter.
 
     Condition: n >= 2f + 1. Cost: n^2 d, and exponential in f at worst.
 

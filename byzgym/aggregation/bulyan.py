@@ -17,14 +17,15 @@ from byzgym.numerics.sorting_networks import mean_around_median_program
 
 @registry.built_in("bulyan")
 class Bulyan(Rule):
-    """Bulyan: section 4 of El Mhamdi, Guerraoui and Rouault 2018, "The Hidden Vulnerability of Distributed
-    Learning in Byzantium" (https://arxiv.org/abs/1802.07927).
+    """Bulyan of El Mhamdi, Guerraoui and Rouault 2018, "The Hidden Vulnerability of Distributed Learning in
+    Byzantium" (https://arxiv.org/abs/1802.07927). It averages, in each coordinate, the values nearest to the
+    median among the submissions that Krum picks.
 
     Krum picks theta = n - 2f submissions one by one, each time among those not yet picked: of m left, the
-    scores count the m - f - 2 nearest neighbours, but at least 1. Then in each coordinate the mean of the
-    theta - 2f picked values nearest to their median; of two equally near, the smaller. Other libraries pick
-    all at once with Multi-Krum (Flower's newer API) or average theta = n - 2f - 2 results of Multi-Krum
-    (krum, AggregaThor).
+    scores count the m - f - 2 nearest neighbours, but at least 1 (section 4). In each coordinate the theta -
+    2f picked values nearest to their median are averaged; of two equally near, the smaller counts. Other
+    libraries pick all at once with Multi-Krum (Flower's newer API) or average theta = n - 2f - 2 results of
+    Multi-Krum (krum, AggregaThor).
 
     Condition: n >= 4f + 3. Cost: n^2 d. Not differentiable: results are detached.
 

@@ -45,10 +45,10 @@ class CoordinateWise(HonestMajority):
 
 @registry.built_in("median")
 class Median(CoordinateWise):
-    """The marginal median: definition 7 of Xie, Koyejo and Gupta 2018, "Generalized Byzantine-tolerant SGD"
-    (https://arxiv.org/abs/1802.10116).
+    """The marginal median of Xie, Koyejo and Gupta 2018, "Generalized Byzantine-tolerant SGD"
+    (https://arxiv.org/abs/1802.10116). It takes the median of each coordinate.
 
-    In each coordinate the median; for even n the midpoint of the middle two, as in ByzFL, krum and Flower
+    This is their definition 7. For even n it is the midpoint of the middle two, as in ByzFL, krum and Flower
     (the lower of the two in ByzPy, FedML and Garfield).
 
     Condition: n >= 2f + 1. Cost: n log(n)^2 d. Not differentiable. Arguments: see `CoordinateWise`.
@@ -67,11 +67,12 @@ class Median(CoordinateWise):
 
 @registry.built_in("trimmed_mean")
 class TrimmedMean(CoordinateWise):
-    """The trimmed mean: definition 2 of Yin, Chen, Ramchandran and Bartlett 2018, "Byzantine-Robust
-    Distributed Learning: Towards Optimal Statistical Rates" (https://arxiv.org/abs/1803.01498).
+    """The trimmed mean of Yin, Chen, Ramchandran and Bartlett 2018, "Byzantine-Robust Distributed Learning:
+    Towards Optimal Statistical Rates" (https://arxiv.org/abs/1803.01498). It averages each coordinate without
+    its f largest and f smallest values.
 
-    In each coordinate the mean without the f largest and the f smallest values. Only the kept values are
-    added: subtracting outliers from a sum would leave their rounding error.
+    This is their definition 2. Only the kept values are added: subtracting outliers from a sum would leave
+    their rounding error.
 
     Condition: n >= 2f + 1. Cost: n log(n)^2 d. Not differentiable. Arguments: see `CoordinateWise`.
 
@@ -87,12 +88,12 @@ class TrimmedMean(CoordinateWise):
 
 @registry.built_in("mean_around_median")
 class MeanAroundMedian(CoordinateWise):
-    """The mean around the median (MeaMed): definition 8 of Xie, Koyejo and Gupta 2018, "Generalized
-    Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
+    """The mean around the median (MeaMed) of Xie, Koyejo and Gupta 2018, "Generalized Byzantine-tolerant SGD"
+    (https://arxiv.org/abs/1802.10116). It averages, in each coordinate, the n - f values nearest to the
+    median.
 
-    In each coordinate the mean of the n - f values nearest to the median; of two equally far from it on
-    opposite sides, the smaller counts as the nearer. For even n the median is rounded to the type of the
-    submissions.
+    This is their definition 8. Of two values equally far from the median on opposite sides, the smaller
+    counts as the nearer. For even n the median is rounded to the type of the submissions.
 
     Condition: n >= 2f + 1. Cost: n log(n)^2 d. Not differentiable. Arguments: see `CoordinateWise`.
 

@@ -12,12 +12,12 @@ from byzgym.numerics.distances import squared_distances
 
 @registry.built_in("faba")
 class FABA(HonestMajority, Weighting):
-    """FABA: algorithm 1 of Xia, Tao, Hao and Li 2019, "FABA: An Algorithm for Fast Aggregation against
-    Byzantine Attacks in Distributed Neural Networks" (https://doi.org/10.24963/ijcai.2019/670).
+    """FABA of Xia, Tao, Hao and Li 2019, "FABA: An Algorithm for Fast Aggregation against Byzantine Attacks
+    in Distributed Neural Networks" (https://doi.org/10.24963/ijcai.2019/670). It drops f times the submission
+    farthest from the mean of those left, and averages the rest.
 
-    Drops f times the submission farthest from the mean of those left, and returns the mean of the rest. The
-    first of several equally far ones is dropped. The algorithm's loop, which starts at k = 1, drops one less;
-    f is what the paper's proof counts.
+    Of several equally far ones, the first is dropped. Algorithm 1 as printed, whose loop starts at k = 1,
+    drops one less; f is what the paper's proof counts.
 
     Condition: n >= 2f + 1. Cost: n^2 d.
 

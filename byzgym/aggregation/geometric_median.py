@@ -23,15 +23,14 @@ NEAR = 1e-3
 
 @registry.built_in("geometric_median")
 class GeometricMedian(HonestMajority, Weighting):
-    """The geometric median (RFA): Pillutla, Kakade and Harchaoui 2022, "Robust Aggregation for Federated
-    Learning" (https://arxiv.org/abs/1912.13445); definition 6 of Xie, Koyejo and Gupta 2018, "Generalized
-    Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
+    """The geometric median (RFA) of Pillutla, Kakade and Harchaoui 2022, "Robust Aggregation for Federated
+    Learning" (https://arxiv.org/abs/1912.13445). It takes the point z with the smallest sum of distances
+    ||z - x_i|| from the submissions.
 
-    The point z with the smallest sum of distances ||z - x_i||. It is found by Weiszfeld's iteration, with the
-    start and the test for an optimum at a submission of Vardi and Zhang 2000, "The multivariate L1-median and
-    associated data depth" (https://doi.org/10.1073/pnas.97.4.1423). The credits are the last weights. ByzFL
-    and krum smooth distances by 0.1 whatever their scale, so they return the mean of gradients with norms of
-    0.01 or less.
+    Weiszfeld's iteration finds it, with the start and the test for an optimum at a submission of Vardi and
+    Zhang 2000, "The multivariate L1-median and associated data depth"
+    (https://doi.org/10.1073/pnas.97.4.1423). The credits are the last weights. ByzFL and krum smooth
+    distances by 0.1 whatever their scale, so they return the mean of gradients with norms of 0.01 or less.
 
     Condition: n >= 2f + 1. Cost: n^2 d, and n^2 for each step. The aggregate is differentiable (once), by
     implicit differentiation; the credits are detached.
@@ -137,15 +136,11 @@ def _apply(gram: Tensor, weights: Tensor) -> Tensor:
 def _first_weights(distances: Tensor, gram: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     """Weights [E, n] one step down from the medoid, and where the medoid is already the optimum [E, 1].
 
-    If the optimum is a submission it is the medoid, and it is if the unit vectors from it to the others sum
-    to no more than its multiplicity. If it is not, the first step leads below the objective of every
-    submission, so the iteration cannot get stuck at one. Submissions that are all but equal to the medoid
-    count as equal for this step: out of their midst the iteration would take very many.
-
-    Args:
-        distances: Distances from the medoid, shape [E, n].
-        gram: Gram matrix about the medoid, shape [E, n, n].
-        near: Distances up to which they are all but equal, shape [E, 1].
+    They follow from the distances [E, n] from the medoid and the Gram matrix [E, n, n] about it. If the
+    optimum is a submission it is the medoid, and it is if the unit vectors from it to the others sum to no
+    more than its multiplicity. If it is not, the first step leads below the objective of every submission, so
+    the iteration cannot get stuck at one. Submissions that are all but equal to the medoid (within ``near``
+    [E, 1]) count as equal for this step: out of their midst the iteration would take very many.
     """
     at_medoid = distances <= near
     multiplicity = at_medoid.sum(-1, keepdim=True).double()

@@ -14,15 +14,7 @@ from byzgym.validation import check_int
 
 
 def krum_scores(squared: Tensor, num_neighbors: int) -> Tensor:
-    """For each row the sum of the squared distances to its nearest neighbours.
-
-    Args:
-        squared: Squared distances, shape [..., n, n].
-        num_neighbors: How many other rows count.
-
-    Returns:
-        Shape [..., n].
-    """
+    """Each row's sum [..., n] of the squared distances [..., n, n] to its nearest neighbours."""
     others = squared.clone()
     others.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
     return others.sort(dim=-1).values[..., :num_neighbors].sum(-1)
@@ -43,13 +35,13 @@ class _Krum(Weighting):
 
 @registry.built_in("krum")
 class Krum(_Krum):
-    """Krum: section 4 of Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with
-    Adversaries: Byzantine Tolerant Gradient Descent" (preprint: https://arxiv.org/abs/1703.02757).
+    """Krum of Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with Adversaries: Byzantine
+    Tolerant Gradient Descent" (preprint: https://arxiv.org/abs/1703.02757). It takes the submission that is
+    closest to its n - f - 2 nearest others.
 
-    The submission with the smallest score. The score of x_i is the sum of ||x_i - x_j||^2 over the n - f - 2
-    other submissions x_j nearest to it. The first of several equal scores wins. Other libraries sum over
-    n - f - 1 neighbours (ByzFL, ByzPy), distances that are not squared (Garfield) or their fourth powers
-    (fedlib).
+    The score of x_i is the sum of ||x_i - x_j||^2 over these others x_j (section 4). The smallest score wins,
+    the first of several equal ones. Other libraries sum over n - f - 1 neighbours (ByzFL, ByzPy), distances
+    that are not squared (Garfield) or their fourth powers (fedlib).
 
     Condition: n >= 2f + 3. Cost: n^2 d.
 
@@ -69,11 +61,12 @@ class Krum(_Krum):
 
 @registry.built_in("multi_krum")
 class MultiKrum(_Krum):
-    """Multi-Krum: section 5 of Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with
-    Adversaries: Byzantine Tolerant Gradient Descent" (preprint: https://arxiv.org/abs/1703.02757).
+    """Multi-Krum of Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with Adversaries:
+    Byzantine Tolerant Gradient Descent" (preprint: https://arxiv.org/abs/1703.02757). It averages the m
+    submissions with the smallest scores of `Krum`.
 
-    The mean of the m submissions with the smallest scores of `Krum`. Libraries differ in m: n - f (ByzFL, and
-    here by default), n - f - 2 (Garfield, AggregaThor), n - 2f - 3 (krum).
+    See section 5. Libraries differ in m: n - f (ByzFL, and here by default), n - f - 2 (Garfield,
+    AggregaThor), n - 2f - 3 (krum).
 
     Condition: n >= 2f + 3. Cost: n^2 d.
 

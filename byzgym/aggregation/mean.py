@@ -14,11 +14,9 @@ from byzgym.numerics.finite import is_finite
 
 @registry.built_in("mean")
 class Mean(Weighting):
-    """The arithmetic mean; not robust.
-
-    Lemma 1 of Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with Adversaries: Byzantine
-    Tolerant Gradient Descent" (preprint: https://arxiv.org/abs/1703.02757): a single Byzantine worker can
-    turn it into any vector.
+    """The arithmetic mean; not robust. A single Byzantine worker can turn it into any vector, by lemma 1 of
+    Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with Adversaries: Byzantine Tolerant
+    Gradient Descent" (preprint: https://arxiv.org/abs/1703.02757).
 
     Condition: n >= f + 1. Cost: n d.
 

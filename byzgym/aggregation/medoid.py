@@ -14,11 +14,12 @@ from byzgym.numerics.distances import Geometry, shift_gram, take_row
 
 @registry.built_in("medoid")
 class Medoid(HonestMajority, Weighting):
-    """The medoid: definition 9 of Xie, Koyejo and Gupta 2018, "Generalized Byzantine-tolerant SGD"
-    (https://arxiv.org/abs/1802.10116).
+    """The medoid of Xie, Koyejo and Gupta 2018, "Generalized Byzantine-tolerant SGD"
+    (https://arxiv.org/abs/1802.10116). It takes the submission with the smallest sum of distances to the
+    others.
 
-    The submission with the smallest sum of distances ||x_i - x_j|| to the others; the first of several. The
-    GAA paper calls it GeoMed. It is not Byzantine resilient, unlike the geometric median.
+    The first of several wins (definition 9). The GAA paper calls the rule GeoMed. Unlike the geometric median
+    it is not Byzantine resilient.
 
     Condition: n >= 2f + 1. Cost: n^2 d.
 

@@ -14,10 +14,12 @@ from byzgym.validation import check_real
 
 @registry.built_in("norm_clipping")
 class NormClipping(Rule):
-    """Norm thresholding: section 4 of Sun, Kairouz, Suresh and McMahan 2019, "Can You Really Backdoor
-    Federated Learning?" (https://arxiv.org/abs/1911.07963).
+    """Norm thresholding of Sun, Kairouz, Suresh and McMahan 2019, "Can You Really Backdoor Federated
+    Learning?" (https://arxiv.org/abs/1911.07963). It shortens submissions to a largest norm and averages
+    them.
 
-    The mean of ``min(1, c / ||x_i||) x_i``. The weights sum to less than one, so the rule has no credits.
+    This is the mean of ``min(1, c / ||x_i||) x_i`` (section 4). The weights sum to less than one, so the rule
+    has no credits.
 
     Condition: n >= f + 1. Cost: n d.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -20,24 +20,16 @@ class RulePerEnvironment:
         self.numbers = numbers.clone()  # [E]
 
     def __call__(self, gradients: Tensor) -> Tensor:
-        """Aggregate submissions [E, ..., n, d] to vectors [E, ..., d].
-
-        Raises:
-            ValueError: If the first dimension is not E.
-        """
+        """Aggregate submissions [E, ..., n, d] to vectors [E, ..., d]."""
         if gradients.dim() < 3 or len(gradients) != len(self.numbers):
             raise ValueError(
                 f"gradients must have shape [{len(self.numbers)}, ..., n, d], got {list(gradients.shape)}"
             )
         out = gradients.new_empty(gradients.shape[:-2] + gradients.shape[-1:])
-        for number, envs in self.groups():
+        for number in self.numbers.unique().tolist():
+            envs = (self.numbers == number).nonzero()[:, 0]
             out[envs] = self.rules[number](gradients[envs]).to(out)
         return out
-
-    def groups(self) -> Iterator[tuple[int, Tensor]]:
-        """The numbers of the rules in use, each with the environments [m] that use it."""
-        for number in self.numbers.unique().tolist():
-            yield number, (self.numbers == number).nonzero()[:, 0]
 
     def of(self, envs: Sequence[int] | Tensor) -> RulePerEnvironment:
         """The rules of some environments."""

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.view import ServerView
-from byzgym.numerics.finite import is_finite
 from byzgym.ambient import without_autocast
+from byzgym.numerics.finite import is_finite
 from byzgym.validation import check_tensor
 
 
 class NotLinearError(TypeError):
-    """Raised when credits are asked of a policy whose update is no weighted sum of the submissions."""
+    """Raised when a policy is asked for credits and its update is no weighted sum of the submissions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,8 @@ class Decision:
 
     Attributes:
         update: The aggregate; the server steps ``theta - learning_rate * update``.
-        credits: The credits that made it, not negative, with sums of at most 1. None, or a row of NaN, where the
-            update is no weighted sum of the submissions.
+        credits: The credits that made it, not negative, with sums of at most 1. None, or a row of NaN, where
+            the update is no weighted sum of the submissions.
 
     Raises:
         TypeError: If the update or the credits are no tensors of real numbers.
@@ -44,15 +44,19 @@ class Decision:
         check_tensor("update", self.update, "E", "d")
         if self.credits is not None:
             check_tensor("credits", self.credits, len(self.update), "n")
-            _check_credits(self.credits)
+            sound = (self.credits >= 0).all(1) & (self.credits.sum(1) <= 1 + 1e-3)
+            if not (sound | self.credits.isnan().all(1)).all():
+                raise ValueError(
+                    f"credits must not be negative and must sum to at most 1, got {self.credits.tolist()}"
+                )
 
     @classmethod
     def from_credits(cls, credits: Tensor, view: ServerView) -> Decision:
         """The weighted sum of the accepted submissions.
 
         Args:
-            credits: Shape [E, n], not negative, with sums of at most 1. What they give to rejected submissions
-                goes to the accepted ones, see `move_credit`.
+            credits: Shape [E, n], not negative, with sums of at most 1. What they give to rejected
+                submissions goes to the accepted ones, see `move_credit`.
             view: The round.
         """
         check_tensor("credits", credits, view.num_envs, view.num_workers)
@@ -106,19 +110,9 @@ class Policy(ABC):
 def no_credits(policy: object) -> NotLinearError:
     """The error for a policy that was asked for credits and has none."""
     return NotLinearError(
-        f"{policy!r} has no credits: its update is no weighted sum of the submissions; use its update, in the "
-        "environment with action='update' or action='rule'"
+        f"{policy!r} has no credits: its update is no weighted sum of the submissions; use its update, in "
+        "the environment with action='update' or action='rule'"
     )
-
-
-def _check_credits(credits: Tensor) -> None:
-    """Raise an error unless credits [E, n] are not negative and sum to at most 1, or are a row of NaN."""
-    credits = credits.detach()
-    if not credits.numel() or (float(credits.min()) >= 0 and float(credits.sum(1).max()) <= 1 + 1e-3):
-        return
-    sound = (credits >= 0).all(1) & (credits.sum(1) <= 1 + 1e-3)
-    if not (sound | credits.isnan().all(1)).all():
-        raise ValueError(f"credits must not be negative and must sum to at most 1, got {credits.tolist()}")
 
 
 def move_credit(credits: Tensor, rejected: Tensor) -> Tensor:

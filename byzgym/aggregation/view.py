@@ -20,19 +20,19 @@ class ServerView:
     """All that the server holds in a round, for E independent runs (environments) at once.
 
     Policies and the observation builder take this record and nothing else, so Byzantine masks, test data and
-    honest gradients cannot reach them. The simulation makes it; a training job outside the simulation can make it
-    in the same way. Only the first four fields are required.
+    honest gradients cannot reach them. The simulation makes it; a training job outside the simulation can
+    make it in the same way. Only the first four fields are required.
 
     The tensors are the server's own, not copies: read them during the round, clone what you keep, and do not
     write into them.
 
     Attributes:
-        gradients: The submissions as received; rejected rows are zero. Where ``rejected`` is not given, rows with
-            a NaN or infinite entry are rejected here, in a copy.
+        gradients: The submissions as received; rejected rows are zero. Where ``rejected`` is not given, rows
+            with a NaN or infinite entry are rejected here, in a copy.
         theta: The parameters at which the gradients were computed.
         learning_rate: The step size that the server will apply in this round; a number will do.
-        qv_loss: Maps parameters [E, d] to the mean loss on the quasi-validation (QV) samples [E], differentiable.
-            None in a job without QV samples.
+        qv_loss: Maps parameters [E, d] to the mean loss on the quasi-validation (QV) samples [E],
+            differentiable. None in a job without QV samples.
         round: Rounds since the start of each run.
         rejected: Submissions with a NaN or infinite entry; they get no credit.
         previous_update: The update that the last round applied (zero in round 0).
@@ -41,8 +41,13 @@ class ServerView:
             there is none; rules that need it then say so.
         qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
 
+    Raises:
+        TypeError: If ``gradients`` or ``theta`` is no dense tensor of real numbers.
+        ValueError: If the shapes of ``gradients``, ``theta`` and ``learning_rate`` do not fit.
+
     Example:
-        >>> view = ServerView(torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 1), 0.1, lambda theta: theta[:, 0] ** 2)
+        >>> gradients, theta = torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 1)
+        >>> view = ServerView(gradients, theta, 0.1, qv_loss=lambda theta: theta[:, 0] ** 2)
         >>> view.num_workers, view.qv_value
         (2, tensor([0.]))
     """
@@ -60,12 +65,7 @@ class ServerView:
     _qv: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        """Fill the optional fields with their values at the start of a run.
-
-        Raises:
-            TypeError: If ``gradients`` or ``theta`` is no dense tensor of real numbers.
-            ValueError: If the shapes of ``gradients``, ``theta`` and ``learning_rate`` do not fit.
-        """
+        """Fill the optional fields with their values at the start of a run."""
         check_tensor("gradients", self.gradients, "E", "n", "d")
         num_envs, num_workers, dimension = self.gradients.shape
         check_tensor("theta", self.theta, num_envs, dimension)

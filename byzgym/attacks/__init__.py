@@ -3,14 +3,6 @@
 A new attack is one small file: subclass `Attack` (or `DataPoisoning`), decorate it with
 ``@registry.built_in("name")`` and import it here. From outside the package call `register`, which also takes
 a factory of any callable ``(gradients, byzantine, context) -> submitted``.
-
->>> import torch
->>> gradients = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])  # one environment, three workers
->>> byzantine = torch.tensor([[False, False, True]])
->>> make("ipm", epsilon=1.0)(gradients, byzantine, AttackContext.standalone(gradients))
-tensor([[[ 1.,  2.],
-         [ 3.,  4.],
-         [-2., -3.]]])
 """
 
 from byzgym.attacks import roles

@@ -100,13 +100,14 @@ class Attack:
             need not compute it, and these rows may hold anything, even NaN. A subclass that overrides
             `corrupt` or `__call__` does not inherit False; it has to say so again.
 
-    >>> class Reversed(Attack):
-    ...     def corrupt(self, gradients, byzantine, context):
-    ...         return -gradients
-    >>> gradients = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    >>> Reversed()(gradients, torch.tensor([[False, True]]), AttackContext.standalone(gradients))
-    tensor([[[ 1.,  2.],
-             [-3., -4.]]])
+    Example:
+        >>> class Reversed(Attack):
+        ...     def corrupt(self, gradients, byzantine, context):
+        ...         return -gradients
+        >>> gradients = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+        >>> Reversed()(gradients, torch.tensor([[False, True]]), AttackContext.standalone(gradients))
+        tensor([[[ 1.,  2.],
+                 [-3., -4.]]])
     """
 
     knowledge: ClassVar[frozenset[str]] = frozenset()

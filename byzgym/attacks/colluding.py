@@ -19,18 +19,20 @@ UNDEFINED_Z = 1.5
 
 @registry.built_in("omniscient")
 class Omniscient(Attack):
-    """Omniscient attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
+    """Omniscient attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD"
+    (https://arxiv.org/abs/1802.10116). Byzantine workers submit ``-factor`` times the sum of the honest
+    gradients.
 
-    Byzantine workers submit ``-factor`` times the sum of the honest gradients (section 5.3). A product too
-    large for its type becomes infinite; the server then rejects the submission.
+    See section 5.3. A product too large for its type becomes infinite, and the server rejects it.
 
     Args:
         factor: Greater than 0.
 
-    >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]]])
-    >>> byzantine = torch.tensor([[False, False, True]])
-    >>> Omniscient(factor=10)(gradients, byzantine, AttackContext.standalone(gradients))[0, 2]
-    tensor([-40., -20.])
+    Example:
+        >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]]])
+        >>> byzantine = torch.tensor([[False, False, True]])
+        >>> Omniscient(factor=10)(gradients, byzantine, AttackContext.standalone(gradients))[0, 2]
+        tensor([-40., -20.])
     """
 
     reads_own = False
@@ -46,18 +48,20 @@ class Omniscient(Attack):
 @registry.built_in("ipm")
 class InnerProductManipulation(Attack):
     """Inner product manipulation of Xie et al. 2020, "Fall of empires" (https://arxiv.org/abs/1903.03936).
+    Byzantine workers submit ``-epsilon`` times the mean of the honest gradients.
 
-    Byzantine workers submit ``-epsilon`` times the mean of the honest gradients. With a small epsilon they
-    stay close to the honest gradients, and the inner product of the aggregate and the true gradient may still
-    become negative. Other code uses 0.5 (BANT), 1.0 (blades), 2.0 (ByzFL) or 0.1 (EPFL, as "factor 1.1").
+    With a small epsilon they stay close to the honest gradients, and the inner product of the aggregate and
+    the true gradient may still become negative. Other code uses 0.5 (BANT), 1.0 (blades), 2.0 (ByzFL) or 0.1
+    (EPFL, as "factor 1.1").
 
     Args:
         epsilon: At least 0.
 
-    >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]]])
-    >>> byzantine = torch.tensor([[False, False, True]])
-    >>> InnerProductManipulation(0.5)(gradients, byzantine, AttackContext.standalone(gradients))[0, 2]
-    tensor([-1.0000, -0.5000])
+    Example:
+        >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]]])
+        >>> byzantine = torch.tensor([[False, False, True]])
+        >>> InnerProductManipulation(0.5)(gradients, byzantine, AttackContext.standalone(gradients))[0, 2]
+        tensor([-1.0000, -0.5000])
     """
 
     reads_own = False
@@ -72,11 +76,11 @@ class InnerProductManipulation(Attack):
 
 @registry.built_in("alie")
 class ALittleIsEnough(Attack):
-    """ALIE of Baruch et al. 2019, "A little is enough" (https://arxiv.org/abs/1902.06156).
+    """ALIE of Baruch et al. 2019, "A little is enough" (https://arxiv.org/abs/1902.06156). Byzantine workers
+    submit ``mean - z * std`` of the honest gradients in each coordinate.
 
-    Byzantine workers submit ``mean - z * std`` of the honest gradients in each coordinate, where ``std``
-    divides by the number of honest workers, as in the authors' code. The paper estimates both from the
-    workers it controls; here, as in later work, they come from the honest ones.
+    Here ``std`` divides by the number of honest workers, as in the authors' code. The paper estimates both
+    from the workers it controls; here, as in later work, they come from the honest ones.
 
     For n workers, m of them Byzantine, the paper has ``z = Phi^-1((n - m - s) / (n - m))`` with
     ``s = floor(n / 2 + 1) - m``. If the argument is not between 0 and 1 (a Byzantine majority, or n <= 2),
@@ -87,10 +91,11 @@ class ALittleIsEnough(Attack):
         z: Any finite number; None for the paper's z in each environment.
         min_z: Where z is smaller, this is used instead. Any finite number; None for no floor.
 
-    >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]]])
-    >>> byzantine = torch.tensor([[False, False, True]])
-    >>> ALittleIsEnough(z=2)(gradients, byzantine, AttackContext.standalone(gradients))[0, 2]
-    tensor([ 0., -5.])
+    Example:
+        >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]]])
+        >>> byzantine = torch.tensor([[False, False, True]])
+        >>> ALittleIsEnough(z=2)(gradients, byzantine, AttackContext.standalone(gradients))[0, 2]
+        tensor([ 0., -5.])
     """
 
     reads_own = False
@@ -105,10 +110,11 @@ class ALittleIsEnough(Attack):
         Raises:
             ValueError: If ``num_byzantine`` is not from 0 to ``num_workers``.
 
-        >>> round(ALittleIsEnough().effective_z(10, 1), 2)
-        -0.14
-        >>> ALittleIsEnough(min_z=0.5).effective_z(10, 1)
-        0.5
+        Example:
+            >>> round(ALittleIsEnough().effective_z(10, 1), 2)
+            -0.14
+            >>> ALittleIsEnough(min_z=0.5).effective_z(10, 1)
+            0.5
         """
         check_int("num_byzantine", num_byzantine, low=0, high=num_workers)
         z = _paper_z(num_workers, num_byzantine) if self.z is None else self.z

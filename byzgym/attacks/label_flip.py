@@ -11,16 +11,17 @@ from byzgym.attacks.registry import registry
 
 @registry.built_in("label_flip")
 class LabelFlip(DataPoisoning):
-    """Label flipping as in Fang et al. 2020, "Local model poisoning attacks" (https://arxiv.org/abs/1911.11815).
+    """Label flipping of Fang et al. 2020, "Local model poisoning attacks" (https://arxiv.org/abs/1911.11815).
+    Byzantine workers train on labels ``C - 1 - y``, where C is the number of classes.
 
-    Byzantine workers train on labels ``C - 1 - y``, where C is the number of classes: digit 0 becomes 9, 1
-    becomes 8, and so on. With an odd C the middle class keeps its label.
+    Digit 0 becomes 9, 1 becomes 8, and so on. With an odd C the middle class keeps its label.
 
-    >>> context = AttackContext.standalone(torch.zeros(1, 2, 5), num_classes=10)
-    >>> x, y = torch.zeros(1, 2, 3, 64), torch.tensor([[[0, 1, 9], [0, 1, 9]]])
-    >>> LabelFlip().poison(x, y, torch.tensor([[False, True]]), context)[1]
-    tensor([[[0, 1, 9],
-             [9, 8, 0]]])
+    Example:
+        >>> context = AttackContext.standalone(torch.zeros(1, 2, 5), num_classes=10)
+        >>> x, y = torch.zeros(1, 2, 3, 64), torch.tensor([[[0, 1, 9], [0, 1, 9]]])
+        >>> LabelFlip().poison(x, y, torch.tensor([[False, True]]), context)[1]
+        tensor([[[0, 1, 9],
+                 [9, 8, 0]]])
     """
 
     def poison(

@@ -46,18 +46,20 @@ class Noise(Attack, ABC):
 
 @registry.built_in("gaussian")
 class Gaussian(Noise):
-    """Gaussian attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
+    """Gaussian attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD"
+    (https://arxiv.org/abs/1802.10116). Byzantine workers submit normal numbers N(mean, std^2).
 
-    Byzantine workers submit ``N(mean, std^2)`` in each coordinate, in the paper N(0, 200^2) (section 5.2).
+    The paper has N(0, 200^2) (section 5.2).
 
     Args:
         mean: Any finite number.
         std: At least 0.
 
-    >>> gradients = torch.ones(1, 1, 1000)
-    >>> submitted = Gaussian()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
-    >>> 190 < submitted.std().item() < 210
-    True
+    Example:
+        >>> gradients = torch.ones(1, 1, 1000)
+        >>> submitted = Gaussian()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+        >>> 190 < submitted.std().item() < 210
+        True
     """
 
     def __init__(self, mean: float = 0.0, std: float = 200.0) -> None:
@@ -72,13 +74,14 @@ class Gaussian(Noise):
 @registry.built_in("random")
 class RandomFault(Gaussian):
     """Random fault of the reconstruction of GAA by nicehiro (https://github.com/nicehiro/GAA-Consensus).
+    Byzantine workers submit numbers close to 0.01.
 
-    It is ``gaussian`` with other defaults, by which all numbers are close to 0.01. GAA's authors (Pan et al.
-    2020) call random updates static attacks. The arguments are those of `Gaussian`.
+    It is `Gaussian` with other defaults. GAA's authors (Pan et al. 2020) call random updates static attacks.
 
-    >>> gradients = torch.ones(1, 1, 2)
-    >>> RandomFault()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
-    tensor([[[0.0100, 0.0100]]])
+    Example:
+        >>> gradients = torch.ones(1, 1, 2)
+        >>> RandomFault()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+        tensor([[[0.0100, 0.0100]]])
     """
 
     def __init__(self, mean: float = 0.01, std: float = 2e-6) -> None:
@@ -87,18 +90,21 @@ class RandomFault(Gaussian):
 
 @registry.built_in("uniform")
 class Uniform(Noise):
-    """Uniform noise as in Xia et al. 2019, "FABA" (https://www.ijcai.org/Proceedings/2019/670).
+    """Uniform noise of Xia et al. 2019, "FABA" (https://www.ijcai.org/Proceedings/2019/670). Byzantine
+    workers submit numbers uniform in [low, high).
 
-    Byzantine workers submit ``U[low, high)`` in each coordinate. The paper has U(-0.25, 0.25).
+    The paper has U(-0.25, 0.25).
 
     Args:
         low: From -3.4e38 to 3.4e38, the range of float32.
         high: From ``low`` to 3.4e38; ``high - low`` must be at most 3.4e38, too.
 
-    >>> gradients = torch.ones(1, 1, 1000)
-    >>> submitted = Uniform(0.5, 1)(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
-    >>> 0.5 <= submitted.min().item() < 0.51
-    True
+    Example:
+        >>> gradients = torch.ones(1, 1, 1000)
+        >>> context = AttackContext.standalone(gradients)
+        >>> submitted = Uniform(low=0.5)(gradients, torch.tensor([[True]]), context)
+        >>> 0.5 <= submitted.min().item() < 0.51
+        True
     """
 
     def __init__(self, low: float = -1.0, high: float = 1.0) -> None:

@@ -31,10 +31,11 @@ make_from = registry.make_from
 class Static:
     """The workers drawn at the start of the episode are Byzantine in every round.
 
-    >>> assigned = torch.tensor([[True, False]])
-    >>> context = AttackContext.standalone(torch.zeros(1, 2, 3))
-    >>> Static()(assigned, assigned, context)
-    tensor([[ True, False]])
+    Example:
+        >>> assigned = torch.tensor([[True, False]])
+        >>> context = AttackContext.standalone(torch.zeros(1, 2, 3))
+        >>> Static()(assigned, assigned, context)
+        tensor([[ True, False]])
     """
 
     def __call__(self, assigned: Tensor, current: Tensor, context: AttackContext) -> Tensor:
@@ -44,11 +45,12 @@ class Static:
 
 @registry.built_in("randomized")
 class Randomized:
-    """Randomized attack of GAA, Pan et al. 2020 (https://www.usenix.org/conference/usenixsecurity20/presentation/pan).
+    """Randomized attack of Pan et al. 2020, "Justinian's GAAvernor"
+    (https://www.usenix.org/conference/usenixsecurity20/presentation/pan). Each worker's role
+    reverses with a probability, in every round that is a positive multiple of ``period``.
 
-    In every round that is a positive multiple of ``period``, each worker's role reverses with the given
-    probability, independently of the others. In the paper the role of all but one worker "randomly reverses
-    at a period".
+    Workers reverse independently of each other. In the paper the role of all but one worker "randomly
+    reverses at a period".
 
     Args:
         period: Rounds, at least 1.
@@ -57,11 +59,12 @@ class Randomized:
             it is. (If all are Byzantine, worker 0 becomes honest at the first reversal.) False: all may
             reverse; if nobody would be left honest, one worker drawn uniformly is.
 
-    >>> assigned = torch.tensor([[True, False, False]])
-    >>> context = AttackContext.standalone(torch.zeros(1, 3, 5))
-    >>> context.round += 50
-    >>> Randomized(period=50, probability=1.0)(assigned, assigned, context)
-    tensor([[False, False,  True]])
+    Example:
+        >>> assigned = torch.tensor([[True, False, False]])
+        >>> context = AttackContext.standalone(torch.zeros(1, 3, 5))
+        >>> context.round += 50
+        >>> Randomized(period=50, probability=1.0)(assigned, assigned, context)
+        tensor([[False, False,  True]])
     """
 
     def __init__(self, period: int = 50, probability: float = 0.5, fixed_honest: bool = True) -> None:
@@ -90,17 +93,18 @@ class Randomized:
 
 @registry.built_in("pretense")
 class Pretense:
-    """Pretense attack of GAA, Pan et al. 2020 (https://www.usenix.org/conference/usenixsecurity20/presentation/pan).
-
-    The assigned workers behave honestly at first, and are Byzantine from round ``until`` on.
+    """Pretense attack of Pan et al. 2020, "Justinian's GAAvernor"
+    (https://www.usenix.org/conference/usenixsecurity20/presentation/pan). The assigned workers behave
+    honestly at first, and are Byzantine from round ``until`` on.
 
     Args:
         until: The first round in which they attack, at least 0.
 
-    >>> assigned = torch.tensor([[True, False]])
-    >>> context = AttackContext.standalone(torch.zeros(1, 2, 3))
-    >>> Pretense(until=50)(assigned, assigned, context)
-    tensor([[False, False]])
+    Example:
+        >>> assigned = torch.tensor([[True, False]])
+        >>> context = AttackContext.standalone(torch.zeros(1, 2, 3))
+        >>> Pretense(until=50)(assigned, assigned, context)
+        tensor([[False, False]])
     """
 
     def __init__(self, until: int = 50) -> None:
@@ -113,21 +117,23 @@ class Pretense:
 
 @registry.built_in("fluctuating")
 class Fluctuating:
-    """Fluctuating ratio of GAA, Pan et al. 2020 (https://www.usenix.org/conference/usenixsecurity20/presentation/pan).
+    """Fluctuating ratio of Pan et al. 2020, "Justinian's GAAvernor"
+    (https://www.usenix.org/conference/usenixsecurity20/presentation/pan). A number of
+    Byzantine workers from ``low`` to ``high`` is drawn anew every ``period`` rounds, and so are the workers.
 
-    In every round that is a multiple of ``period``, round 0 included, the number of Byzantine workers is
-    drawn uniformly from ``low .. high``, and that many workers are drawn uniformly, whoever was assigned. The
-    paper claims that GAA copes with a Byzantine ratio that "fluctuates unboundedly".
+    The draws begin in round 0 and are uniform, whoever was assigned. The paper claims that GAA copes with a
+    Byzantine ratio that "fluctuates unboundedly".
 
     Args:
         period: Rounds, at least 1.
         low: At least 0.
         high: At least ``low``, at most the number of workers; None for all workers but one.
 
-    >>> assigned = torch.tensor([[True, False, False]])
-    >>> context = AttackContext.standalone(torch.zeros(1, 3, 5))
-    >>> Fluctuating(low=2, high=2)(assigned, assigned, context).sum()
-    tensor(2)
+    Example:
+        >>> assigned = torch.tensor([[True, False, False]])
+        >>> context = AttackContext.standalone(torch.zeros(1, 3, 5))
+        >>> Fluctuating(low=2, high=2)(assigned, assigned, context).sum()
+        tensor(2)
     """
 
     def __init__(self, period: int = 1, low: int = 0, high: int | None = None) -> None:

@@ -14,9 +14,10 @@ from byzgym.validation import check_real
 class NoAttack(Attack):
     """No attack: Byzantine workers submit their honest gradients.
 
-    >>> gradients = torch.tensor([[[1.0, -2.0]]])
-    >>> NoAttack()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
-    tensor([[[ 1., -2.]]])
+    Example:
+        >>> gradients = torch.tensor([[[1.0, -2.0]]])
+        >>> NoAttack()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+        tensor([[[ 1., -2.]]])
     """
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
@@ -26,17 +27,18 @@ class NoAttack(Attack):
 
 @registry.built_in("scaled")
 class Scaled(Attack):
-    """Bagdasaryan et al. 2020, "How to backdoor federated learning" (https://arxiv.org/abs/1807.00459).
+    """Model replacement of Bagdasaryan et al. 2020, "How to backdoor federated learning"
+    (https://arxiv.org/abs/1807.00459). Byzantine workers submit ``factor`` times their own gradient.
 
-    Byzantine workers submit ``factor`` times their own gradient. Near convergence this replaces the model;
-    the paper's factor is n divided by the global learning rate.
+    Near convergence this replaces the model; the paper's factor is n divided by the global learning rate.
 
     Args:
         factor: Any finite number.
 
-    >>> gradients = torch.tensor([[[1.0, -2.0]]])
-    >>> Scaled()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
-    tensor([[[ 10., -20.]]])
+    Example:
+        >>> gradients = torch.tensor([[[1.0, -2.0]]])
+        >>> Scaled()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+        tensor([[[ 10., -20.]]])
     """
 
     def __init__(self, factor: float = 10.0) -> None:
@@ -49,17 +51,19 @@ class Scaled(Attack):
 
 @registry.built_in("sign_flip")
 class SignFlip(Attack):
-    """Sign flipping, the "bit-flip" of Xie et al. 2019, "Zeno" (https://arxiv.org/abs/1805.10032).
+    """Sign flipping, the "bit-flip" of Xie et al. 2019, "Zeno" (https://arxiv.org/abs/1805.10032). Byzantine
+    workers submit ``-scale`` times their own gradient.
 
-    Byzantine workers submit ``-scale`` times their own gradient, as in BANT and blades. ByzFL and the EPFL
-    code reverse the mean of the honest gradients instead, which is ``ipm`` with epsilon 1.
+    BANT and blades do the same. ByzFL and the EPFL code reverse the mean of the honest gradients instead,
+    which is ``ipm`` with epsilon 1.
 
     Args:
         scale: Greater than 0.
 
-    >>> gradients = torch.tensor([[[1.0, -2.0]]])
-    >>> SignFlip()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
-    tensor([[[-1.,  2.]]])
+    Example:
+        >>> gradients = torch.tensor([[[1.0, -2.0]]])
+        >>> SignFlip()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+        tensor([[[-1.,  2.]]])
     """
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -74,9 +78,10 @@ class SignFlip(Attack):
 class Zero(Attack):
     """Byzantine workers submit zero: they seem to take part and contribute nothing.
 
-    >>> gradients = torch.tensor([[[1.0, -2.0]]])
-    >>> Zero()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
-    tensor([[[0., 0.]]])
+    Example:
+        >>> gradients = torch.tensor([[[1.0, -2.0]]])
+        >>> Zero()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+        tensor([[[0., 0.]]])
     """
 
     reads_own = False

@@ -24,20 +24,22 @@ class _Corruption(Attack):
 
 @registry.built_in("bit_flip")
 class BitFlip(_Corruption):
-    """Bit-flip attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
+    """Bit-flip attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD"
+    (https://arxiv.org/abs/1802.10116). It flips bits of numbers in the first ``dimensions`` coordinates.
 
-    It flips bits of the float32 numbers of the first ``dimensions`` coordinates. With ``victims="all"``, as
-    in section 5.4, one of the n workers is hit in each of these coordinates, drawn anew in each round. With
-    ``victims="byzantine"`` all Byzantine workers are. Submissions that become infinite or NaN are rejected.
+    The numbers must be float32. With ``victims="all"``, as in section 5.4, one of the n workers is hit in
+    each of these coordinates, drawn anew in each round. With ``victims="byzantine"`` all Byzantine workers
+    are. Submissions that become infinite or NaN are rejected.
 
     Args:
         dimensions: At least 1. If there are fewer coordinates, all are hit.
         bits: Distinct numbers from 1 (least significant) to 32 (sign); 24 to 31 are the exponent.
         victims: "byzantine" or "all".
 
-    >>> gradients = torch.tensor([[[1.0, 2.0, 3.0]]])
-    >>> BitFlip(2, bits=[32])(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
-    tensor([[[-1., -2.,  3.]]])
+    Example:
+        >>> gradients = torch.tensor([[[1.0, 2.0, 3.0]]])
+        >>> BitFlip(2, bits=[32])(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+        tensor([[[-1., -2.,  3.]]])
     """
 
     def __init__(
@@ -76,12 +78,13 @@ class BitFlip(_Corruption):
 
 @registry.built_in("gambler")
 class Gambler(_Corruption):
-    """Gambler attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD" (https://arxiv.org/abs/1802.10116).
+    """Gambler attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD"
+    (https://arxiv.org/abs/1802.10116). It multiplies some of the numbers that one of several servers receives
+    by ``factor``.
 
-    The d coordinates are divided evenly among several servers: server s receives those from
-    ``floor(s d / S)`` up to, but without, ``floor((s + 1) d / S)``. Each number that the attacked server
-    receives is multiplied by ``factor`` with a small probability. Section 5.5 has 20 servers, factor -1e20
-    and 0.05 %. Submissions that become infinite are rejected.
+    The d coordinates are divided evenly among S servers: server s receives those from ``floor(s d / S)`` up
+    to, but without, ``floor((s + 1) d / S)``. Section 5.5 has 20 servers, factor -1e20 and a probability of
+    0.05 %. Submissions that become infinite are rejected.
 
     Args:
         probability: From 0 to 1, for each number and round.
@@ -90,10 +93,11 @@ class Gambler(_Corruption):
         victims: "byzantine" or "all".
         server: The attacked server, from 0 to ``num_servers - 1``, in all rounds.
 
-    >>> gradients = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
-    >>> gambler = Gambler(probability=1.0, factor=-10.0, num_servers=2, server=1)
-    >>> gambler(gradients, torch.tensor([[False]]), AttackContext.standalone(gradients))
-    tensor([[[  1.,   2., -30., -40.]]])
+    Example:
+        >>> gradients = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
+        >>> gambler = Gambler(probability=1.0, factor=-10.0, num_servers=2, server=1)
+        >>> gambler(gradients, torch.tensor([[False]]), AttackContext.standalone(gradients))
+        tensor([[[  1.,   2., -30., -40.]]])
     """
 
     def __init__(

@@ -14,16 +14,11 @@ import math
 import torch
 from torch import Tensor
 
-# Columns per product: long enough to be fast, short enough that single precision does not suffer.
-BLOCK = 8192
-# Values in a product of many blocks.
-BATCH = 1 << 22
-# Values of scratch in double precision.
-SCRATCH = 1 << 17
-# Columns whose squares are summed in the type of the rows.
-NORM_BLOCK = 1 << 17
-# Columns from which comparing two rows costs less than centring them.
-LONG_ROW = 1 << 14
+BLOCK = 8192  # columns per product: enough to be fast, few enough that single precision does not suffer
+BATCH = 1 << 22  # values in a product of many blocks
+SCRATCH = 1 << 17  # values of scratch in double precision
+NORM_BLOCK = 1 << 17  # columns whose squares are summed in the type of the rows
+LONG_ROW = 1 << 14  # columns from which comparing two rows costs less than centring them
 # A squared distance below this part of the sum of the two squared norms is doubtful, by type of the product.
 TRUSTED = {torch.float32: 1e-2, torch.float64: 1e-6}
 
@@ -194,16 +189,9 @@ def _first_connected(linked: Tensor) -> Tensor:
 
 
 def _gram_of_differences(rows: Tensor, runs: Tensor, members: Tensor, centers: Tensor) -> Tensor:
-    """The Gram matrix of rows less other rows, in double precision.
+    """The Gram matrix [m, k, k] of k rows less other rows, in double precision.
 
-    Args:
-        rows: Shape [E, n, d].
-        runs: Which of the E, shape [m].
-        members: Indices of k rows in each, shape [m, k].
-        centers: Indices of the rows to subtract, shape [m, k].
-
-    Returns:
-        Shape [m, k, k].
+    In the ``runs`` [m] of the ``rows`` [E, n, d], these are the ``members`` [m, k] less ``centers`` [m, k].
     """
     total = torch.zeros(*members.shape, members.shape[1], dtype=torch.float64, device=rows.device)
     flat = rows.flatten(0, 1)

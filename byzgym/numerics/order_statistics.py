@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor
 
 from byzgym.ambient import keep_freed_memory
-from byzgym.numerics.compilation import compile_graph
 from byzgym.numerics.sorting_networks import Program
 
 # Values in a block of all rows. On the CPU a block is long enough for PyTorch to share each operation among
@@ -19,24 +19,14 @@ from byzgym.numerics.sorting_networks import Program
 # accelerator only memory limits it.
 CPU_BLOCK_PER_THREAD = 2_500_000
 DEVICE_BLOCK = 1 << 27
-# Columns from which PyTorch shares an operation among threads.
-SHARED = 1 << 15
+SHARED = 1 << 15  # columns from which PyTorch shares an operation among threads
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {"min": torch.minimum, "max": torch.maximum, "add": torch.add}
 
 
 def run_program(program: Program, gradients: Tensor, compiled: bool = False) -> Tensor:
-    """Run a program on the n rows of every environment. The result is detached.
+    """Run a program for n rows on finite gradients [..., n, d]; the result [..., d] is detached.
 
-    Args:
-        program: For n rows.
-        gradients: Finite, shape [..., n, d].
-        compiled: Whether to run it through `torch.compile`.
-
-    Returns:
-        Shape [..., d].
-
-    Raises:
-        RuntimeError: If `torch.compile` fails.
+    With ``compiled`` it runs through `torch.compile`; a RuntimeError says so if that fails.
     """
     if gradients.element_size() < 4:  # sums of half precision lose what single precision keeps
         return run_program(program, gradients.float(), compiled).to(gradients.dtype)
@@ -50,14 +40,9 @@ def run_program(program: Program, gradients: Tensor, compiled: bool = False) -> 
     return result.reshape(gradients.shape[:-2] + gradients.shape[-1:])
 
 
-Block = tuple[slice, slice]  # environments, columns
-
-
-def _blocks(rows: Tensor) -> Iterator[Block]:
-    """Cut [E, n, d] into blocks of about equal size, each with all n rows."""
+def _blocks(rows: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cut [E, n, d] into blocks (environments, columns) of about equal size, each with all n rows."""
     num_envs, num_rows, num_columns = rows.shape
-    if not rows.numel():
-        return
     on_cpu = rows.device.type == "cpu"
     largest = CPU_BLOCK_PER_THREAD * torch.get_num_threads() if on_cpu else DEVICE_BLOCK
     largest = max(SHARED, largest // num_rows)
@@ -120,12 +105,21 @@ def _compiled(program: Program) -> Callable[[Tensor], Tensor]:
         arguments = (operation.kind, sources, operation.constant)
         registers[operation.target] = graph.call_function(_apply, arguments)
     graph.output(registers[program.result])
-    kernel = compile_graph(graph, len(program.operations))
+    # By default a kernel is cut after some sixty operations, and all that is alive there goes through memory.
+    options: dict[str, Any] = {"max_fusion_size": 8 * len(program.operations)}
+    # A graph module has code of its own, so that programs do not use up each other's recompilations.
+    kernel = torch.compile(torch.fx.GraphModule(torch.nn.Module(), graph), dynamic=True, options=options)
 
     def evaluate(rows: Tensor) -> Tensor:
-        if len(rows) == 1:  # rows without a dimension for the runs make the faster kernel
-            return kernel(*rows[0].unbind(0)).reshape(1, -1).clone()
-        return kernel(*rows.unbind(1)).clone()
+        try:
+            if len(rows) == 1:  # rows without a dimension for the runs make the faster kernel
+                return kernel(*rows[0].unbind(0)).reshape(1, -1).clone()
+            return kernel(*rows.unbind(1)).clone()
+        except RuntimeError as error:  # importing torch's own class of it takes seconds
+            raise RuntimeError(
+                "compiled=True did not work, since torch.compile failed; on the CPU it needs a C++ compiler "
+                "and Python's headers (on Debian: g++ and python3-dev)"
+            ) from error
 
     return evaluate
 

@@ -9,7 +9,7 @@ middle ranks are wanted (Zazon-Ivry and Codish, "Pairwise Networks are Superior 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -39,14 +39,13 @@ class Program:
 @lru_cache(maxsize=256)
 def median_program(num_rows: int) -> Program:
     """The median of each column; the midpoint of the middle two where n is even."""
-    return _Builder(num_rows, middle=_median_ranks(num_rows)).mean_of(_median_ranks(num_rows))
+    return _program_of_mean(num_rows, _median_ranks(num_rows))
 
 
 @lru_cache(maxsize=256)
 def trimmed_mean_program(num_rows: int, trim: int) -> Program:
     """The mean of each column without its ``trim`` smallest and ``trim`` largest values."""
-    kept = range(trim, num_rows - trim)
-    return _Builder(num_rows, middle=kept).mean_of(kept)
+    return _program_of_mean(num_rows, range(trim, num_rows - trim))
 
 
 @lru_cache(maxsize=256)
@@ -64,28 +63,29 @@ def mean_around_median_program(num_rows: int, keep: int) -> Program:
     # What is kept in any case need not be sorted, unless the median is read off it.
     middle = [rank for rank in alone if rank not in median]
     builder = _Builder(num_rows, middle, exact=[r for r in reached if r not in middle])
-    center = builder.mean(median)
+    center = builder.mean([builder.values[rank] for rank in median])
     kept = []
     for first in reached[: min(keep, len(reached))]:
         nearest = builder.values[first]
         for rank in range(first + keep, reached.stop, keep):
             nearest = builder.append("nearer", center, nearest, builder.values[rank])
         kept.append(nearest)
-    return builder.finish(builder.mean_of_values(kept))
+    return builder.finish(builder.mean(kept))
 
 
-def sorting_network(num_wires: int) -> tuple[list[Comparator], list[int]]:
+def _program_of_mean(num_rows: int, ranks: Sequence[int]) -> Program:
+    builder = _Builder(num_rows, middle=ranks)
+    return builder.finish(builder.mean([builder.values[rank] for rank in ranks]))
+
+
+def sorting_network(wires: Sequence[int]) -> tuple[list[Comparator], list[int]]:
     """The pairwise sorting network for any number of wires: its comparators, and the wires by rank."""
-    return _sort(list(range(num_wires)))
-
-
-def _sort(wires: list[int]) -> tuple[list[Comparator], list[int]]:
     if len(wires) <= 1:
-        return [], wires
+        return [], list(wires)
     pairs = list(zip(wires[::2], wires[1::2], strict=False))
     # Depth first, so that a half is sorted while it is in the cache.
-    first, low = _sort(wires[::2])
-    second, high = _sort(wires[1::2])
+    first, low = sorting_network(wires[::2])
+    second, high = sorting_network(wires[1::2])
     # Each rank of the larger ones is above the same rank of the smaller ones. It remains to compare it with
     # later ranks of these, at distances that are powers of 2.
     last: list[Comparator] = []
@@ -100,13 +100,9 @@ def _sort(wires: list[int]) -> tuple[list[Comparator], list[int]]:
 def _prune(comparators: list[Comparator], wanted: Mapping[int, str]) -> list[tuple[int, int, bool, bool]]:
     """Leave out what no wanted output depends on.
 
-    Args:
-        comparators: In order of execution.
-        wanted: For each wire what its final value is for: "exact" for a rank of its own, "dead" for
-            nothing, or the name of a set within which order does not matter.
-
-    Returns:
-        The comparators left, each with whether its minimum and whether its maximum is needed.
+    ``wanted`` says for each wire what its final value is for: "exact" for a rank of its own, "dead" for
+    nothing, "middle" for a set within which order does not matter. Of the comparators left, each comes with
+    whether its minimum and whether its maximum is needed.
     """
     use = dict(wanted)
     left = []
@@ -125,16 +121,14 @@ def _median_ranks(num_rows: int) -> tuple[int, ...]:
 class _Builder:
     """Collects operations on values, each written once, and at the end assigns them to registers.
 
-    Args:
-        num_rows: The number n of input rows, values 0 to n-1.
-        middle: Ranks whose order among themselves does not matter.
-        exact: Further ranks that are needed each for itself.
+    The input rows are values 0 to n-1. The order of the ``middle`` ranks among themselves does not matter;
+    the ``exact`` ones are needed each for itself.
     """
 
     def __init__(self, num_rows: int, middle: Iterable[int], exact: Iterable[int] = ()) -> None:
         self.num_rows = num_rows
         self.steps: list[tuple[str, tuple[int, ...], float]] = []
-        comparators, order = sorting_network(num_rows)
+        comparators, order = sorting_network(range(num_rows))
         wanted = dict.fromkeys(order, "dead")
         wanted.update({order[rank]: "middle" for rank in middle})
         wanted.update({order[rank]: "exact" for rank in exact})
@@ -151,17 +145,11 @@ class _Builder:
         self.steps.append((kind, sources, constant))
         return self.num_rows + len(self.steps) - 1
 
-    def mean(self, ranks: Iterable[int]) -> int:
-        return self.mean_of_values([self.values[rank] for rank in ranks])
-
-    def mean_of_values(self, values: list[int]) -> int:
+    def mean(self, values: list[int]) -> int:
         total = values[0]
         for value in values[1:]:
             total = self.append("add", total, value)
         return total if len(values) == 1 else self.append("divide", total, constant=float(len(values)))
-
-    def mean_of(self, ranks: Iterable[int]) -> Program:
-        return self.finish(self.mean(ranks))
 
     def finish(self, result: int) -> Program:
         """Assign registers, taking the one freed last, which is the likeliest to be in the cache."""

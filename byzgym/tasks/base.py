@@ -14,8 +14,6 @@ from torch import Tensor
 from byzgym.ambient import shielded
 from byzgym.validation import check_int, check_real, shown
 
-HELD_OUT_FRACTION = 0.1
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Task:
@@ -115,45 +113,33 @@ class Task:
 
 
 def split_held_out(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Split 10 % off at random, or 10 samples (at most half) where that is more; always the same ones.
+    """Split 10 % of samples [N, ...] off at random, or 10 of them (at most half) where that is more.
 
-    Args:
-        x: Inputs, shape [N, ...], N at least 2.
-        y: Labels, shape [N].
-
-    Returns:
-        The training set and the held-out set; both keep the order of the samples.
-
-    Raises:
-        ValueError: If there is only one sample.
+    They are always the same ones. Both parts keep the order of the samples.
     """
     count = len(x)
     if count < 2:
         raise ValueError(f"train must have at least 2 samples when held_out is None, got {count}")
     # Ten samples are what a quasi-validation set usually has (GAA paper), so a small set gives as many.
-    size = max(round(HELD_OUT_FRACTION * count), min(10, count // 2))
+    size = max(round(0.1 * count), min(10, count // 2))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(x.device)
     keep, out = order[size:].sort().values, order[:size].sort().values
     return (x[keep], y[keep]), (x[out], y[out])
 
 
-def split_stratified(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split samples at random, so that both parts hold the classes in the same proportions.
-
-    Args:
-        labels: Their classes, shape [N].
-        fraction: The share of the second part.
-        seed: Decides the split.
+def split_stratified(
+    labels: np.ndarray, fraction: float = 0.2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples with labels [N] at random, so that both parts hold the classes in the same proportions.
 
     Returns:
-        The numbers of the samples in each part.
+        The numbers of the samples in each part; the second has the given share.
 
     Raises:
         ValueError: If a class has one sample only, or a part would be smaller than the number of classes.
     """
-    selection = import_sklearn("model_selection")
-    rows = np.arange(len(labels))
-    first, second = selection.train_test_split(rows, test_size=fraction, stratify=labels, random_state=seed)
+    split = import_sklearn("model_selection").train_test_split
+    first, second = split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed)
     return first, second
 
 

@@ -12,8 +12,6 @@ from byzgym.tasks.base import Task, import_sklearn, split_held_out, split_strati
 from byzgym.tasks.registry import registry
 from byzgym.validation import check_int
 
-_TEST_FRACTION = 0.2
-
 
 @registry.built_in("digits")
 @cache
@@ -32,7 +30,7 @@ def digits() -> Task:
     """
     data = import_sklearn("datasets").load_digits()
     x, y = torch.from_numpy(data.images[:, None] / 16), torch.from_numpy(data.target)
-    train, test = split_stratified(data.target, _TEST_FRACTION, seed=0)
+    train, test = split_stratified(data.target)
     return Task((x[train], y[train]), (x[test], y[test]), num_classes=10, model="mlp:32")
 
 
@@ -54,7 +52,7 @@ def breast_cancer() -> Task:
     """
     data = import_sklearn("datasets").load_breast_cancer()
     x, y = torch.from_numpy(data.data), torch.from_numpy(data.target)
-    rows, test = split_stratified(data.target, _TEST_FRACTION, seed=0)
+    rows, test = split_stratified(data.target)
     (train_x, train_y), (held_x, held_y) = split_held_out(x[rows], y[rows])
     mean, std = train_x.mean(0), train_x.std(0)
     return Task(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -20,7 +20,6 @@ registry: Registry[nn.Module] = Registry("model")
 names = registry.names
 register = registry.register
 
-_MAX_GROUPS = 32
 _KEPT_BY_TORCH = frozenset(vars(nn.Module()))
 
 
@@ -58,7 +57,12 @@ def build(
     shape = tuple(check_int("input_shape", size, 1) for size in input_shape)
     check_int("num_classes", num_classes, 2)
     factory = registry.factory(name)
-    _check_sizes(spec, factory, shape, num_classes, sizes)
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(shape, num_classes, *sizes)
+    except TypeError:
+        allowed = ", ".join(map(str, list(signature.parameters.values())[2:])) or "none"
+        raise ValueError(f"model {spec!r} has sizes that do not fit; the sizes it takes: {allowed}") from None
     with nullcontext() if generator is None else seeded(generator):
         module = factory(shape, num_classes, *sizes)
         if not isinstance(module, nn.Module):
@@ -104,27 +108,20 @@ def replace_batch_norm(module: nn.Module) -> nn.Module:
     Source: Wu and He 2018, "Group Normalization" (https://arxiv.org/abs/1803.08494).
 
     Args:
-        module: Changed in place, unless it is a BatchNorm itself.
-
-    Returns:
-        ``module``, or its replacement.
+        module: Changed in place and returned, unless it is a BatchNorm itself.
     """
-    replacements = {old: _group_norm(old) for old in module.modules() if isinstance(old, _BatchNorm)}
     if isinstance(module, _BatchNorm):
-        return replacements[module]
-    for parent in list(module.modules()):
-        for name, child in parent._modules.items():
-            if isinstance(child, _BatchNorm):
-                parent._modules[name] = replacements[child]
+        return _group_norm(module)
+    for name, child in module._modules.items():
+        if child is not None:
+            module._modules[name] = replace_batch_norm(child)
     return module
 
 
 def _group_norm(norm: _BatchNorm) -> nn.GroupNorm:
     channels = norm.num_features
-    groups = 1
-    if not isinstance(norm, nn.BatchNorm1d):
-        most = min(_MAX_GROUPS, channels // 2)
-        groups = max((g for g in range(1, most + 1) if channels % g == 0), default=1)
+    most = 1 if isinstance(norm, nn.BatchNorm1d) else min(32, channels // 2)
+    groups = max((g for g in range(1, most + 1) if channels % g == 0), default=1)
     replacement = nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
     if norm.affine:
         replacement.weight, replacement.bias = norm.weight, norm.bias
@@ -139,21 +136,6 @@ def _parse(spec: str) -> tuple[str, tuple[int, ...]]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"the sizes of a model must be positive integers separated by commas, got {spec!r}")
     return name, tuple(int(part) for part in parts)
-
-
-def _check_sizes(
-    spec: str,
-    factory: Callable[..., nn.Module],
-    input_shape: tuple[int, ...],
-    num_classes: int,
-    sizes: tuple[int, ...],
-) -> None:
-    try:
-        inspect.signature(factory).bind(input_shape, num_classes, *sizes)
-    except TypeError:
-        parameters = [str(p) for p in inspect.signature(factory).parameters.values()][2:]
-        allowed = ", ".join(parameters) or "none"
-        raise ValueError(f"model {spec!r} has sizes that do not fit; the sizes it takes: {allowed}") from None
 
 
 def _check_parameters(spec: str, module: nn.Module) -> None:
@@ -172,8 +154,7 @@ def _check_parameters(spec: str, module: nn.Module) -> None:
 
 
 def _check_output(spec: str, module: nn.Module, input_shape: tuple[int, ...], num_classes: int) -> None:
-    parameter = next(module.parameters(), torch.empty(0))
-    inputs = torch.zeros(2, *input_shape, device=parameter.device)
+    inputs = torch.zeros(2, *input_shape, device=next(module.parameters()).device)
     try:
         with torch.no_grad(), unchanged_attributes(module):
             logits: Any = module(inputs)

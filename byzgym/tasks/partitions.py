@@ -117,18 +117,11 @@ class Shards:
 
 
 def _check_enough(labels: Tensor, num_workers: int, per_worker: int = 1) -> None:
-    check_int("num_workers", num_workers, 1)
-    if labels.ndim != 1:
-        raise ValueError(f"labels must have shape [N], got {tuple(labels.shape)}")
-    if len(labels) < num_workers * per_worker:
-        if len(labels) >= num_workers:
-            raise ValueError(
-                f"shards_per_worker must be at most {len(labels) // num_workers} for {len(labels)} training "
-                f"samples and {num_workers} workers, got {per_worker}"
-            )
-        raise ValueError(
-            f"num_workers must be at most {len(labels)} for {len(labels)} training samples, got {num_workers}"
-        )
+    most = len(labels) // per_worker
+    if check_int("num_workers", num_workers, 1) > most:
+        given = f"{len(labels)} training samples"
+        given += f" and shards_per_worker={per_worker}" if per_worker > 1 else ""
+        raise ValueError(f"num_workers must be at most {most} for {given}, got {num_workers}")
 
 
 def _permutation(count: int, generator: torch.Generator) -> Tensor:

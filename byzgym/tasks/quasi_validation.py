@@ -42,7 +42,8 @@ class HeldOut:
 
     def __call__(self, task: Task, qv_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw, see the module; a ValueError if ``qv_size`` exceeds the held-out set."""
-        return _draw("the held-out set", _held_out(task), qv_size, generator)
+        assert task.held_out is not None  # a task without one splits it off its training set
+        return _draw("the held-out set", task.held_out, qv_size, generator)
 
 
 @registry.built_in("train")
@@ -55,7 +56,7 @@ class Train:
 
 
 @registry.built_in("noise")
-class Noise:
+class Noise(HeldOut):
     """Held-out samples with Gaussian noise added: a similar domain of worse quality.
 
     Args:
@@ -67,13 +68,13 @@ class Noise:
 
     def __call__(self, task: Task, qv_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw, see the module; a ValueError if ``qv_size`` exceeds the held-out set."""
-        x, y = _draw("the held-out set", _held_out(task), qv_size, generator)
+        x, y = super().__call__(task, qv_size, generator)
         noise = torch.randn(x.shape, generator=generator, device=generator.device)
         return x + self.std * noise.to(x.device), y
 
 
 @registry.built_in("rotation")
-class Rotation:
+class Rotation(HeldOut):
     """Held-out images, rotated about their center: a similar domain, seen from another angle.
 
     Pixels are interpolated bilinearly; those from outside the image repeat its border.
@@ -92,12 +93,12 @@ class Rotation:
                 "qv_source 'rotation' needs a task with images of shape (channels, height, width), "
                 f"got inputs of shape {task.input_shape}"
             )
-        x, y = _draw("the held-out set", _held_out(task), qv_size, generator)
+        x, y = super().__call__(task, qv_size, generator)
         return _rotate(x, math.radians(self.degrees)), y
 
 
 @registry.built_in("other")
-class Other:
+class Other(HeldOut):
     """Held-out samples of another task: a public data set of a similar domain.
 
     Args:
@@ -117,13 +118,7 @@ class Other:
                 f"task of qv_source 'other' must have inputs of shape {mine[0]} and {mine[1]} classes, "
                 f"got {describe(self.spec)!r} with inputs of shape {theirs[0]} and {theirs[1]} classes"
             )
-        samples = _held_out(self.task.to(task.train[0].device))
-        return _draw("the other task's held-out set", samples, qv_size, generator)
-
-
-def _held_out(task: Task) -> tuple[Tensor, Tensor]:
-    assert task.held_out is not None  # a task without one splits it off its training set
-    return task.held_out
+        return super().__call__(self.task.to(task.train[0].device), qv_size, generator)
 
 
 def _draw(

@@ -54,11 +54,10 @@ def normal_view(num_envs=2, num_workers=10, num_coordinates=7, seed=0):
 class Job:
     """Linear regression in plain torch, without byzgym: 5 workers, the last 3 of which flip the sign."""
 
-    def __init__(self, num_workers=5, num_byzantine=3, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        self.num_honest = num_workers - num_byzantine
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
         self.truth = torch.randn(6, generator=generator)
-        self.x = torch.randn(num_workers, 40, 6, generator=generator)
+        self.x = torch.randn(5, 40, 6, generator=generator)
         self.own_x = torch.randn(20, 6, generator=generator)
         self.theta = torch.zeros(6)
 
@@ -70,7 +69,7 @@ class Job:
         for worker, x in enumerate(self.x):
             theta = self.theta.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.loss(theta, x), theta)
-            rows.append(gradient if worker < self.num_honest else -gradient)
+            rows.append(gradient if worker < 2 else -gradient)
         return torch.stack(rows)
 
     def run(self, agent, rounds, learning_rate=0.1):

@@ -49,7 +49,7 @@ def test_a_rule_is_told_the_largest_f_it_accepts(name):
 
 def test_f_follows_the_number_of_submissions():
     agent = agents.make("krum", num_byzantine=4)
-    for num_workers, expected in ((10, 3), (20, 4), (7, 2), (10, 3)):
+    for num_workers, expected in ((10, 3), (20, 4), (7, 2)):
         agent.credits(normal_view(num_workers=num_workers))
         assert agent.policy.num_byzantine == expected
 
@@ -61,40 +61,8 @@ def test_bind_and_build_tell_the_environments_f(given, env_f, expected):
     env = gym.make(ID, **{**TINY, "num_workers": 10, "num_byzantine": env_f})
     spec = {"name": "krum"} if given is None else {"name": "krum", "num_byzantine": given}
     built = agents.build(spec, env.unwrapped.simulation)
-    for agent in (agents.make_from(spec).bind(env), built):
-        assert agent.policy.num_byzantine == expected
-
-
-def test_bound_anew_a_rule_is_told_anew():
-    agent = agents.make("krum")
-    for f in (1, 3, 2):
-        agent.bind(gym.make(ID, **{**TINY, "num_workers": 10, "num_byzantine": f}))
-        assert agent.policy.num_byzantine == f
-
-
-@pytest.mark.parametrize("name", LARGEST)
-def test_rejected_rows_count_as_absent(name):
-    rejected = torch.zeros(2, 11, dtype=torch.bool)
-    rejected[0, [2, 5]] = rejected[1, 9] = True
-    view = normal_view(num_workers=11)
-    view = view_of(view.gradients.masked_fill(rejected[..., None], 0), rejected)
-    rule = aggregation.make(name, num_byzantine=2)
-    decision = rule.decide(view)
-    for e, left in ((0, 0), (1, 1)):
-        kept = view.gradients[e, ~rejected[e]]
-        alone = aggregation.make(name, num_byzantine=left)  # f without those that were rejected
-        torch.testing.assert_close(decision.update[e], alone(kept))
-        if rule.linear:
-            assert (decision.credits[e][rejected[e]] == 0).all()
-            torch.testing.assert_close(decision.credits[e][~rejected[e]], alone.credits(kept))
-
-
-@pytest.mark.parametrize("name", LARGEST)
-def test_with_all_rows_rejected_nothing_moves(name):
-    view = view_of(torch.zeros(2, 7, 3), torch.ones(2, 7, dtype=torch.bool))
-    decision = aggregation.make(name, num_byzantine=1).decide(view)
-    assert not decision.update.any()
-    assert decision.credits is None or not decision.credits.any()
+    bound = agents.make_from(spec).bind(gym.make(ID, **TINY)).bind(env)  # bound anew, it is told anew
+    assert bound.policy.num_byzantine == built.policy.num_byzantine == expected
 
 
 def test_an_object_with_credits():

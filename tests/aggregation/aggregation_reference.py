@@ -132,22 +132,12 @@ def smallest_diameter(rows, keep):
     return min(between[np.ix_(subset, subset)].max() for subset in subsets)
 
 
-FAMILIES = (
-    "gaussian",
-    "ties",
-    "equal_rows",
-    "row_magnitudes",
-    "entry_magnitudes",
-    "offset",
-    "far_cluster",
-    "zeros",
-)
+FAMILIES = ("gaussian", "ties", "equal_rows", "row_magnitudes")
+FAMILIES += ("entry_magnitudes", "offset", "far_cluster", "zeros")
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 both_types = pytest.mark.parametrize("dtype", list(RTOL), ids=str)
-sizes = pytest.mark.parametrize(
-    ("n", "f"), [(3, 0), (4, 0), (5, 1), (9, 3), (12, 4), (21, 7), (40, 12), (60, 28)]
-)
+sizes = pytest.mark.parametrize(("n", "f"), [(3, 0), (5, 1), (9, 3), (12, 4), (21, 7), (60, 28)])
 
 
 def chosen(credits):

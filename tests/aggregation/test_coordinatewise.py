@@ -17,20 +17,6 @@ def test_on_a_line():
     assert MeanAroundMedian(2)(LINE) == 1
 
 
-def test_even_median_is_the_midpoint():
-    rows = torch.tensor([[1.0, -2.0], [7.0, 0.0], [2.0, 5.0], [4.0, 1.0]])
-    assert Median()(rows).tolist() == [3, 0.5]
-
-
-def test_median_is_outside_the_hull():
-    assert torch.equal(Median()(torch.eye(3)), torch.zeros(3))
-
-
-def test_trimmed_mean_does_not_subtract():
-    rows = torch.tensor([[0.1], [0.2], [0.3], [1e9], [-5.0]])
-    torch.testing.assert_close(TrimmedMean(1)(rows), torch.tensor([0.2]), rtol=1e-6, atol=0)
-
-
 @every_family
 @both_types
 @sizes

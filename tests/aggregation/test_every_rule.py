@@ -118,13 +118,8 @@ def test_credits_are_convex_and_give_the_aggregate(name, seed, n, d, family, por
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=counts, exponent=st.integers(-30, 30), portion=st.floats(0, 1))
 def test_equal_rows_give_that_row(name, seed, n, exponent, portion):
-    row = reference.draw("gaussian", 1, 20, seed) * 10.0**exponent
+    row = reference.draw("gaussian", 1, 20, seed) * (0 if exponent == 0 else 10.0**exponent)
     torch.testing.assert_close(build(name, n, portion)(row.expand(n, -1)), row[0], rtol=2e-6, atol=0)
-
-
-@every_rule
-def test_zero_rows_give_zero(name):
-    assert torch.equal(build(name, 11)(torch.zeros(11, 5)), torch.zeros(5))
 
 
 @every_rule
@@ -147,9 +142,3 @@ def test_outliers_do_not_get_through(name, seed, n, exponent):
     rows[: rule.num_byzantine] *= 10.0**exponent
     honest = rows[rule.num_byzantine :]
     assert (rule(rows).norm() <= 8 * honest.norm(dim=-1).max()).all()
-
-
-def test_sixty_rows_at_the_end_of_the_range():
-    rows = torch.full((60, 3), 1e30)
-    for name in EQUIVARIANT:
-        torch.testing.assert_close(build(name, 60)(rows), rows[0])

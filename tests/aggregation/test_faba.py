@@ -21,13 +21,6 @@ def test_against_reference(family, dtype, n, f):
     assert frozenset(kept) in reference.faba_outcomes(rows, f, 1e-4)
 
 
-@pytest.mark.parametrize(("n", "f"), [(3, 1), (5, 2), (8, 3)])
-def test_ties(n, f):
-    rows = reference.draw("ties", n, 2, seed=n)
-    kept = chosen(FABA(f).credits(rows))
-    assert frozenset(kept) in reference.faba_outcomes(rows, f, 1e-9)
-
-
 def test_first_of_equal_rows_is_dropped():
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):

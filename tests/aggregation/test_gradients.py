@@ -12,26 +12,19 @@ DIFFERENTIABLE = [name for name in OF_SUBMISSIONS if aggregation.make(name, num_
 every_differentiable_rule = pytest.mark.parametrize("name", DIFFERENTIABLE)
 
 
-def test_which_rules_are_differentiable():
-    detached = {"median", "trimmed_mean", "mean_around_median", "bulyan"}
-    assert detached.isdisjoint(DIFFERENTIABLE)
-    assert {"mean", "krum", "multi_krum", "medoid", "geometric_median", "faba"} <= set(DIFFERENTIABLE)
-    assert {"brute_force", "norm_clipping"} <= set(DIFFERENTIABLE)
-
-
 @every_differentiable_rule
 @pytest.mark.parametrize(("n", "d"), [(5, 5), (6, 3), (9, 2)])
-@pytest.mark.parametrize("seed", range(4))
-def test_against_finite_differences(name, n, d, seed):
+def test_against_finite_differences(name, n, d):
     rule = aggregation.make(name, num_byzantine=1, **PRECISE.get(name, {}))
-    rows = torch.stack([reference.draw("gaussian", n, d, 2 * seed + i, torch.float64) for i in range(2)])
+    rows = torch.stack([reference.draw("gaussian", n, d, seed, torch.float64) for seed in range(4)])
     assert torch.autograd.gradcheck(rule, rows.requires_grad_(), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in OF_SUBMISSIONS if name not in DIFFERENTIABLE])
-def test_other_rules_are_detached(name):
+def test_the_other_rules_are_detached():
+    others = {name for name in OF_SUBMISSIONS if name not in DIFFERENTIABLE}
+    assert others == {"median", "trimmed_mean", "mean_around_median", "bulyan"}
     rows = reference.draw("gaussian", 9, 3, seed=0).requires_grad_()
-    assert not aggregation.make(name, num_byzantine=1)(rows).requires_grad
+    assert not any(aggregation.make(name, num_byzantine=1)(rows).requires_grad for name in others)
 
 
 @every_differentiable_rule

@@ -13,7 +13,7 @@ def test_on_a_line():
 
 @every_family
 @both_types
-@pytest.mark.parametrize("n", [1, 3, 20, 60])
+@pytest.mark.parametrize("n", [1, 60])
 def test_against_reference(family, dtype, n):
     rows = reference.draw(family, n, 7, seed=n, dtype=dtype)
     exact = rows.double().numpy()

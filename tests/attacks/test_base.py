@@ -67,12 +67,11 @@ def test_an_override_does_not_inherit_reads_own():
     assert [cls.reads_own for cls in (Peeking, Calling, Promising, Renamed)] == [True, True, False, False]
 
 
-def test_an_attack_without_corrupt_says_so():
-    class Nothing(Attack):
-        pass
-
-    with pytest.raises(NotImplementedError, match="Nothing must define corrupt"):
-        Nothing()(*given())
+def test_users_register_any_callable():
+    attacks.register("mine", lambda strength=1: lambda gradients, byzantine, context: -strength * gradients)
+    gradients = gradients_like(1, 3, 4)
+    submitted = attacks.make_from("mine:strength=2")(gradients, None, None)
+    assert torch.equal(submitted, -2 * gradients)
 
 
 def test_repr_shows_the_parameters():

@@ -51,10 +51,6 @@ class TestEveryRole:
         assert torch.equal(assigned, before)
         assert torch.equal(torch.random.get_rng_state(), state)
 
-    def test_equal_seeds_give_equal_roles(self, spec):
-        role, assigned = roles.make_from(spec), mask_of(6, [0, 1], [2, 3, 4])
-        assert torch.equal(play(role, assigned, 60), play(role, assigned, 60))
-
     def test_a_batch_equals_its_environments_alone(self, spec):
         role = roles.make_from(spec)
         assigned = mask_of(6, [0, 1], [2, 3, 4], [5], [])
@@ -116,13 +112,6 @@ def test_randomized_workers_reverse_independently():
     assert correlation.abs().max() < 0.1
 
 
-def test_randomized_reverses_all_at_probability_1():
-    assigned = mask_of(5, [3, 4])
-    masks = play(roles.make("randomized", period=1, probability=1.0), assigned, 3)
-    assert torch.equal(masks[1], mask_of(5, [1, 2]))
-    assert torch.equal(masks[2], assigned)
-
-
 def test_the_last_honest_worker_is_drawn_uniformly():
     # Nobody is Byzantine and everybody reverses: one of five must be spared.
     assigned = mask_of(5, *[[]] * 1000)
@@ -166,12 +155,10 @@ def test_fluctuating_may_make_everybody_byzantine():
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("randomized", {"period": 0}),
         ("randomized", {"probability": 1.1}),
         ("randomized", {"fixed_honest": 1}),
         ("pretense", {"until": -1}),
-        ("fluctuating", {"period": 1.5}),
-        ("fluctuating", {"low": -1}),
+        ("fluctuating", {"period": 0}),
         ("fluctuating", {"high": 2, "low": 3}),
     ],
 )
@@ -184,8 +171,3 @@ def test_bad_parameters_are_named(name, parameters):
 def test_bounds_beyond_the_workers_are_refused(parameters):
     with pytest.raises(ValueError, match=f"{next(iter(parameters))} must be at most"):
         play(roles.make("fluctuating", **parameters), mask_of(4, [0]), 1)
-
-
-def test_users_register_roles():
-    roles.register("nobody_of_test", lambda: lambda assigned, current, context: assigned & False)
-    assert not play(roles.make("nobody_of_test"), mask_of(3, [0]), 2).any()

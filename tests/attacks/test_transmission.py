@@ -36,7 +36,7 @@ def test_bit_1_is_the_least_significant(bits, value, flipped):
     assert submitted[0, 1].tolist() == [value] * 3
 
 
-@pytest.mark.parametrize("bits", [(22, 30, 31, 32), (1, 2, 3), tuple(range(1, 33)), [9, 32]])
+@pytest.mark.parametrize("bits", [(22, 30, 31, 32), tuple(range(1, 33)), [9, 32]])
 def test_the_first_byzantine_numbers_are_flipped(bits):
     gradients = gradients_like(2, 4, 9)
     mask = mask_of(4, [0, 2], [])
@@ -114,8 +114,3 @@ def test_the_gambler_may_hit_the_byzantine_only():
     submitted = submit("gambler", gradients, mask, probability=1.0, num_servers=5, victims="byzantine")
     hit = submitted != gradients
     assert torch.equal(hit, mask[..., None] & (torch.arange(50) < 10))
-
-
-def test_the_gambler_with_probability_0():
-    gradients = gradients_like(1, 4, 50)
-    assert torch.equal(submit("gambler", gradients, mask_of(4, [0]), probability=0), gradients)

@@ -105,12 +105,11 @@ def test_gram_about_a_row(family, dtype):
         assert (error <= 10 * RTOL[dtype] * norms[:, None] * norms).all()
 
 
-@pytest.mark.parametrize("precision", ["high", "medium"])
-def test_coarse_matmul_setting_does_not_matter(precision):
+def test_coarse_matmul_setting_does_not_matter():
     rows = reference.draw("gaussian", 10, 3000, seed=0)
     before = torch.get_float32_matmul_precision()
     try:
-        torch.set_float32_matmul_precision(precision)
+        torch.set_float32_matmul_precision("medium")
         squared = squared_distances(rows)
     finally:
         torch.set_float32_matmul_precision(before)
@@ -123,11 +122,6 @@ def test_norms(family, dtype):
     rows = reference.draw(family, 9, 30, seed=2, dtype=dtype)
     expected = np.sqrt((rows.double().numpy() ** 2).sum(1))
     np.testing.assert_allclose(row_norms(rows).numpy(), expected, rtol=1e-6)
-
-
-def test_norms_of_millions_of_entries():
-    rows = torch.randn(1, 3_000_000, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(row_norms(rows)[0], rows[0].double().norm(), rtol=1e-6, atol=0)
 
 
 @both_types

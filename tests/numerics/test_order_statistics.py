@@ -17,7 +17,7 @@ def test_mean_around_median_of_any_number(n):
         assert reference.is_mean_around_median(rows, keep, result.numpy(), 1e-12)
 
 
-@pytest.mark.parametrize("per_thread", [1, 7, 64, 1000])
+@pytest.mark.parametrize("per_thread", [1, 7, 64])
 def test_blocks_of_any_size_give_the_same(monkeypatch, per_thread):
     rows = torch.stack([reference.draw("gaussian", 7, 53, seed=seed) for seed in range(5)])
     program = mean_around_median_program(7, 4)

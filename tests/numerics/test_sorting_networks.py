@@ -8,23 +8,16 @@ import pytest
 from byzgym.numerics import sorting_networks as networks
 
 
-@pytest.mark.parametrize("n", range(1, 13))
-def test_zeros_and_ones_are_sorted(n):
-    comparators, order = networks.sorting_network(n)
-    wires = np.array(list(itertools.product((0, 1), repeat=n)), dtype=np.int8).T
+@pytest.mark.parametrize("n", [*range(1, 13), 37, 60])
+def test_networks_sort(n):
+    if n <= 12:
+        wires = np.array(list(itertools.product((0, 1), repeat=n)), dtype=np.int8).T
+    else:  # too many zeros and ones to try them all
+        wires = np.random.default_rng(n).integers(0, 20, (n, 2000))
+    comparators, order = networks.sorting_network(range(n))
     for low, high in comparators:
         wires[low], wires[high] = np.minimum(wires[low], wires[high]), np.maximum(wires[low], wires[high])
     assert (np.diff(wires[order], axis=0) >= 0).all()
-
-
-@pytest.mark.parametrize("n", [16, 37, 50, 60])
-def test_integers_are_sorted(n):
-    comparators, order = networks.sorting_network(n)
-    wires = np.random.default_rng(n).integers(0, 20, (n, 2000))
-    expected = np.sort(wires, axis=0)
-    for low, high in comparators:
-        wires[low], wires[high] = np.minimum(wires[low], wires[high]), np.maximum(wires[low], wires[high])
-    assert (wires[order] == expected).all()
 
 
 def test_every_operation_is_needed():
@@ -43,7 +36,5 @@ def test_every_operation_is_needed():
 
 
 def test_mean_of_all_needs_no_comparison():
-    kinds = {operation.kind for operation in networks.trimmed_mean_program(20, 0).operations}
-    assert kinds == {"add", "divide"}
-    kinds = {operation.kind for operation in networks.mean_around_median_program(20, 20).operations}
-    assert kinds == {"add", "divide"}
+    for program in (networks.trimmed_mean_program(20, 0), networks.mean_around_median_program(20, 20)):
+        assert {operation.kind for operation in program.operations} == {"add", "divide"}

@@ -19,8 +19,10 @@ def task(**changes):
     return Task(**arguments)
 
 
-@pytest.mark.parametrize("inputs", [np.float64, np.float16, np.uint8, np.int32, np.uint16, ">f4", bool])
-@pytest.mark.parametrize("labels", [np.int32, np.uint8, np.uint64, np.float32, bool])
+@pytest.mark.parametrize(
+    ("inputs", "labels"),
+    [("f8", "i4"), ("f2", "u1"), ("u2", "u8"), (">f4", "f4"), (bool, bool)],
+)
 def test_number_types_are_converted(inputs, labels):
     x, y = np.array([[0, 1], [1, 0], [1, 1]]).astype(inputs), np.array([0, 1, 1]).astype(labels)
     made = task(train=(x, y), test=(x, y), held_out=(x, y), num_classes=2)
@@ -40,17 +42,7 @@ def test_awkward_memory_gives_no_warning(recwarn):
     assert not recwarn.list
 
 
-def test_input_shape_and_defaults():
-    made = Task((X.reshape(20, 1, 3, 1), Y), (X.reshape(20, 1, 3, 1), Y), 4)
-    assert made.input_shape == (1, 3, 1)
-    assert (made.model, made.batch_size, made.learning_rate) == ("mlp:32", 32, 0.1)
-
-
-def test_repr_is_short():
-    assert repr(task()) == "Task(train=(20, 3), test=20, num_classes=4, model='mlp:32')"
-
-
-@pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 2), (26, 10), (100, 10), (260, 26)])
+@pytest.mark.parametrize(("count", "held"), [(2, 1), (26, 10), (260, 26)])
 def test_a_tenth_is_held_out_of_train(count, held):
     x = torch.arange(float(count))[:, None]
     made = Task((x, torch.arange(count) % 2), (x, torch.zeros(count)), 2)
@@ -63,9 +55,7 @@ def test_a_tenth_is_held_out_of_train(count, held):
 
 def test_splits_are_always_the_same(untouched_randomness):
     first, stratified = split_held_out(X, Y), split_stratified(Y.numpy(), 0.2, seed=0)
-    torch.rand(3, generator=torch.Generator().manual_seed(5))
-    again = split_held_out(X, Y)
-    assert torch.equal(first[1][0], again[1][0])
+    assert torch.equal(first[1][0], split_held_out(X, Y)[1][0])
     assert all(map(np.array_equal, stratified, split_stratified(Y.numpy(), 0.2, seed=0)))
     assert sorted(Y[stratified[1]].tolist()) == [0, 1, 2, 3]
 
@@ -78,7 +68,6 @@ NAN[3, 1] = float("nan")
     ("changes", "error", "message"),
     [
         ({"num_classes": 1}, ValueError, "num_classes must be an integer of at least 2, got 1"),
-        ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1, got 0"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be .* greater than 0, got 0.0"),
         ({"model": ""}, ValueError, "model must be a non-empty string .* got ''"),
         ({"train": X}, TypeError, "train must be a pair"),
@@ -87,11 +76,8 @@ NAN[3, 1] = float("nan")
         ({"test": (Y, Y)}, ValueError, r"inputs of test must have shape \[N, ...\], got \(20,\)"),
         ({"test": (X, Y[:, None])}, ValueError, r"labels of test must have shape \[N\], got \(20, 1\)"),
         ({"held_out": (NAN, Y)}, ValueError, "inputs of held_out must be finite"),
-        ({"train": (X.double() * 1e300, Y)}, ValueError, "inputs of train must be finite"),
         ({"num_classes": 3}, ValueError, r"labels of train must be integers from 0 to 2 .* got 3"),
         ({"test": (X, Y - 1)}, ValueError, r"labels of test must be integers from 0 to 3 .* got -1"),
-        ({"test": (X, Y + 0.5)}, ValueError, r"labels of test must be integers from 0 to 3 .* got 0.5"),
-        ({"train": (X.numpy().astype(str), Y)}, TypeError, "inputs of train must be integers or floats"),
         ({"train": ([[1.0], [2.0, 3.0]], Y)}, TypeError, "inputs of train must be integers or floats"),
         ({"train": (X + 1j, Y)}, TypeError, "inputs of train must be integers or floats"),
         ({"train": (X.to_sparse(), Y)}, TypeError, "inputs of train must be .* dense .* got .*sparse"),
@@ -157,7 +143,3 @@ def test_users_register_tasks():
     tasks.register("registered_by_a_test", lambda: None)
     with pytest.raises(TypeError, match=r"the factory of .* must return a Task, got None"):
         tasks.make("registered_by_a_test")
-    with pytest.raises(ValueError, match="'digits' is built in"):
-        tasks.register("digits", task)
-    with pytest.raises(ValueError, match=r"unknown task 'digit'; did you mean 'digits'\? known: .*cifar10"):
-        tasks.make("digit")

@@ -1,7 +1,5 @@
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,24 +22,11 @@ def test_sets_are_disjoint_and_complete(name, sizes, shape, classes):
     assert len(rows.unique(dim=0)) == sum(sizes)  # neither data set holds a sample twice
 
 
-def test_digits_are_scikit_learns():
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    label_of = {tuple(image.ravel()): label for image, label in zip(data.images, data.target, strict=True)}
-    task = tasks.make("digits")
-    for x, y in (task.train, task.test, task.held_out):
-        assert [label_of[tuple(row)] for row in (x * 16).flatten(1).tolist()] == y.tolist()
-
-
 @pytest.mark.parametrize("name", ["digits", "breast_cancer"])
 def test_the_test_set_is_stratified(name):
     task = tasks.make(name)
-    counts = [
-        y.bincount(minlength=task.num_classes).double() for _, y in (task.train, task.test, task.held_out)
-    ]
-    expected = sum(counts) * 0.2
-    assert (counts[1] - expected).abs().max() <= 1
+    train, test, held_out = (y.bincount().double() for _, y in (task.train, task.test, task.held_out))
+    assert (test - (train + test + held_out) / 5).abs().max() <= 1
 
 
 def test_training_samples_standardise():
@@ -76,52 +61,23 @@ def test_loaded_once_without_global_randomness(untouched_randomness):
         assert tasks.make(name) is tasks.make(name)
 
 
-@pytest.mark.parametrize(
-    ("name", "after_100", "after_300"),
-    [("digits", 0.7, 0.9), ("breast_cancer", 0.93, 0.94), ("synthetic", 0.95, 0.95)],
-)
-def test_the_defaults_learn(name, after_100, after_300):
+@pytest.mark.parametrize(("name", "least"), [("digits", 0.9), ("breast_cancer", 0.94), ("synthetic", 0.95)])
+def test_the_defaults_learn(name, least):
+    """In 300 rounds of averaging three honest workers' gradients, which is one of three batches."""
     task = tasks.make(name)
     generator = torch.Generator().manual_seed(0)
     model = tasks.models.build(task.model, task.input_shape, task.num_classes, generator)
-    assert _train(task, model, 100, generator) > after_100
-    assert _train(task, model, 200, generator) > after_300
-
-
-def _train(task, model, rounds, generator):
-    """Test accuracy after some rounds of averaging three honest workers' gradients (one of three batches)."""
     x, y = task.train
     optimizer = torch.optim.SGD(model.parameters(), lr=task.learning_rate)
-    for _ in range(rounds):
+    for _ in range(300):
         rows = torch.randint(len(x), (3 * task.batch_size,), generator=generator)
         optimizer.zero_grad()
         functional.cross_entropy(model(x[rows]), y[rows]).backward()
         optimizer.step()
-    with torch.no_grad():
-        return (model(task.test[0]).argmax(1) == task.test[1]).double().mean().item()
+    assert (model(task.test[0]).argmax(1) == task.test[1]).double().mean() > least
 
 
-def test_torchvision_is_imported_when_needed():
-    code = "import sys, byzgym.tasks; byzgym.tasks.make('digits'); print('torchvision' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
-def test_imports_only_go_down():
-    imported = set()
-    for path in Path(tasks.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                imported.add(node.module)
-            elif isinstance(node, ast.Import):
-                imported.update(alias.name for alias in node.names)
-    outside = {name for name in imported if not name.startswith("byzgym.tasks")}
-    shared = {"byzgym.ambient", "byzgym.registry", "byzgym.validation"}
-    assert {name for name in outside if name.startswith("byzgym")} == shared
-    assert "gymnasium" not in {name.partition(".")[0] for name in outside}
-
-
-def test_python_generator_stays_at_first_import():
-    script = "import random; from byzgym import tasks; s = random.getstate(); tasks.make('digits'); "
-    script += "tasks.make('breast_cancer'); assert random.getstate() == s"
-    subprocess.run([sys.executable, "-c", script], check=True)
+def test_the_first_import_is_lean():
+    code = "import random, sys; from byzgym import tasks; s = random.getstate(); tasks.make('digits'); "
+    code += "assert 'torchvision' not in sys.modules; assert random.getstate() == s"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from byzgym.tasks import partitions
 
-SPECS = ["iid", "dirichlet", "dirichlet:alpha=0.01", "dirichlet:alpha=1e6", "shards"]
-SPECS += ["shards:shards_per_worker=1"]
+SPECS = ["iid", "dirichlet:alpha=0.01", "dirichlet:alpha=1e6", "shards", "shards:shards_per_worker=1"]
 
 
 def seeded(seed):
@@ -60,14 +59,7 @@ def test_iid_shares_are_random():
     assert counts.min() > 130  # sample 0 falls to each worker 171 to 214 times on average
 
 
-def test_classes_are_divided_at_the_fractions():
-    edges = torch.tensor([[0.5, 1.0, 1.0], [0.0, 0.4, 1.0]], dtype=torch.float64)
-    assert partitions._divide(torch.tensor([4, 3]), edges).tolist() == [0, 0, 1, 1, 1, 2, 2]
-    rounded = torch.tensor([[0.5, 0.9]], dtype=torch.float64)
-    assert partitions._divide(torch.tensor([100]), rounded).max() == 1
-
-
-@pytest.mark.parametrize("alpha", [0.1, 0.5, 3.0])
+@pytest.mark.parametrize("alpha", [0.1, 3.0])
 def test_dirichlet_mean_and_variance(alpha):
     shares = partitions.make("dirichlet", alpha=alpha)._proportions(40_000, 4, seeded(0))
     torch.testing.assert_close(shares.sum(-1), torch.ones(40_000, dtype=torch.float64))
@@ -81,14 +73,6 @@ def test_tiny_alpha_gives_a_class_to_one_worker():
     assert shares.isfinite().all()
     assert (shares.max(-1).values > 0.99).double().mean() > 0.99
     assert (shares.argmax(-1).bincount(minlength=4) - 1000).abs().max() < 150
-
-
-def test_large_alpha_is_even_in_every_class():
-    labels = torch.arange(1000) % 5
-    indices, lengths = partitions.make("dirichlet", alpha=1e8)(labels, 4, seeded(0))
-    assert lengths.tolist() == [250] * 4
-    for row in indices:
-        assert labels[row].bincount().tolist() == [50] * 5
 
 
 def test_the_largest_worker_feeds_empty_ones():
@@ -124,17 +108,10 @@ def test_shards_are_dealt_at_random():
         ("shards:shards_per_worker=0", 2, "shards_per_worker must be .* at least 1, got 0"),
         ("shard", 2, r"unknown partition 'shard'; did you mean 'shards'\? known: dirichlet, iid, shards"),
         ("iid", 6, "num_workers must be at most 5 for 5 training samples, got 6"),
-        ("dirichlet", 6, "num_workers must be at most 5 for 5 training samples, got 6"),
-        ("shards", 6, "num_workers must be at most 5 for 5 training samples, got 6"),
-        ("shards", 4, "shards_per_worker must be at most 1 for 5 training samples and 4 workers, got 2"),
+        ("shards", 4, "num_workers must be at most 2 for 5 training samples and shards_per_worker=2, got 4"),
         ("iid", 0, "num_workers must be an integer of at least 1, got 0"),
     ],
 )
 def test_bad_arguments(spec, count, message):
     with pytest.raises(ValueError, match=message):
         partitions.make_from(spec)(torch.zeros(5, dtype=torch.int64), count, seeded(0))
-
-
-def test_labels_have_one_dimension():
-    with pytest.raises(ValueError, match=r"labels must have shape \[N\], got \(5, 1\)"):
-        partitions.make("iid")(torch.zeros(5, 1, dtype=torch.int64), 2, seeded(0))
