@@ -181,7 +181,12 @@ def test_what_a_rule_returns_is_checked(result):
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 @pytest.mark.parametrize("kind", ["rule", "update"])
 def test_vector_equals_single(mode, kind):
-    arguments = {"attack": "sign_flip", "action": kind, "rules": RULES if kind == "rule" else None, "rounds": 4}
+    arguments = {
+        "attack": "sign_flip",
+        "action": kind,
+        "rules": RULES if kind == "rule" else None,
+        "rounds": 4,
+    }
     venv = make_vec(autoreset_mode=mode, **arguments)
     singles = [make(**arguments) for _ in range(3)]
     venv.reset(seed=3)
