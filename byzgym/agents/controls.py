@@ -56,7 +56,7 @@ class Random(Agent):
 
     def decide(self, view: ServerView) -> Decision:
         """See `Policy.decide`."""
-        draws = torch.empty(view.previous_credits.shape).exponential_(generator=self._generator)
+        draws = torch.empty(view.previous_credits.shape, device="cpu").exponential_(generator=self._generator)
         return Decision.from_credits((draws / draws.sum(1, keepdim=True)).to(view.theta), view)
 
 

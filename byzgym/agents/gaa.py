@@ -213,7 +213,7 @@ class GAA(Agent):
             policy = []
             for fan_in, fan_out in pairwise([3 * num_workers + 2, *self.hidden, num_workers]):
                 for columns in (fan_in, 1):  # weight and bias, as in torch.nn.Linear
-                    start = torch.empty(1, fan_out, columns)
+                    start = torch.empty(1, fan_out, columns, device="cpu")
                     policy.append(start.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator))
         return [p.to(self._credits).repeat(num_envs // len(p), 1, 1) for p in policy]
 

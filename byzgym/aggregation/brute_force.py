@@ -49,8 +49,9 @@ class BruteForce(HonestMajority, Weighting):
         if math.comb(num_workers, keep) <= MOST_SUBSETS:
             subset = _compare_subsets(squared, keep)
         else:
-            subset = torch.tensor([_search(matrix, keep) for matrix in squared.tolist()])
-        subset = subset.to(gradients.device).reshape(*gradients.shape[:-2], keep)
+            found = [_search(matrix, keep) for matrix in squared.tolist()]
+            subset = torch.tensor(found, device=gradients.device)
+        subset = subset.reshape(*gradients.shape[:-2], keep)
         return credits.scatter_(-1, subset, 1 / keep)
 
 
@@ -66,8 +67,8 @@ def _compare_subsets(squared: Tensor, keep: int) -> Tensor:
 @lru_cache(maxsize=32)
 def _subsets(num_rows: int, keep: int) -> tuple[Tensor, Tensor]:
     """All subsets [s, keep] in lexicographic order, and their pairs [s, p] as indices into a flat matrix."""
-    subsets = torch.tensor(list(itertools.combinations(range(num_rows), keep)))
-    first, second = torch.triu_indices(keep, keep, offset=1)
+    subsets = torch.tensor(list(itertools.combinations(range(num_rows), keep)), device="cpu")
+    first, second = torch.triu_indices(keep, keep, offset=1, device="cpu")
     return subsets, subsets[:, first] * num_rows + subsets[:, second]
 
 

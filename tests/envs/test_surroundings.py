@@ -71,6 +71,17 @@ def test_modes_change_nothing(vector, mode, agent, model):
     assert data_equivalence(found, expected, exact=True)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", sorted({*agents.names()} - {"fixed", "gaa"}))
+def test_modes_change_no_decision(name, mode):
+    env = make(True)
+    env.reset(seed=0)
+    simulation, view = env.unwrapped.simulation, env.unwrapped.view
+    expected = agents.build(name, simulation).decide(view).update
+    with MODES[mode]():
+        assert torch.equal(agents.build(name, simulation).decide(view).update, expected)
+
+
 @both
 @pytest.mark.parametrize("go_on", [begin_anew, differentiate, restore])
 def test_what_is_made_in_inference_mode_goes_on(vector, go_on):
