@@ -75,7 +75,7 @@ def test_a_reset_forgets_a_diverged_episode(window):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_loss_that_is_not_finite_teaches_nothing(tmp_path, value):
+def test_a_nonfinite_loss_teaches_nothing(tmp_path, value):
     agent, policies = gaa(), []
     for number in range(4):
         view = normal_view(seed=number)

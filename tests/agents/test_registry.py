@@ -32,7 +32,7 @@ def test_a_registered_agent_is_taken_as_it_is():
         agents.make("mine", what=3)
 
 
-def test_an_object_that_decides_nothing_is_refused():
+def test_an_object_without_decide_is_refused():
     agents.register("nothing", object)
     with pytest.raises(TypeError, match=r"decide\(view\), credits\(view\) or aggregate\(view\)"):
         agents.make("nothing")

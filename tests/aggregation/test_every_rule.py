@@ -103,7 +103,7 @@ def test_a_batch_is_a_loop(name, seed, n, d, portion):
 @every_linear_rule
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=counts, d=st.integers(1, 30), family=families, portion=st.floats(0, 1))
-def test_credits_are_convex_and_give_the_aggregate(name, seed, n, d, family, portion):
+def test_credits_are_convex_and_aggregate(name, seed, n, d, family, portion):
     rows = reference.draw(family, n, d, seed)
     rule = build(name, n, portion)
     credits = rule.credits(rows)

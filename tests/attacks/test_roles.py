@@ -112,7 +112,7 @@ def test_randomized_workers_reverse_independently():
     assert correlation.abs().max() < 0.1
 
 
-def test_the_last_honest_worker_is_drawn_uniformly():
+def test_the_last_honest_one_is_drawn_uniformly():
     # Nobody is Byzantine and everybody reverses: one of five must be spared.
     assigned = mask_of(5, *[[]] * 1000)
     role = roles.make("randomized", period=1, probability=1.0, fixed_honest=False)

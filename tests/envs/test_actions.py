@@ -223,7 +223,7 @@ def test_attacks_see_the_rule_used_last(rules_seen):
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
-def test_attacks_see_the_rule_of_their_environment(rules_seen, mode):
+def test_attacks_see_their_environments_rule(rules_seen, mode):
     venv = make_vec(
         2, autoreset_mode=mode, attack="curious", rounds=2, action="rule", rules=["median", "krum", "mean"]
     )

@@ -20,7 +20,7 @@ def make(**arguments):
     return gym.make(ID, **{**TINY, "pool_size": 8, **arguments})
 
 
-def test_the_simulation_knows_what_concerns_it_not():
+def test_the_simulation_takes_the_same_arguments():
     own = {field.name for field in fields(EnvConfig)} - {field.name for field in fields(SimulationConfig)}
     assert own | {"render_mode"} == ENVIRONMENT_ARGUMENTS
     Simulation.make(**TINY, **dict.fromkeys(ENVIRONMENT_ARGUMENTS))  # the same arguments as gym.make

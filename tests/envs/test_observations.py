@@ -106,7 +106,7 @@ def test_bad_parts_are_refused(spec):
         ObservationBuilder(spec, None, 4, 50, 10)
 
 
-def test_byzantine_masks_and_test_data_are_not_seen():
+def test_masks_and_test_data_are_not_seen():
     x, y = tasks.make("synthetic").test
     blind = dataclasses.replace(tasks.make("synthetic"), test=(x * 0, y * 0))
     tasks.register("blind", lambda: blind)

@@ -119,7 +119,7 @@ def test_results_are_complete_after_each_policy(small, tmp_path, monkeypatch):
     assert set(Results.read(tmp_path).runs["policy"]) == {"mean"}
 
 
-def test_credits_are_compared_with_their_own_round(small):
+def test_credits_are_logged_in_their_own_round(small):
     comparison = small(roles="randomized:period=1", policies="oracle")
     runs = played(comparison, "oracle", 4)
     assert (runs["byzantine_credit"] == 0).all()

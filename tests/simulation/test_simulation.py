@@ -78,7 +78,7 @@ def test_attack_and_f_of_one_episode():
     assert simulation.byzantine.sum(1).tolist() == [2, 2, 2]
 
 
-def test_the_order_in_which_environments_are_named_means_nothing():
+def test_the_order_of_envs_means_nothing():
     one, other = (make_remembering(3, attack=Replay()) for _ in range(2))
     play(one, rounds=3)
     for _ in range(3):
