@@ -45,7 +45,7 @@ class Decision:
         if self.credits is not None:
             check_tensor("credits", self.credits, len(self.update), "n")
             sound = (self.credits >= 0).all(1) & (self.credits.sum(1) <= 1 + 1e-3)
-            if not (sound | self.credits.isnan().all(1)).all():
+            if not sound.all() and not (sound | self.credits.isnan().all(1)).all():
                 raise ValueError(
                     f"credits must not be negative and must sum to at most 1, got {self.credits.tolist()}"
                 )

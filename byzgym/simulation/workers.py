@@ -133,6 +133,8 @@ class Workers:
 
     def _groups(self, index: Tensor) -> list[Group]:
         """The attacks in play, each with the positions in ``index`` of the environments it acts in."""
+        if len(self.attacks) == 1:
+            return [(0, torch.arange(len(index), device=index.device))]
         attack_of = self.attack_of[index]
         return [(number, (attack_of == number).nonzero()[:, 0]) for number in sorted(set(attack_of.tolist()))]
 
@@ -184,13 +186,16 @@ class Workers:
         """Replace what Byzantine workers submit, in out [k, n, d]."""
         attack, name = self.attacks[number].attack, self.attacks[number].name
         mask, given = self._told(number, members, index, context)
-        env, worker = mask.nonzero(as_tuple=True)
+        whole, n = len(members) == len(out), out.shape[1]
+        # Numbers of rows, from 0 to k n - 1: indexing by environment and worker takes twice as long.
+        source = mask.flatten().nonzero()[:, 0]  # [m], Byzantine rows of `submitted`
+        target = source if whole else members[source // n] * n + source % n  # [m], the same rows of `out`
         with blamed(f"attack {name}"):
             if _is_plain_noise(attack):
-                _write_rows(out, members[env], worker, attack.rows(out, mask, given))
+                _write_rows(out, target, attack.rows(out, mask, given))
                 return
-            whole = len(members) == len(out) and isinstance(attack, attacks.Attack)
-            gradients = out if whole else out[members]  # a foreign attack may write into what it is given
+            known = isinstance(attack, attacks.Attack)
+            gradients = out if whole and known else out[members]  # a foreign attack may write into it
             act = attack
             if isinstance(attack, attacks.Attack) and type(attack).__call__ is attacks.Attack.__call__:
                 act = attack.corrupt  # the call would put honest rows back, as is done below
@@ -198,12 +203,13 @@ class Workers:
         if getattr(attack, "scope", "workers") == "transmission":
             out[members] = submitted.to(out.dtype, copy=True)  # it may be a view of `out`
             return
-        is_view = submitted.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
-        if out.shape[2] < LONG_ROW or is_view:
-            rows: Tensor | list[Tensor] = submitted[env, worker]
+        if (
+            out.shape[2] < LONG_ROW
+            or submitted.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
+        ):
+            _write_rows(out, target, submitted.flatten(0, 1).index_select(0, source))
         else:
-            rows = [submitted[e, w] for e, w in zip(env.tolist(), worker.tolist(), strict=True)]
-        _write_rows(out, members[env], worker, rows)
+            _write_rows(out, target, [submitted[row // n, row % n] for row in source.tolist()])
 
     def _told(
         self, number: int, members: Tensor, index: Tensor, context: AttackContext
@@ -226,15 +232,15 @@ def _is_plain_noise(attack: Any) -> TypeGuard[attacks.Noise]:
     )
 
 
-def _write_rows(out: Tensor, env: Tensor, worker: Tensor, rows: Tensor | Sequence[Tensor]) -> None:
-    """Write rows [m, d] into the rows (env, worker), each an index [m], of out [k, n, d]."""
-    _, n, d = out.shape
-    if d >= LONG_ROW:  # few rows, which an index would write at a seventh of the speed
-        for e, w, row in zip(env.tolist(), worker.tolist(), rows, strict=True):
-            out[e, w] = row
-    else:  # writing through two indices takes many times as long for many rows
+def _write_rows(out: Tensor, target: Tensor, rows: Tensor | Sequence[Tensor]) -> None:
+    """Write rows [m, d] into the rows ``target`` [m] of out [k, n, d], numbered from 0 to k n - 1."""
+    flat = out.view(-1, out.shape[2])
+    if out.shape[2] >= LONG_ROW:  # few rows, which an index would write at a seventh of the speed
+        for number, row in zip(target.tolist(), rows, strict=True):
+            flat[number] = row
+    else:
         assert isinstance(rows, Tensor)
-        out.view(-1, d).index_copy_(0, env * n + worker, rows.to(out.dtype))
+        flat.index_copy_(0, target, rows.to(out.dtype))
 
 
 def _checked_batches(
