@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from byzgym.ambient import shielded
 from byzgym.validation import check_int, check_tensor
 
 
@@ -47,6 +48,7 @@ class Memory:
         self._check(name, shape, dtype)
         return self._values[name][self._envs]
 
+    @shielded
     def write(self, name: str, values: Tensor) -> None:
         """Keep a detached copy of ``values``, shape [E, ...].
 
@@ -67,6 +69,7 @@ class Memory:
         part._envs = self._rows_of(envs)
         return part
 
+    @shielded
     def reset(self, envs: Tensor | Iterable[int] | None = None) -> None:
         """Set the environments with these indices to zero. Where None, forget everything, shapes included."""
         if envs is None and self.num_envs == self._num_rows:

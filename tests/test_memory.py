@@ -89,3 +89,13 @@ def test_another_shape_or_type_is_not_read():
     for shape, dtype in (((), torch.float32), ((4,), torch.int64)):
         with pytest.raises((TypeError, ValueError), match="'centre' holds"):
             memory.read("centre", *shape, dtype=dtype)
+
+
+def test_what_is_written_in_inference_mode_can_be_written_again():
+    memory = Memory(2)
+    with torch.inference_mode():
+        memory.write("seen", torch.ones(2))
+    memory.write("seen", torch.tensor([2.0, 3.0]))
+    assert memory.read("seen").tolist() == [2, 3]
+    memory.reset([0])
+    assert memory.read("seen").tolist() == [0, 3]

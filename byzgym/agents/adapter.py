@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from byzgym.agents.base import Agent
 from byzgym.aggregation import Decision, Policy, ServerView
 from byzgym.envs.actions import shown_rule
 from byzgym.simulation import Simulation
-from byzgym.validation import blamed
+from byzgym.validation import blamed, check_tensor
 
 Build = Callable[[int, int | None, Simulation | None], Any]
 """Makes a policy for n submissions, f Byzantine workers and a simulation, as far as these are known."""
@@ -45,7 +46,7 @@ class PolicyAgent(Agent):
     @classmethod
     def of(cls, policy: Any, name: str) -> PolicyAgent:
         """A policy that has been built."""
-        agent = cls(name, lambda *known: policy)
+        agent = cls(name, partial(_built, policy))
         agent._set_policy(policy)
         return agent
 
@@ -60,10 +61,12 @@ class PolicyAgent(Agent):
                 decision = policy.decide(view)
                 if not isinstance(decision, Decision):
                     raise TypeError(f"decide must return a Decision, got {type(decision).__name__}")
-                return decision
-            if self.linear:
-                return Decision.from_credits(policy.credits(view), view)
-            return Decision(policy.aggregate(view))
+            elif self.linear:
+                decision = Decision.from_credits(policy.credits(view), view)
+            else:
+                decision = Decision(policy.aggregate(view))
+            check_tensor("update", decision.update, *view.theta.shape)
+            return decision
 
     def reset(self, envs: Tensor | None = None) -> None:
         """See `Policy.reset`. An object whose ``reset`` has no parameter ``envs`` is reset as a whole."""
@@ -86,3 +89,8 @@ class PolicyAgent(Agent):
 
     def __repr__(self) -> str:
         return self.name if self.policy is None else repr(self.policy)
+
+
+def _built(policy: Any, *known: Any) -> Any:
+    """A `Build` of what has been built. Builds are no closures, so that agents can be pickled."""
+    return policy

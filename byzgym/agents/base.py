@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Self
 
 import numpy as np
@@ -31,6 +32,14 @@ class Agent(Policy):
     """
 
     _env: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy that acts in the same environment."""
+        for shared in (self._env, getattr(self._env, "simulation", None)):
+            memo[id(shared)] = shared
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
 
     def bind(self, env: Any) -> Self:
         """Attach to an environment whose rounds `predict` is to decide.

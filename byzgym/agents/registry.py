@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from byzgym import aggregation, specs
@@ -11,7 +12,7 @@ from byzgym.agents.base import Agent
 from byzgym.aggregation.registry import registry as rules
 from byzgym.registry import Registry, describe
 from byzgym.simulation import Simulation
-from byzgym.validation import unknown
+from byzgym.validation import check_int, unknown
 
 INJECTED = ("num_byzantine", "simulation")  # parameters of factories that whoever builds an agent fills in
 PROBED = 1000  # workers for which every rule accepts some f
@@ -38,7 +39,8 @@ def register(name: str, factory: Callable[..., Any]) -> None:
 
     It returns an object with ``decide(view)``, ``credits(view)`` or ``aggregate(view)``, and perhaps
     ``reset``. Parameters named ``num_byzantine`` and ``simulation`` are filled in by whoever builds it
-    (`build`, `Agent.bind`). An agent goes before a rule of yours with the same name.
+    (`build`, `Agent.bind`). Whoever asks for the simulation sees who is Byzantine: it must have
+    ``reference = True``.
 
     Raises:
         ValueError: If the name is not allowed, or is that of a built-in agent or rule.
@@ -74,7 +76,11 @@ def make_from(spec: Any) -> Agent:
         return _as_agent(registry.make_from(spec), describe(spec))
     if spec.get("name") not in names():
         raise unknown("agent", spec.get("name"), names())
-    return _agent_from(spec) if spec["name"] in registry.names() else _rule_from(spec)
+    if spec["name"] not in registry.names():
+        return _rule_from(spec)
+    if spec["name"] in aggregation.names():
+        raise ValueError(f"{spec['name']!r} is the name of an agent and of a rule; choose another for yours")
+    return _agent_from(spec)
 
 
 def _as_agent(policy: Any, name: str) -> Agent:
@@ -83,30 +89,43 @@ def _as_agent(policy: Any, name: str) -> Agent:
 
 def _rule_from(spec: Mapping[str, Any]) -> Agent:
     """A rule as an agent; it is built when the number of submissions is known."""
-    given = {key: value for key, value in spec.items() if key != "num_byzantine"}
-    told = spec.get("num_byzantine")
+    if "num_byzantine" in spec:
+        check_int("num_byzantine", spec["num_byzantine"], low=0)
+    probe = _build_rule(spec, PROBED, 0)  # parameters that are not allowed fail now, not in the first round
+    return PolicyAgent(specs.label(spec), partial(_build_rule, spec), probe.linear)
 
-    def build(num_workers: int, num_byzantine: int | None, simulation: Simulation | None) -> Any:
-        f = num_byzantine if told is None else told
-        return aggregation.make_for(given, num_workers, num_workers if f is None else f)
 
-    probe = build(PROBED, 0, None)  # parameters that are not allowed fail now, not in the first round
-    return PolicyAgent(specs.label(spec), build, probe.linear)
+def _build_rule(spec: Mapping[str, Any], num_workers: int, num_byzantine: int | None, *_: Any) -> Any:
+    given = dict(spec)
+    f = given.pop("num_byzantine", num_workers if num_byzantine is None else num_byzantine)
+    return aggregation.make_for(given, num_workers, f)
 
 
 def _agent_from(spec: Mapping[str, Any]) -> Agent:
     """A registered agent; it is built at once unless it wants to know its environment."""
     label, name = specs.label(spec), spec["name"]
     wanted = [key for key in INJECTED if key not in spec and registry.takes(name, key)]
-
-    def build(num_workers: int, num_byzantine: int | None, simulation: Simulation | None) -> Any:
-        known = {"num_byzantine": num_byzantine, "simulation": simulation}
-        return registry.make_from(spec, {key: known[key] for key in wanted if known[key] is not None})
-
     if not wanted:
         return _as_agent(registry.make_from(spec), label)
-    factory = registry.factory(name)
+    factory, build = registry.factory(name), partial(_build_agent, spec, wanted)
     return PolicyAgent(label, build, getattr(factory, "linear", True), getattr(factory, "reference", False))
+
+
+def _build_agent(
+    spec: Mapping[str, Any],
+    wanted: Sequence[str],
+    num_workers: int,
+    num_byzantine: int | None,
+    simulation: Simulation | None,
+) -> Any:
+    known = {"num_byzantine": num_byzantine, "simulation": simulation}
+    made = registry.make_from(spec, {key: known[key] for key in wanted if known[key] is not None})
+    if "simulation" in wanted and not getattr(made, "reference", False):
+        raise ValueError(
+            f"agent {spec['name']!r} asks for the simulation, which shows who is Byzantine: set "
+            "reference = True"
+        )
+    return made
 
 
 def build(spec: Any, simulation: Simulation) -> Agent:

@@ -12,7 +12,7 @@ from torch import Tensor
 from byzgym.aggregation.view import ServerView
 from byzgym.ambient import without_autocast
 from byzgym.numerics.finite import is_finite
-from byzgym.validation import check_tensor
+from byzgym.validation import check_tensor, shown
 
 
 class NotLinearError(TypeError):
@@ -45,10 +45,9 @@ class Decision:
         if self.credits is not None:
             check_tensor("credits", self.credits, len(self.update), "n")
             sound = (self.credits >= 0).all(1) & (self.credits.sum(1) <= 1 + 1e-3)
-            if not sound.all() and not (sound | self.credits.isnan().all(1)).all():
-                raise ValueError(
-                    f"credits must not be negative and must sum to at most 1, got {self.credits.tolist()}"
-                )
+            bad = ~(sound | self.credits.isnan().all(1)) if not sound.all() else ~sound
+            if bad.any():
+                raise _bad_credits(self.credits[bad][0])
 
     @classmethod
     def from_credits(cls, credits: Tensor, view: ServerView) -> Decision:
@@ -60,6 +59,8 @@ class Decision:
             view: The round.
         """
         check_tensor("credits", credits, view.num_envs, view.num_workers)
+        if not is_finite(credits):
+            raise _bad_credits(credits[~credits.isfinite().all(1)][0])
         credits = move_credit(credits.detach().to(view.gradients), view.rejected)
         return cls(combine(credits, view.gradients), credits)
 
@@ -112,6 +113,12 @@ def no_credits(policy: object) -> NotLinearError:
     return NotLinearError(
         f"{policy!r} has no credits: its update is no weighted sum of the submissions; use its update, in "
         "the environment with action='update' or action='rule'"
+    )
+
+
+def _bad_credits(credits: Tensor) -> ValueError:
+    return ValueError(
+        f"credits must not be negative and must sum to at most 1, got {shown(credits.tolist())}"
     )
 
 

@@ -166,6 +166,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
         Args:
             seed: Of Gymnasium's `np_random`; None goes on with the present random state.
             options: ``attack`` and ``num_byzantine`` of this episode only, in place of the environment's own.
+                Rules keep the f that they were told when they were built.
 
         Raises:
             ValueError: If an option is unknown or its value not allowed.

@@ -58,7 +58,7 @@ class CreditLog:
     def _last(self, env: int, fraction: float) -> list[tuple[np.ndarray, np.ndarray]]:
         """Credits [n] and masks [n] of one run in the rounds that count, of that share of the rounds."""
         last = self._kept[-self._count(fraction) :]
-        return [(credits[env], byzantine[env]) for credits, byzantine in last if credits[env].any()]
+        return [(credits[env], byzantine[env]) for credits, byzantine in last if (credits[env] > 0).any()]
 
     def _count(self, fraction: float) -> int:
         return max(1, math.ceil(self._rounds * fraction - 1e-9))

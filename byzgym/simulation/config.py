@@ -109,7 +109,7 @@ class NamedAttack:
 
     attack: Attack
     name: str
-    key: str
+    key: Any
     """Equal for specs that say the same."""
 
 
@@ -195,11 +195,13 @@ def byzantine_bounds(num_byzantine: Any, num_workers: int) -> tuple[int, int]:
     return number, number
 
 
-def _key(spec: Spec, made: Attack) -> str:
+def _key(spec: Spec, made: Attack) -> Any:
+    """What tells an attack from others: its parameters and the factory, which may be registered again."""
     try:
-        return json.dumps(specs.parse(spec) if isinstance(spec, str) else spec, sort_keys=True)
+        spec = specs.parse(spec) if isinstance(spec, str) else spec
+        return json.dumps(spec, sort_keys=True), attacks.registry.registry.factory(spec["name"])
     except TypeError:  # an object, or made from one: equals only itself
-        return str(id(made))
+        return id(made)
 
 
 def _made(argument: str, registry: Registry[Any], spec: Spec) -> Any:

@@ -288,7 +288,7 @@ class Simulation:
     @shielded
     def snapshot(self) -> dict[str, Any]:
         """A copy of everything that changes, for `restore`."""
-        return snapshots.take(self._owners(), self.workers.generators, self._memories())
+        return snapshots.take(*self._parts())
 
     @shielded
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -297,15 +297,16 @@ class Simulation:
         Raises:
             ValueError: If the snapshot is invalid or of another simulation; nothing changes then.
         """
-        snapshots.put_back(snapshot, self._owners(), self.workers.generators, self._memories())
+        snapshots.put_back(snapshot, *self._parts())
         self._view, self._in_round = None, False
 
-    def _owners(self) -> dict[str, Any]:
-        parts = {"simulation": self, "server": self.server, "workers": self.workers}
-        return parts | {"batches": self.workers.batches, "quasi_validation": self.quasi_validation}
-
-    def _memories(self) -> list[Memory]:
-        return [self.memory, *self.workers.memories]
+    def _parts(self) -> tuple[dict[str, Any], list[torch.Generator], list[Memory], list[str]]:
+        """What snapshots are made of."""
+        workers = self.workers
+        owners = {"simulation": self, "server": self.server, "workers": workers}
+        owners |= {"batches": workers.batches, "quasi_validation": self.quasi_validation}
+        names = [attack.name for attack in workers.attacks]
+        return owners, workers.generators, [self.memory, *workers.memories], names
 
     def _check_whole(self) -> None:
         if self._in_round:

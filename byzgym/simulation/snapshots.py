@@ -12,15 +12,19 @@ from byzgym.memory import Memory
 
 
 def take(
-    owners: Mapping[str, Any], generators: Sequence[torch.Generator], memories: Sequence[Memory]
+    owners: Mapping[str, Any],
+    generators: Sequence[torch.Generator],
+    memories: Sequence[Memory],
+    attacks: Sequence[str],
 ) -> dict[str, Any]:
-    """Copy the tensors that the owners hold as attributes, the states of the generators, and the memories."""
+    """Copy the tensors that the owners hold as attributes, generators, memories and names of attacks."""
     return {
         "state": {
             name: {key: value.clone() for key, value in tensors.items()} for name, tensors in _tensors(owners)
         },
         "generators": [generator.get_state() for generator in generators],
         "memories": [memory.state() for memory in memories],
+        "attacks": list(attacks),
     }
 
 
@@ -29,6 +33,7 @@ def put_back(
     owners: Mapping[str, Any],
     generators: Sequence[torch.Generator],
     memories: Sequence[Memory],
+    attacks: Sequence[str],
 ) -> None:
     """Give owners, generators and memories what `take` has copied from them, or from others like them.
 
@@ -39,10 +44,11 @@ def put_back(
         saved_memories = list(snapshot["memories"])
         # Attacks that a later reset has added kept nothing yet.
         saved_memories += [{}] * (len(memories) - len(saved_memories))
-        found = _form(snapshot["state"].items(), snapshot["generators"], saved_memories)
+        saved_attacks = [*snapshot["attacks"], *attacks[len(snapshot["attacks"]) :]]
+        found = _form(snapshot["state"].items(), snapshot["generators"], saved_attacks)
     except (AttributeError, KeyError, TypeError):
         raise ValueError("snapshot must be what snapshot() returned, got an invalid snapshot") from None
-    expected = _form(_tensors(owners), [generator.get_state() for generator in generators], memories)
+    expected = _form(_tensors(owners), [generator.get_state() for generator in generators], attacks)
     if found != expected:
         name = min(key for key, _ in expected.items() ^ found.items())
         raise ValueError(
@@ -64,9 +70,9 @@ def _tensors(owners: Mapping[str, Any]) -> list[tuple[str, dict[str, Tensor]]]:
     ]
 
 
-def _form(tensors: Any, generators: Sequence[Tensor], memories: Sequence[Any]) -> dict[str, str]:
-    """Type and shape of everything, by name; how many generators and memories there are."""
-    forms = {"generators": str([len(saved) for saved in generators]), "memories": f"{len(memories)} memories"}
+def _form(tensors: Any, generators: Sequence[Tensor], attacks: Sequence[str]) -> dict[str, str]:
+    """Type and shape of everything, by name; how many generators there are, and which attacks."""
+    forms = {"generators": str([len(saved) for saved in generators]), "attacks": ", ".join(attacks)}
     for owner, values in tensors:
         for key, value in values.items():
             # Shares are as wide as the longest one of any episode so far.

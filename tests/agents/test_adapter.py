@@ -120,8 +120,9 @@ def test_an_object_with_decide_and_reset():
         (torch.tensor([[2.0, -1.0, 0, 0, 0, 0]] * 2), ValueError),
         (torch.full((2, 6), 0.5), ValueError),
         (torch.zeros(2, 6).to_sparse(), TypeError),
+        (torch.full((2, 6), torch.nan), ValueError),
     ],
-    ids=["None", "too few", "one environment", "negative", "sum of three", "sparse"],
+    ids=["None", "too few", "one environment", "negative", "sum of three", "sparse", "NaN"],
 )
 def test_what_are_no_credits_is_refused(given, error):
     class Careless:

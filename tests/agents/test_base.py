@@ -1,5 +1,7 @@
 """bind and predict: agents in Gymnasium environments and in stable-baselines3's evaluation."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -230,3 +232,12 @@ def test_attacks_see_the_rule_of_the_bound_agent(vector, rules_seen):
     agents.make("uniform").bind(env)
     env.reset()
     assert type(rules_seen[-1]) is aggregation.Mean
+
+
+def test_a_copy_acts_in_the_same_environment():
+    env = gym.make(ID, **TINY)
+    agent = agents.make("krum").bind(env)
+    observation, _ = env.reset(seed=0)
+    twin = copy.deepcopy(agent)
+    env.step(agent.predict(observation)[0])
+    assert np.array_equal(twin.predict(observation)[0], agent.predict(observation)[0])

@@ -1,5 +1,7 @@
 """Names of agents: built-in ones, rules, and those from outside."""
 
+import pickle
+
 import pytest
 import torch
 from agent_cases import make, normal_view
@@ -47,13 +49,18 @@ def test_names_of_byzgym_cannot_be_taken():
     assert "mine" not in agents.names()
 
 
-def test_an_agent_goes_before_a_rule_of_ones_own():
-    aggregation.register("mine", lambda: lambda rows: rows.sum(-2))
-    agents.register("mine", First)
-    assert agents.make("mine").credits(normal_view())[:, 0].tolist() == [1, 1]
-    assert agents.names().count("mine") == 1
+@pytest.mark.parametrize("name", ["uniform", "mine"])
+def test_an_agent_and_a_rule_of_one_name_are_refused(name):
+    aggregation.register(name, lambda: lambda rows: rows.sum(-2))
+    if name == "mine":
+        agents.register("mine", First)
+    with pytest.raises(ValueError, match=f"'{name}' is the name of an agent and of a rule"):
+        agents.make(name)
     rows = torch.eye(3)
-    assert torch.equal(aggregation.make("mine")(rows), rows.sum(0))  # still the rule
+    assert torch.equal(aggregation.make(name)(rows), rows.sum(0))  # still the rule
+
+
+def test_a_rule_of_ones_own_is_an_agent():
     aggregation.register("other", lambda: lambda rows: rows.sum(-2))
     assert not agents.make("other").linear
 
@@ -74,3 +81,24 @@ def test_mistakes_are_refused_at_once():
 
 def test_only_the_oracle_is_a_reference():
     assert [name for name in agents.names() if agents.make(name).reference] == ["oracle"]
+
+
+def test_whoever_sees_the_simulation_is_a_reference():
+    agents.register("curious", lambda simulation: First())
+    with pytest.raises(ValueError, match=r"asks for the simulation.* set reference = True"):
+        agents.build("curious", make())
+
+
+def test_f_of_a_rule_is_checked_at_once():
+    with pytest.raises(ValueError, match="num_byzantine must be an integer of at least 0, got 'abc'"):
+        agents.make_from("krum:num_byzantine=abc")
+
+
+@pytest.mark.parametrize("name", sorted({*agents.names()} - {"fixed"}))
+def test_every_agent_can_be_pickled(name):
+    simulation = make()
+    for agent in (agents.make(name), agents.build(name, simulation)):
+        twin = pickle.loads(pickle.dumps(agent))
+        twin._attach(simulation)
+        agent._attach(simulation)
+        assert torch.equal(twin.aggregate(simulation.view), agent.aggregate(simulation.view))

@@ -49,10 +49,11 @@ def test_no_detection_where_all_are_byzantine():
 def test_rounds_without_credit_do_not_count():
     log = CreditLog(10)
     for round in range(10):
-        log.add(round, torch.tensor([[0.25, 0.75], [0.0, 0.0]]), MASK.expand(2, 2))
+        log.add(round, torch.tensor([[0.25, 0.75], [0.0, 0.0], [math.nan, math.nan]]), MASK.expand(3, 2))
     assert log.byzantine_credit(0) == 0.25
-    assert math.isnan(log.byzantine_credit(1))
-    assert math.isnan(log.detection_auc(1))
+    for without in (1, 2):
+        assert math.isnan(log.byzantine_credit(without))
+        assert math.isnan(log.detection_auc(without))
     assert math.isnan(CreditLog(10).byzantine_credit(0))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from simulation_cases import Replay, assert_same, make, make_remembering, play, state_of, uniform_update
 
-from byzgym import aggregation
+from byzgym import aggregation, attacks
 from byzgym.aggregation import Decision
 
 
@@ -200,3 +200,13 @@ def test_copies_play_on_apart(copied):
     assert_same(simulation, other)
     if copied is copy.deepcopy:
         assert other.setup.task is simulation.setup.task  # immutable, and large
+
+
+def test_an_attack_that_is_registered_again_replaces_the_first():
+    simulation = make(1)
+    for number in (1, 2, 2):
+        attacks.register(
+            "mine", lambda number=number: lambda g, byzantine, context: torch.full_like(g, number)
+        )
+        simulation.reset([0], attack="mine", num_byzantine=2)
+        assert (simulation.gradients[simulation.byzantine] == number).all()

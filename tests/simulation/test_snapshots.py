@@ -74,6 +74,14 @@ def test_attacks_and_names_new_since_then():
         assert (simulation.gradients[simulation.byzantine] == count + (10 if number == 2 else 1)).all()
 
 
+def test_snapshots_know_their_attacks():
+    one, other = (make(1, attack="none") for _ in range(2))
+    one.reset([0], attack="ipm")
+    other.reset([0], attack="zero")
+    with pytest.raises(ValueError, match="attacks is none, zero, got none, ipm"):
+        other.restore(one.snapshot())
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
