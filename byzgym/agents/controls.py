@@ -82,8 +82,9 @@ class Fixed(Agent):
             if not isinstance(credits, Sequence | np.ndarray):
                 raise ValueError(f"credits must be a list of numbers, got {credits!r}")
             values = np.array([check_real("credits (each)", value, low=0) for value in credits])
-            if values.sum() <= 0:
+            if not values.any():
                 raise ValueError(f"credits must have a positive sum, got {list(credits)}")
+            values /= values.max()  # the sum of large ones would overflow
             self._credits = values / values.sum()
 
     def decide(self, view: ServerView) -> Decision:

@@ -115,6 +115,7 @@ class GAA(Agent):
         try:
             saved = torch.load(path, weights_only=True)
             hidden, policy = tuple(saved["hidden"]), saved["policy"]
+            _check_policy(policy, hidden)
         except OSError:
             raise
         except Exception as error:  # torch raises many kinds for a foreign file
@@ -227,6 +228,17 @@ class _Round(NamedTuple):
     features: Tensor  # [E, 2 n + 1, d], or their means [E, 2 n + 1, 1]
     learning_rate: Tensor  # [E]
     rejected: Tensor  # [E, n]
+
+
+def _check_policy(policy: Any, hidden: tuple[int, ...]) -> None:
+    """Raise an error unless ``policy`` is a list of tensors as in `GAA._policy`, all for one E."""
+    num_envs, num_workers, _ = policy[-1].shape
+    widths = pairwise([3 * num_workers + 2, *hidden, num_workers])
+    wanted = [(num_envs, fan_out, columns) for fan_in, fan_out in widths for columns in (fan_in, 1)]
+    if num_envs < 1 or [parameter.shape for parameter in policy] != wanted:
+        raise ValueError(f"its tensors must have the shapes {wanted}")
+    if not all(parameter.is_floating_point() and parameter.isfinite().all() for parameter in policy):
+        raise ValueError("its tensors must hold finite numbers")
 
 
 def _form(view: ServerView) -> Any:

@@ -93,7 +93,10 @@ def _import(modules: Sequence[str]) -> None:
     if modules and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     for module in modules:
+        if not module or module.startswith("."):
+            raise InputError(f"--import must be the name of a module, such as my_module, got {module!r}")
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise InputError(f"--import {module}: {error}") from error
+        except Exception as error:  # the module may raise any
+            kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+            raise InputError(" ".join(f"--import {module}: {kind}{error}".split())) from error

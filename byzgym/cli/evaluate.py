@@ -9,6 +9,7 @@ from typing import Any, Literal
 import gymnasium
 
 from byzgym import agents
+from byzgym.aggregation import NotLinearError
 from byzgym.cli.terminal import Terminal, mistakes
 from byzgym.cli.train import Algorithm, Episodes
 from byzgym.envs import ENV_ID
@@ -51,7 +52,7 @@ class Evaluate(Episodes):
             path = self.model_path
             env, predict = self._with_policy(terminal) if path is None else self._with_model(path)
             env.reset(seed=self.seed)
-        with mistakes(ValueError, RuntimeError):
+        with mistakes(ValueError, RuntimeError, NotLinearError):
             shown = None if self.render == "none" else show
             table = play_episodes(env, predict, self.episodes, self.seed, shown)
         env.close()

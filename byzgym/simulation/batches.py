@@ -23,8 +23,25 @@ def checked_shares(author: Any, result: Any, num_workers: int, num_samples: int)
             return shares, lengths
     raise ValueError(
         f"partition {author!r} must return the numbers of samples, int64 of shape ({num_workers}, m) from 0 "
-        f"to {num_samples - 1}, and how many of them a worker has, int64 of shape ({num_workers},), 1 to m"
+        f"to {num_samples - 1}, and how many of them a worker has, int64 of shape ({num_workers},), 1 to m, "
+        f"got {described(result)}"
     )
+
+
+def described(result: Any) -> str:
+    """What an error says that a user's function has returned: its tensors, or the type of anything else."""
+    if isinstance(result, tuple | list):
+        return f"{len(result)} values ({', '.join(map(_described, result))})"
+    return _described(result)
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    text = f"{value.dtype} of shape {tuple(value.shape)}".removeprefix("torch.")
+    if value.numel() == 0 or value.is_complex() or value.layout is not torch.strided:
+        return text
+    return f"{text} from {value.min().item():.8g} to {value.max().item():.8g}"
 
 
 class BatchSampler:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from byzgym.ambient import without_autocast
+from byzgym.simulation.batches import described
 from byzgym.simulation.config import Setup
 from byzgym.simulation.gradients import GradientEngine
 from byzgym.validation import blamed
@@ -64,5 +65,5 @@ def draw_samples(setup: Setup, generator: torch.Generator) -> tuple[Tensor, Tens
         return x.detach().to(setup.device, torch.float32), y.to(setup.device)
     raise ValueError(
         f"qv_source {source} must return {size} finite samples of shape {task.input_shape} and their labels, "
-        f"int64 of shape ({size},) from 0 to {task.num_classes - 1}"
+        f"int64 of shape ({size},) from 0 to {task.num_classes - 1}, got {described(samples)}"
     )

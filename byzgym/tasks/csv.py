@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -48,8 +50,9 @@ def csv(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no such table, there is no such column, there are fewer than two classes or
-            a class has a single row, or a column holds infinite numbers or more than 1,000 different texts.
+        ValueError: If the file is no such table, columns share a name, there is no such column, there are
+            fewer than two classes or a class has a single row, or a column holds numbers that are infinite
+            in float32 or more than 1,000 different texts.
 
     Example:
         >>> import pathlib, tempfile
@@ -61,10 +64,10 @@ def csv(
 
         At the command line: ``--task csv:path=/data/mine.csv,label=bought``.
     """
-    if not isinstance(path, str | os.PathLike) or not isinstance(delimiter, str) or not delimiter:
-        raise ValueError(
-            f"path and delimiter must be non-empty strings, got {shown(path)} and {shown(delimiter)}"
-        )
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path must be a string or a path, got {shown(path)}")
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
+        raise ValueError(f"delimiter must be one character, got {shown(delimiter)}")
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise FileNotFoundError(f"path must be an existing file, got {str(path)!r}")
@@ -106,16 +109,23 @@ def _read(file: Path, label: str, delimiter: str) -> tuple[Any, np.ndarray]:
 
     form: dict[str, Any] = {"sep": delimiter, "skipinitialspace": True, "index_col": False}
     try:
-        names = pd.read_csv(file, nrows=0, **form).columns
-        if label in names:
-            missing = {name: _MISSING for name in names if name != label}
-            form |= {"dtype": {label: str}, "na_values": missing, "keep_default_na": False}
-            table = pd.read_csv(file, low_memory=False, **form)
-    except ValueError as error:  # no columns, rows of different lengths, another encoding
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # every row is longer than the header
+            header = pd.read_csv(file, header=None, nrows=1, dtype=str, na_filter=False, **form)
+            names = pd.read_csv(file, nrows=0, **form).columns
+            if label in names:
+                missing = {name: _MISSING for name in names if name != label}
+                form |= {"dtype": {label: str}, "na_values": missing, "keep_default_na": False}
+                table = pd.read_csv(file, low_memory=False, **form)
+    except (ValueError, pd.errors.ParserWarning) as error:  # or no columns, another encoding
         raise ValueError(f"{file} cannot be read as a CSV file: {str(error).strip()}") from None
+    # pandas renames the second "y" to "y.1".
+    repeated = [name for name, count in Counter(header.iloc[0]).items() if name and count > 1]
+    if repeated:
+        raise ValueError(f"columns of {file} must have different names, got more than one {shown(repeated)}")
     if label not in names:
         raise unknown(f"column of {file} (with delimiter {delimiter!r})", label, names)
-    labels = table.pop(label)
+    labels = table.pop(label).astype(object).str.strip()
     try:
         labels = pd.to_numeric(labels)
     except ValueError:
@@ -132,8 +142,11 @@ def _encoded(column: Any, train: np.ndarray, name: str) -> np.ndarray:
 
     if is_numeric_dtype(column):
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)[:, None]
-        if np.isinf(values).any():
-            raise ValueError(f"{name} must hold finite numbers, got an infinite one")
+        largest = float(np.finfo(np.float32).max)
+        if (np.abs(values) > largest).any():
+            raise ValueError(
+                f"{name} must hold finite numbers up to {largest:.3g}, got {np.nanmax(np.abs(values))}"
+            )
         known = values[train][~np.isnan(values[train])]
         varied = len(known) > 1 and known.min() < known.max()
         mean, std = known.mean() if len(known) else 0.0, known.std(ddof=1) if varied else 1.0

@@ -1,4 +1,4 @@
-"""Models by strings with their sizes: "softmax", "mlp:128,128", "xie_mlp", "xie_cnn", "lenet"."""
+"""Models by strings, some with sizes: "softmax", "mlp:128,128", "xie_mlp", "xie_cnn", "lenet"."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from byzgym import specs
 from byzgym.ambient import seeded, shielded
 from byzgym.registry import Registry
 from byzgym.validation import check_int, shown
@@ -37,15 +38,16 @@ def build(
     Args:
         spec: A name, or ``"name:sizes"`` with positive integers separated by commas, such as "mlp:128,128". A
             factory of your own, ``register("mine", factory)``, is called as
-            ``factory(input_shape, num_classes, *sizes)`` and returns an nn.Module.
+            ``factory(input_shape, num_classes, *sizes)`` and returns an nn.Module. ``"mine:key=value,..."``
+            gives it parameters by name instead.
         input_shape: Shape of one input, for example (3, 32, 32).
         num_classes: Number of classes, at least 2.
         generator: Source of the initial parameters, lent to the global generators of torch, NumPy and Python.
             If None, these are used as they are.
 
     Raises:
-        ValueError: If the model is unknown, its sizes do not fit, it cannot take such inputs, or it has no
-            parameters, frozen ones or sparse gradients.
+        ValueError: If the model is unknown, its sizes or parameters do not fit, it cannot take such inputs,
+            or it has no parameters, frozen ones or sparse gradients.
         TypeError: If ``spec`` is not a string, or a registered factory returns no nn.Module.
 
     Example:
@@ -53,18 +55,21 @@ def build(
         >>> model(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([5, 10])
     """
-    name, sizes = _parse(spec)
+    name, sizes, parameters = _parse(spec)
     shape = tuple(check_int("input_shape", size, 1) for size in input_shape)
     check_int("num_classes", num_classes, 2)
     factory = registry.factory(name)
     signature = inspect.signature(factory)
     try:
-        signature.bind(shape, num_classes, *sizes)
+        signature.bind(shape, num_classes, *sizes, **parameters)
     except TypeError:
         allowed = ", ".join(map(str, list(signature.parameters.values())[2:])) or "none"
-        raise ValueError(f"model {spec!r} has sizes that do not fit; the sizes it takes: {allowed}") from None
+        kind = "parameters" if parameters else "sizes"
+        raise ValueError(
+            f"model {spec!r} has {kind} that do not fit; the {kind} it takes: {allowed}"
+        ) from None
     with nullcontext() if generator is None else seeded(generator):
-        module = factory(shape, num_classes, *sizes)
+        module = factory(shape, num_classes, *sizes, **parameters)
         if not isinstance(module, nn.Module):
             raise TypeError(f"the factory of model {name!r} must return an nn.Module, got {shown(module)}")
         module = replace_batch_norm(module)
@@ -128,14 +133,18 @@ def _group_norm(norm: _BatchNorm) -> nn.GroupNorm:
     return replacement.train(norm.training)
 
 
-def _parse(spec: str) -> tuple[str, tuple[int, ...]]:
+def _parse(spec: str) -> tuple[str, tuple[int, ...], dict[str, Any]]:
+    """Its name, sizes and parameters."""
     if not isinstance(spec, str):
         raise TypeError(f"model must be a string such as 'mlp:32', got {shown(spec)}")
     name, colon, text = spec.partition(":")
+    if "=" in text:
+        parameters = specs.parse(spec)
+        return parameters.pop("name"), (), parameters
     parts = [part.strip() for part in text.split(",")] if colon else []
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"the sizes of a model must be positive integers separated by commas, got {spec!r}")
-    return name, tuple(int(part) for part in parts)
+    return name, tuple(int(part) for part in parts), {}
 
 
 def _check_parameters(spec: str, module: nn.Module) -> None:

@@ -56,6 +56,8 @@ def test_fixed():
     expected = 0.25 * view.gradients[:, 0] + 0.75 * view.gradients[:, 2]
     torch.testing.assert_close(agent.aggregate(view), expected)
     assert agents.make("fixed").credits(view).tolist() == [[1, 0, 0]] * 2
+    large = agents.make("fixed", credits=[1e308, 0, 1e308])
+    assert large.credits(view).tolist() == [[0.5, 0, 0.5]] * 2
 
 
 def test_fixed_moves_the_credit_of_rejected_rows():

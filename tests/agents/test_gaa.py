@@ -279,6 +279,33 @@ def test_files_without_a_policy_are_refused(tmp_path, content):
         gaa().load(tmp_path / "nowhere.pt")
 
 
+WEIGHT, BIAS = torch.zeros(1, 2, 8), torch.zeros(1, 2, 1)  # of two workers
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "text",
+        [],
+        [WEIGHT, "text"],
+        [BIAS],
+        [WEIGHT, BIAS, BIAS],
+        [WEIGHT[0], BIAS[0]],
+        [WEIGHT[..., :7], BIAS],
+        [WEIGHT.repeat(2, 1, 1), BIAS],
+        [WEIGHT[:0], BIAS[:0]],
+        [WEIGHT.long(), BIAS],
+        [WEIGHT / 0, BIAS],
+    ],
+)
+def test_policies_of_another_form_are_refused(tmp_path, policy):
+    torch.save({"hidden": [], "policy": [WEIGHT, BIAS]}, tmp_path / "policy.pt")
+    assert_on_simplex(gaa().load(tmp_path / "policy.pt").credits(normal_view(num_workers=2)))
+    torch.save({"hidden": [], "policy": policy}, tmp_path / "policy.pt")
+    with pytest.raises(ValueError, match=r"policy\.pt is not a policy that GAA has saved"):
+        gaa().load(tmp_path / "policy.pt")
+
+
 def test_a_view_of_another_form_starts_anew():
     agent = gaa()
     play(agent, make(num_workers=5), 3)

@@ -1,5 +1,8 @@
 import pytest
 
+from byzgym import agents
+from byzgym.aggregation import Decision, Policy
+
 PLAY = ["evaluate", "--task", "synthetic", "--rounds", "5", "--episodes", "2"]
 
 
@@ -21,3 +24,17 @@ def test_a_reference_is_called_one(output):
 
 def test_frames_are_shown(output):
     assert output(*PLAY, "--render", "ansi").count("worker  0") == 10
+
+
+class CreditsAtFirst(Policy):
+    """Gives credits in the first two rounds only."""
+
+    def decide(self, view):
+        update = view.gradients.mean(1)
+        credits = view.previous_credits if view.round.max() < 2 else None
+        return Decision(update, credits)
+
+
+def test_a_policy_that_stops_giving_credits(mistake):
+    agents.register("registered_by_a_test", CreditsAtFirst)
+    assert "credits" in mistake(*PLAY, "--policy", "registered_by_a_test")

@@ -70,6 +70,30 @@ def test_a_module_that_is_not_there(mistake):
     assert "--import not_there: No module named 'not_there'" in mistake("--import", "not_there", "list")
 
 
+@pytest.mark.parametrize("name", ["./my_module", ""])
+def test_what_names_no_module(mistake, name):
+    assert f"--import must be the name of a module, such as my_module, got {name!r}" in mistake(
+        "--import", name, "list"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "from byzgym import attacks\nattacks.register('ipm', lambda: None)",
+            "ValueError: attack 'ipm' is built in",
+        ),
+        ("raise KeyError('two\\nlines')", "KeyError: "),
+        ("def", "SyntaxError: "),
+    ],
+)
+def test_a_module_that_raises(mistake, tmp_path, monkeypatch, code, message):
+    (tmp_path / "raising_module.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert f"byzgym: --import raising_module: {message}" in mistake("--import", "raising_module", "list")
+
+
 def test_an_output_that_nobody_reads(tmp_path):
     reading, writing = os.pipe()
     os.close(reading)

@@ -54,3 +54,19 @@ def test_labels_given_to_a_partition_are_a_copy():
 
     labels = make(partition=partition).setup.task.train[1]
     assert torch.equal(labels, tasks.make("synthetic").train[1])
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (None, "NoneType"),
+        ((), r"0 values \(\)"),
+        ((torch.tensor([[0, 9]]), [1]), r"2 values \(int64 of shape \(1, 2\) from 0 to 9, list\)"),
+        (torch.tensor([0.5]), r"float32 of shape \(1,\) from 0.5 to 0.5"),
+        (torch.zeros(0, 2), r"float32 of shape \(0, 2\)"),
+        (torch.ones(2, dtype=torch.complex64), r"complex64 of shape \(2,\)"),
+    ],
+)
+def test_errors_say_what_a_partition_has_returned(result, text):
+    with pytest.raises(ValueError, match=f"1 to m, got {text}$"):
+        checked_shares("mine", result, 2, 10)

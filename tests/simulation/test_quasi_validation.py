@@ -66,3 +66,8 @@ def test_what_a_source_returns_is_checked(samples):
         make(qv_source="odd")
     samples = (ZEROS.double(), LABELS)
     assert make(qv_source="odd").qv_loss().dtype == torch.float32
+    samples = (ZEROS, LABELS + 3)
+    with pytest.raises(
+        ValueError, match=r"int64 of shape \(10,\) from 0 to 2, got 2 values \(float32 .* from 3 to 3"
+    ):
+        make(qv_source="odd")

@@ -60,6 +60,18 @@ def test_classes_are_sorted_by_value(write):
     assert whole(tasks.make("csv", path=path, label="y"))[1].tolist() == [1, 0] * 15
 
 
+def test_spaces_around_labels(write):
+    path = write("n,y", *(f"{i}, {('no', 'yes ', 'no  ', '  ')[i % 4]}" for i in range(40)))
+    assert whole(tasks.make("csv", path=path, label="y"))[1].tolist() == [0, 1, 0] * 10
+
+
+def test_names_and_delimiters_at_the_end_of_lines_may_be_missing(write):
+    path = write("n,y,", *(f"{i},{i % 2},{i}" for i in range(40)))
+    assert whole(tasks.make("csv", path=path, label="y"))[0].shape == (40, 2)
+    path = write("n,y", *(f"{i},{i % 2}," for i in range(40)))
+    assert whole(tasks.make("csv", path=path, label="y"))[0].shape == (40, 1)
+
+
 def test_missing_values(write):
     rows = [f"{i}, {('', i)[i % 2]}, {('a', '?', 'b', 'NA')[i % 4]}, {i % 2}" for i in range(40)]
     task = tasks.make("csv", path=write("n, m, c, y", *rows), label="y")
@@ -91,7 +103,9 @@ TWO = [f"{i},{i % 2}" for i in range(20)]
     [
         (["n,y", *TWO], {"label": "yy"}, r"unknown column of .*'yy'; did you mean 'y'\? known: n, y"),
         (["n,y", *TWO], {"delimiter": ";"}, "unknown column of .*with delimiter ';'.* known: n,y"),
-        (["n,y", *TWO], {"delimiter": ""}, "delimiter must be non-empty"),
+        (["n,y", *TWO], {"delimiter": ""}, "delimiter must be one character, got ''$"),
+        (["n,y", *TWO], {"delimiter": r"\t"}, "delimiter must be one character, got "),
+        (["n,y", *TWO], {"delimiter": 1}, "delimiter must be one character, got 1"),
         (["n,y", *TWO], {"test_fraction": 1.0}, "test_fraction must be less than 1, got 1.0"),
         (["n,y", *TWO], {"test_fraction": 0.01}, "test_fraction=0.01 does not suit 20 rows"),
         (["n,y", *TWO], {"seed": -1}, "seed must be an integer"),
@@ -101,7 +115,23 @@ TWO = [f"{i},{i % 2}" for i in range(20)]
         (["y", "1", "2"], {}, "must have a column beside 'y' and a row"),
         (["n,y", "1,a", "2,a", "3,a"], {}, "'y' of .* at least two labels, .* got 1 of them, 'a' in 3"),
         (["n,y", "1,0.5", "2,0.7", "3,0.7"], {}, "each in at least two rows, got 2 of them, 0.5 in 1"),
-        (["n,y", "inf,0", *TWO], {}, "column 'n' of .* must hold finite numbers"),
+        (
+            ["n,y", *(f"row{i},{i},{i % 2}" for i in range(20))],
+            {},
+            "cannot be read as a CSV file: Length of header",
+        ),
+        (
+            ["y,n,m,n,y", *(f"{i % 2},{i},3,4,{i % 2}" for i in range(20))],
+            {},
+            r"different names, .*\['y', 'n'\]$",
+        ),
+        (["n,y", "1", "2"], {}, "must have a column beside 'y' and a row"),
+        (["n,y", "inf,0", *TWO], {}, "column 'n' of .* must hold finite numbers up to 3.4e.38, got inf"),
+        (
+            ["n,y", "-1e308,0", *TWO],
+            {},
+            "column 'n' of .* must hold finite numbers up to 3.4e.38, got 1e.308",
+        ),
         (
             ["n,y", *(f"t{i},{i % 2}" for i in range(1500))],
             {},
