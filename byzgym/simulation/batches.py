@@ -76,7 +76,8 @@ class BatchSampler:
         return self.samples[envs, slot]
 
     def _refill(self, envs: Tensor, generators: Sequence[torch.Generator]) -> None:
-        uniform = torch.empty(len(envs), *self.samples.shape[1:], device=envs.device)
+        shape = len(envs), *self.samples.shape[1:]
+        uniform = torch.empty(shape, dtype=torch.float32, device=envs.device)
         for row, env in zip(uniform, envs.tolist(), strict=True):
             row.uniform_(generator=generators[env])
         lengths = self.lengths[envs][:, None, :, None]  # [k, 1, n, 1]

@@ -56,7 +56,7 @@ class LearningRate:
     def __call__(self, round: Tensor) -> Tensor:
         """The step size [E] in round [E]."""
         if self.schedule == "constant":
-            return torch.full(round.shape, self.initial, device=round.device)
+            return torch.full(round.shape, self.initial, dtype=torch.float32, device=round.device)
         if self.schedule == "step":
             return self.initial * self.factor ** (round // self.every).float()
         if self.schedule == "inverse_time":

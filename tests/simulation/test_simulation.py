@@ -210,3 +210,17 @@ def test_an_attack_that_is_registered_again_replaces_the_first():
         )
         simulation.reset([0], attack="mine", num_byzantine=2)
         assert (simulation.gradients[simulation.byzantine] == number).all()
+
+
+def test_a_default_dtype_that_changes_later():
+    expected, simulation = make(), make()
+    torch.set_default_dtype(torch.float64)
+    try:
+        for _ in range(20):
+            simulation.apply(simulation.gradients.mean(1))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for _ in range(20):
+        expected.apply(expected.gradients.mean(1))
+    assert simulation.server.theta.dtype == torch.float32
+    assert torch.equal(simulation.server.theta, expected.server.theta)
