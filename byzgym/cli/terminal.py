@@ -37,10 +37,12 @@ class Terminal:
         Yields:
             A function that takes what is being done, and how much of ``total`` has just been done.
         """
+        if not self.console.is_terminal:
+            yield lambda what, done: None  # rich below 14 prints an empty line for a bar that is disabled
+            return
         text = TextColumn("{task.description}", markup=False)
         columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        hidden = not self.console.is_terminal
-        with Progress(*columns, console=self.console, transient=True, disable=hidden) as bars:
+        with Progress(*columns, console=self.console, transient=True) as bars:
             bar = bars.add_task("", total=total)
             yield lambda what, done: bars.update(bar, description=f"{what:<16}", advance=done)
 
