@@ -85,7 +85,7 @@ class AttackContext:
         return out
 
 
-class Attack:
+class Attack(ABC):
     """Turns honest gradients into submitted ones.
 
     Any callable with the signature of `__call__` is an attack. A subclass is shorter: it defines `corrupt`,
@@ -149,6 +149,7 @@ class Attack:
             return submitted.clone()
         return torch.where(byzantine[..., None], submitted, gradients)
 
+    @abstractmethod
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return what Byzantine workers send. The arguments are those of `__call__`.
 
@@ -156,10 +157,9 @@ class Attack:
             Shape [E, n, d], or a shape that broadcasts to it, such as [E, 1, d] if all send the same. With
             the scope "workers" only the Byzantine rows are used.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define corrupt")
 
 
-class DataPoisoning(Attack, ABC):
+class DataPoisoning(Attack):
     """An attack on the Byzantine workers' data. They compute honest gradients of the poisoned batches."""
 
     @abstractmethod

@@ -182,7 +182,6 @@ class RuleActions(Actions):
         ):
             raise ValueError(f"action must be a whole number from 0 to {most}, got {actions.tolist()}")
         numbers = torch.from_numpy(actions.astype(np.int64)).to(view.theta.device)
-        self._simulation.use_rules(self._simulation.rules, numbers)
         update = torch.empty_like(view.theta)
         credits = torch.full_like(view.previous_credits, torch.nan)
         for number in sorted(set(actions.tolist())):
@@ -191,6 +190,7 @@ class RuleActions(Actions):
             update[envs] = decision.update.to(update)
             if decision.credits is not None:
                 credits[envs] = decision.credits.to(credits)
+        self._simulation.use_rules(self._simulation.rules, numbers)  # last: a rule may fail
         return Decision(update, credits)
 
     def encode(self, decision: Decision, view: ServerView) -> np.ndarray:

@@ -160,11 +160,8 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         """
         if not self._begun.all():
             raise ResetNeeded("call reset() before the first step()")
-        began, actions, going = (
-            self._done,
-            as_array(actions),
-            None,
-        )  # began: those that only reset in this step
+        began = self._done  # these only reset in this step
+        actions, going = as_array(actions), None
         if began.any():
             if self._mode is AutoresetMode.DISABLED:
                 raise RuntimeError(

@@ -178,6 +178,15 @@ def test_what_a_rule_returns_is_checked(result):
         started(action="rule", rules=[result]).step(0)
 
 
+def test_a_rule_that_fails_changes_nothing():
+    env = started(action="rule", rules=["mean", lambda rows: rows.missing])
+    before = env.simulation.snapshot()["state"]["simulation"]
+    with pytest.raises(AttributeError):
+        env.step(1)
+    after = env.simulation.snapshot()["state"]["simulation"]
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 @pytest.mark.parametrize("kind", ["rule", "update"])
 def test_vector_equals_single(mode, kind):
