@@ -85,7 +85,7 @@ class AttackContext:
         return out
 
 
-class Attack(ABC):
+class Attack:
     """Turns honest gradients into submitted ones.
 
     Any callable with the signature of `__call__` is an attack. A subclass is shorter: it defines `corrupt`,
@@ -149,7 +149,6 @@ class Attack(ABC):
             return submitted.clone()
         return torch.where(byzantine[..., None], submitted, gradients)
 
-    @abstractmethod
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return what Byzantine workers send. The arguments are those of `__call__`.
 
@@ -157,9 +156,10 @@ class Attack(ABC):
             Shape [E, n, d], or a shape that broadcasts to it, such as [E, 1, d] if all send the same. With
             the scope "workers" only the Byzantine rows are used.
         """
+        raise NotImplementedError(f"{type(self).__name__} must define corrupt")
 
 
-class DataPoisoning(Attack):
+class DataPoisoning(Attack, ABC):
     """An attack on the Byzantine workers' data. They compute honest gradients of the poisoned batches."""
 
     @abstractmethod

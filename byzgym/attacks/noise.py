@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from byzgym.attacks.registry import registry
 from byzgym.validation import check_real
 
 
-class Noise(Attack):
+class Noise(Attack, ABC):
     """Random numbers in place of the gradient. A subclass defines in `draw` how they are drawn.
 
     They are drawn for Byzantine rows only: a normal number costs twenty times as much as a copied one.
