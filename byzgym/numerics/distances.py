@@ -35,6 +35,21 @@ def row_norms(rows: Tensor) -> Tensor:
     return norms
 
 
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows [..., d] divided by their Euclidean norms; zero rows stay zero.
+
+    >>> unit_rows(torch.tensor([[3e30, 4e30], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    if not ((norms > 1e-15) & (norms < 1e18)).all():  # squares may underflow or overflow
+        largest = rows.abs().amax(-1, keepdim=True)
+        rows = rows / largest.clamp(min=torch.finfo(rows.dtype).tiny)
+        norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows / torch.where(norms > 0, norms, 1)
+
+
 def _squares_fit(squared_norms: Tensor, rows: Tensor) -> Tensor:
     """Whether squares of such rows neither overflow nor underflow in the type of the rows."""
     limits = torch.finfo(rows.dtype)

@@ -64,7 +64,7 @@ class Simulation:
         self.workers = Workers(setup, self.engine, num_envs)
         self.server = Server(setup, num_envs, self.engine.num_parameters)
         x, y = draw_samples(setup, generator)  # for shapes, and to fail early
-        self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
+        self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y, setup.task.num_classes)
         self.memory = Memory(num_envs, setup.device)
         """What rules keep from round to round."""
         self.rules: list[Callable[[Tensor], Tensor]] = [Mean()]
@@ -156,6 +156,7 @@ class Simulation:
                 previous_credits=self.previous_credits,
                 memory=self.memory,
                 qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
+                qv_per_sample=self.quasi_validation.per_sample,
             )
         return self._view
 
