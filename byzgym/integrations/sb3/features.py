@@ -13,8 +13,8 @@ from byzgym.envs.observations import PARTS
 LARGEST_EXPONENT = 30.0
 """Compressed entries are clipped here; exp(30) is 1e13 times the median submission."""
 _LOG_ZERO = -60.0  # stands for the logarithm of the norm of a row of zeros
-_COLUMNS = ("norms", "trust", "credits")
-_GLOBAL = ("loss", "progress")
+_COLUMNS = ("norms", "trust", "credits", "relative_norms")
+_GLOBAL = ("loss", "age", "progress")
 
 
 class EquivariantExtractor(BaseFeaturesExtractor):
@@ -95,7 +95,11 @@ def _features(parts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             columns.append(_endorsed(parts["similarity"], parts["trust"][..., None]))
     if "norms" in parts:
         columns.append((parts["norms"] - _shortest(parts["norms"], 0.0))[..., None])
-    columns += [parts[name][..., None] for name in _COLUMNS if name in parts]
+    columns += [parts[name].flatten(2) if parts[name].dim() > 2 else parts[name][..., None] for name in _COLUMNS if name in parts]
+    for name in ("reputation", "history"):
+        if name in parts:
+            means = parts[name].flatten(2) if parts[name].dim() > 2 else parts[name][..., None]
+            columns += [means, _standardised(means)]
     whole = [parts[name] for name in _GLOBAL if name in parts]
     per_row = torch.cat(columns, 2)
     return per_row, torch.cat(whole, 1) if whole else per_row.new_zeros(len(per_row), 0)
@@ -146,6 +150,11 @@ def _endorsed(similarity: Tensor, trust: Tensor) -> Tensor:
     others = similarity - torch.diag_embed(torch.diagonal(similarity, dim1=1, dim2=2))
     once = others @ trust
     return torch.cat([once, others @ once], 2)
+
+
+def _standardised(means: Tensor) -> Tensor:
+    """Columns [B, n, F] divided by their root mean square over the rows."""
+    return means / means.square().mean(1, keepdim=True).sqrt().clamp(min=1e-6)
 
 
 def _summary(similarity: Tensor) -> Tensor:
