@@ -115,7 +115,9 @@ class Seen:
 class Part:
     """A part of the observation."""
 
-    shape: tuple[str | int, ...]  # of one environment: "n" (rows received), "n + 1", "d", "pool_size", numbers
+    shape: tuple[
+        str | int, ...
+    ]  # of one environment: "n" (rows received), "n + 1", "d", "pool_size", numbers
     low: float
     high: float
     build: Callable[[Seen, ObservationBuilder], Tensor]  # makes the part [E, ...] of all environments

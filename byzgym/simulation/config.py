@@ -74,7 +74,7 @@ class SimulationConfig(RunConfig):
     reward: str = "qv"
     """Samples on which the reward is computed: qv, or held_out for others that only the reward sees."""
     reward_size: int | None = None
-    """Held-out samples for the reward, drawn at each reset; None is none with qv, all others with held_out."""
+    """Held-out samples for the reward; None is none of them with qv, and all but qv_size with held_out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,8 +259,8 @@ def _reward_size(config: SimulationConfig, task: tasks.Task, taken: int) -> int 
     left = held_out - taken
     if left < 1:
         raise ValueError(
-            f"reward must be 'qv' and reward_size None where all {held_out} held-out samples are for the QV set, "
-            f"got reward={config.reward!r}, reward_size={config.reward_size!r} and qv_size={taken}"
+            f"reward must be 'qv' and reward_size None where all {held_out} held-out samples are for the QV "
+            f"set, got reward={config.reward!r}, reward_size={config.reward_size!r} and qv_size={taken}"
         )
     return left if config.reward_size is None else check_int("reward_size", config.reward_size, 1, left)
 

@@ -64,9 +64,7 @@ def finite_loss(loss: Tensor) -> Tensor:
     return torch.nan_to_num(loss, nan=LARGEST_LOSS, posinf=LARGEST_LOSS).clamp(max=LARGEST_LOSS)
 
 
-def draw_samples(
-    setup: Setup, generator: torch.Generator, task: Task | None = None
-) -> tuple[Tensor, Tensor]:
+def draw_samples(setup: Setup, generator: torch.Generator, task: Task | None = None) -> tuple[Tensor, Tensor]:
     """Samples x [q, ...] and labels y [q] from the QV source, which may be anybody's code.
 
     The source is given ``task``, or that of the setup where None.

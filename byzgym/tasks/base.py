@@ -111,7 +111,6 @@ class Task:
             self._moved[device] = moved
         return self._moved[device]
 
-
     def with_held_out(self, x: Tensor, y: Tensor) -> Task:
         """This task with another held-out set, part of its own: inputs x [N, ...] and labels y [N]."""
         changed: Task = object.__new__(Task)  # not dataclasses.replace, which would check all data again

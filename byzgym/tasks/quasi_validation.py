@@ -5,8 +5,8 @@ and never from the test set, which would make the reported metrics meaningless. 
 GAAvernor" (https://www.usenix.org/conference/usenixsecurity20/presentation/pan), describe what a server may
 have: usually 10 samples of a validation or training set, or of a public data set of a similar domain.
 
-A source with the attribute ``uses_held_out = False`` takes nothing from the held-out set of the task that it is
-given, which is then free for the reward.
+A source with the attribute ``uses_held_out = False`` takes nothing from the held-out set of the task that it
+is given, so that all of it can be reward samples.
 
 Example:
     >>> task, generator = make_task("digits"), torch.Generator().manual_seed(0)

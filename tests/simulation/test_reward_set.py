@@ -6,6 +6,7 @@ from simulation_cases import assert_same, make, play, state_of
 
 from byzgym import tasks
 
+
 def numbered(size=40):
     """A task whose inputs say which set they are from, and their number there."""
 
@@ -13,7 +14,9 @@ def numbered(size=40):
         x = (start + torch.arange(count)).float()[:, None]
         return x, torch.arange(count) % 2
 
-    return tasks.Task(train=samples(0, 100), test=samples(1000, 50), held_out=samples(2000, size), num_classes=2)
+    return tasks.Task(
+        train=samples(0, 100), test=samples(1000, 50), held_out=samples(2000, size), num_classes=2
+    )
 
 
 def first(task, qv_size, generator):
@@ -72,7 +75,9 @@ def test_bad_arguments_are_named(arguments, message):
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_loss_by_hand(chunk, monkeypatch):
     simulation = make(task="digits", model="softmax", reward_size=20)
-    monkeypatch.setattr(simulation.engine, "samples_at_once", lambda num_envs, sample_size: chunk, raising=False)
+    monkeypatch.setattr(
+        simulation.engine, "samples_at_once", lambda num_envs, sample_size: chunk, raising=False
+    )
     x, y = simulation.setup.task.held_out
     for env in range(2):
         chosen = simulation.reward_set.samples[env]
@@ -127,7 +132,11 @@ def test_a_partial_reset_draws_anew_only_there():
 
 def test_snapshots_have_the_samples():
     simulation = make(reward_size=6)
-    snapshot, state, samples = simulation.snapshot(), state_of(simulation), simulation.reward_set.samples.clone()
+    snapshot, state, samples = (
+        simulation.snapshot(),
+        state_of(simulation),
+        simulation.reward_set.samples.clone(),
+    )
     simulation.reset([8, 9])
     assert not torch.equal(simulation.reward_set.samples, samples)
     simulation.restore(snapshot)
