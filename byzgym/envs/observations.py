@@ -17,7 +17,7 @@ from byzgym.aggregation import ServerView, reputation
 from byzgym.aggregation.trust import pass_on, running_mean
 from byzgym.ambient import without_autocast
 from byzgym.numerics.distances import unit_rows
-from byzgym.numerics.sketches import Sketch
+from byzgym.numerics.sketch import Sketch
 from byzgym.validation import check_choice, check_int
 
 BOUND = 100.0

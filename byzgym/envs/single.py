@@ -48,9 +48,10 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     `observation="pooled"` (default): `Box(-100, 100, (n + 1, pool_size), float32)`. A row per worker with its
     received gradient, and last the server's own gradient on the QV set. With `pooling="sketch"` (default),
     the coordinates get random signs, the same in all environments, and are summed in `pool_size` contiguous
-    blocks. Inner products and norms survive this but for noise. `pooling="blocks"` takes the means of the
-    blocks. The unit is the root mean square entry of the submission of median norm (of those that are not
-    zero), which for a sketch is this norm / sqrt(pool_size). Entries are compressed by sign(v) log(1 + |v|).
+    blocks (if these are longer than 1). Inner products and norms survive this but for noise.
+    `pooling="blocks"` takes the means of the blocks. The unit is the root mean square entry of the submission
+    of median norm (of those that are not zero), which for a sketch is this norm / sqrt(pool_size). Entries
+    are compressed by sign(v) log(1 + |v|).
 
     A list of parts, or "all", gives a `Dict` of:
 

@@ -9,7 +9,7 @@ from byzgym import agents, tasks
 from byzgym.aggregation import ServerView, reputation
 from byzgym.envs.observations import PARTS, ObservationBuilder, symmetric_log
 from byzgym.memory import Memory
-from byzgym.numerics.sketches import Sketch
+from byzgym.numerics.sketch import Sketch
 from byzgym.simulation import Simulation
 
 ID = "ByzantineAggregation-v0"
