@@ -13,8 +13,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from byzgym.aggregation import ServerView, reputation
-from byzgym.aggregation.trust import pass_on, running_mean
+from byzgym.aggregation import ServerView
+from byzgym.aggregation.trust import RATE, pass_on, running_mean
 from byzgym.ambient import without_autocast
 from byzgym.numerics.distances import unit_rows
 from byzgym.numerics.sketch import Sketch
@@ -101,23 +101,26 @@ class Seen:
 
     @cached_property
     def similarity(self) -> Tensor:
-        """Cosines between the submissions, [E, n, n]."""
-        return torch.bmm(self.unit, self.unit.mT).clamp_(-1, 1)
+        """Cosines between the submissions, [E, n, n], up to rounding."""
+        return torch.bmm(self.unit, self.unit.mT)
 
     @cached_property
     def trust(self) -> Tensor:
-        """Cosines of the submissions with the QV gradient, [E, n]."""
+        """Cosines of the submissions with the QV gradient, [E, n], up to rounding."""
         server = unit_rows(self.view.qv_gradient[:, None])
-        return torch.bmm(self.unit, server.mT)[..., 0].clamp_(-1, 1)
+        return torch.bmm(self.unit, server.mT)[..., 0]
+
+    @cached_property
+    def evidence(self) -> Tensor:
+        """What the rule `trust` learns of the workers in this round, [E, n]."""
+        return pass_on(self.trust, self.similarity)
 
 
 @dataclass(frozen=True)
 class Part:
     """A part of the observation."""
 
-    shape: tuple[
-        str | int, ...
-    ]  # of one environment: "n" (rows received), "n + 1", "d", "pool_size", numbers
+    shape: tuple[str | int, ...]  # of one environment; "n" is the number of rows received
     low: float
     high: float
     build: Callable[[Seen, ObservationBuilder], Tensor]  # makes the part [E, ...] of all environments
@@ -140,10 +143,15 @@ def _relative_norms(seen: Seen, builder: ObservationBuilder) -> Tensor:
     return ratios.clamp(-LARGEST_RATIO, LARGEST_RATIO)
 
 
+def _reputation(seen: Seen, builder: ObservationBuilder) -> Tensor:
+    # As `byzgym.aggregation.reputation`, and in the same memory, but without computing the cosines again.
+    return running_mean(seen.view, "trust", seen.evidence, RATE).clamp(-1, 1)
+
+
 def _history(seen: Seen, builder: ObservationBuilder) -> Tensor:
     others = max(1, seen.view.num_workers - 1)
     alike = (seen.similarity.sum(2) - seen.similarity.diagonal(dim1=1, dim2=2)) / others
-    now = torch.stack([pass_on(seen.trust, seen.similarity), seen.trust, alike], 2)  # [E, n, 3]
+    now = torch.stack([seen.evidence, seen.trust, alike], 2)  # [E, n, 3]
     means = [running_mean(seen.view, f"observation {rate}", now, rate) for rate in RATES]
     return torch.cat(means, 2).clamp(-1, 1)
 
@@ -159,9 +167,9 @@ PARTS = {
     ),
     "norms": Part(("n",), 0.0, BOUND, lambda seen, _: seen.norms.log1p()),
     "relative_norms": Part(("n", 2), -LARGEST_RATIO, LARGEST_RATIO, _relative_norms),
-    "similarity": Part(("n", "n"), -1.0, 1.0, lambda seen, _: seen.similarity),
-    "trust": Part(("n",), -1.0, 1.0, lambda seen, _: seen.trust),
-    "reputation": Part(("n",), -1.0, 1.0, lambda seen, _: reputation(seen.view).clamp(-1, 1)),
+    "similarity": Part(("n", "n"), -1.0, 1.0, lambda seen, _: seen.similarity.clamp(-1, 1)),
+    "trust": Part(("n",), -1.0, 1.0, lambda seen, _: seen.trust.clamp(-1, 1)),
+    "reputation": Part(("n",), -1.0, 1.0, _reputation),
     "history": Part(("n", 3 * len(RATES)), -1.0, 1.0, _history),
     "credits": Part(("n",), 0.0, 1.0, lambda seen, _: seen.view.previous_credits.clamp(0, 1)),
     "loss": Part((1,), 0.0, BOUND, lambda seen, _: seen.view.qv_value[:, None].log1p()),

@@ -64,12 +64,8 @@ def finite_loss(loss: Tensor) -> Tensor:
     return torch.nan_to_num(loss, nan=LARGEST_LOSS, posinf=LARGEST_LOSS).clamp(max=LARGEST_LOSS)
 
 
-def draw_samples(setup: Setup, generator: torch.Generator, task: Task | None = None) -> tuple[Tensor, Tensor]:
-    """Samples x [q, ...] and labels y [q] from the QV source, which may be anybody's code.
-
-    The source is given ``task``, or that of the setup where None.
-    """
-    task = setup.task if task is None else task
+def draw_samples(setup: Setup, task: Task, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Samples x [q, ...] and labels y [q] of a task from the QV source, which may be anybody's code."""
     size, source = setup.qv_size, setup.qv_source_name
     with blamed(f"qv_source {source}"):
         samples = setup.draw_qv(task, size, generator)

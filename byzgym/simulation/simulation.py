@@ -70,7 +70,8 @@ class Simulation:
         self.reward_set: RewardSet | None = None
         if setup.reward_size is not None:
             self.reward_set = RewardSet(setup, self.engine, num_envs, setup.reward_size)
-        x, y = self._draw_samples(0, generator)  # for shapes, and to fail early
+            self.reward_set.draw(0, generator)
+        x, y = self._draw_qv(0, generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y, setup.task.num_classes)
         self.memory = Memory(num_envs, setup.device)
         """What rules keep from round to round."""
@@ -238,7 +239,9 @@ class Simulation:
             generator = self.workers.generators[env].manual_seed(seed)
             self.workers.reset(env, bounds, choices)
             self.server.reset(env, self._initial_theta(generator))
-            x, y = self._draw_samples(env, generator)
+            if self.reward_set is not None:
+                self.reward_set.draw(env, generator)
+            x, y = self._draw_qv(env, generator)
             self.quasi_validation.assign(env, x, y)
             self.previous_credits[env] = 1 / self.num_rows
             self._rule_numbers[env] = 0
@@ -349,12 +352,10 @@ class Simulation:
             raise ValueError(f"envs must name each environment once, got {numbers}")
         return numbers
 
-    def _draw_samples(self, env: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw reward samples, if there are any, and QV samples x [q, ...] and labels y [q]."""
-        if self.reward_set is None:
-            return draw_samples(self.setup, generator)
-        self.reward_set.draw(env, generator)
-        return draw_samples(self.setup, generator, self.reward_set.rest(env))
+    def _draw_qv(self, env: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """QV samples x [q, ...] and labels y [q] for an environment, none of them for its reward."""
+        task = self.setup.task if self.reward_set is None else self.reward_set.rest(env)
+        return draw_samples(self.setup, task, generator)
 
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
         module = self.setup.make_module(generator=generator)
