@@ -31,9 +31,7 @@ class Sketch:
         torch.Size([2, 100])
     """
 
-    def __init__(
-        self, dimension: int, size: int, seed: int = 0, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, dimension: int, size: int, seed: int = 0, device: torch.device | str = "cpu") -> None:
         self.dimension, self._depth = dimension, math.ceil(dimension / size)
         self.size = math.ceil(dimension / self._depth)
         generator = torch.Generator().manual_seed(seed)
