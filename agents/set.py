@@ -51,20 +51,22 @@ class Config:
 
     out: Path
     """Folder for checkpoint.pt, log.csv and set.safetensors."""
-    generations: int = 800
+    generations: int = 480
     """Generations in all; the learning rate falls over them."""
     groups: int = 4
     """Simulations of a generation, each with a task and settings of its own."""
-    num_envs: int = 24
+    num_envs: int = 32
     """Environments of each simulation."""
-    window: int = 12
+    window: int = 8
     """Rounds between updates, through which the memory is differentiated."""
     learning_rate: float = 2e-3
     """Of Adam at the start."""
-    skewed: float = 0.5
-    """Part of the groups whose workers have different classes."""
+    skewed: float = 0.6
+    """Part of the groups whose workers have different classes; it grows from a third of this at first."""
     sketch: int = 1024
     """Length of the sketches; half of what the agent has later, because training is then faster."""
+    averaging: float = 0.004
+    """Weight of an update in the running mean of the network's weights, which is what is kept."""
     bank: int = 60
     """Attacks that are kept to be played again."""
     seed: int = 0
@@ -125,22 +127,22 @@ def relative(rng: np.random.Generator) -> tuple[tasks.Task, str]:
 class Group:
     """Environments of one simulation, and the network's memory of them, for one episode."""
 
-    def __init__(self, config: Config, bank: Bank, rng: np.random.Generator) -> None:
+    def __init__(self, config: Config, bank: Bank, skewed: float, rng: np.random.Generator) -> None:
         task, model = relative(rng)
         n = int(rng.integers(3, 13 if rng.random() < 0.75 else 21))
         share = len(task.train[1]) // n
-        skewed = rng.random() < config.skewed
+        skews = rng.random() < skewed
         partition: Any = "iid"
-        if skewed:
+        if skews:
             partition = f"dirichlet:alpha={10 ** rng.uniform(-1.3, 0):.3f}"
             if rng.random() < 0.2:
                 partition = "shards"
         self.rounds = int(24 * 10 ** rng.uniform(0, 1))
-        self.mixture = Banked(bank, 0.6 if skewed else 0.35)
-        named = [str(name) for name in rng.choice(NAMED, 3, replace=False)]
+        self.mixture = Banked(bank, 0.6 if skews else 0.35)
+        named = [str(name) for name in rng.choice(NAMED, 2, replace=False)]
         overrides = []
         for _ in range(config.num_envs):
-            attack, f = _attack(rng, named, self.mixture, n, skewed)
+            attack, f = _attack(rng, named, self.mixture, n, skews)
             overrides.append({"attack": attack, "num_byzantine": f})
         self.simulation = Simulation.make(
             num_envs=config.num_envs,
@@ -168,6 +170,7 @@ class Group:
             rng.random(config.num_envs) < 0.33, rng.integers(1, self.rounds, config.num_envs), 0
         )
         self.damage = torch.zeros(config.num_envs)
+        self.first_loss = torch.zeros(config.num_envs)
         self.round = 0
 
     def _start(self) -> dict[str, Tensor]:
@@ -185,12 +188,8 @@ class Group:
     def _play(self, network: SetNetwork) -> dict[str, Tensor]:
         """One round: decide, step, and judge the decision."""
         simulation = self.simulation
-        starting = torch.from_numpy(self.forget == self.round) & (self.round > 0)
-        if starting.any():
-            new = self._start()
-            for name, values in self.state.items():
-                at = starting.view(-1, *[1] * (values.dim() - 1))
-                self.state[name] = torch.where(at, new[name], values)
+        if self.round > 0:
+            self._forget(torch.from_numpy(self.forget == self.round))
         view = simulation.view
         if self.simple:
             view = ServerView(
@@ -223,14 +222,31 @@ class Group:
 
         # The slope of the loss on more data along each (shortened) submission, at the new parameters.
         loss, gradient = self._larger_loss()
+        self.first_loss = torch.where(torch.tensor(self.round == 1), loss, self.first_loss)
         slope = (rows @ self.sketch(gradient)[..., None])[..., 0] * (
             log_norms.clamp(max=30).exp() * result.factors
         )
         slope = (-view.learning_rate[:, None] * slope / loss[:, None]).clamp(-1, 1).nan_to_num()
         guess = F.binary_cross_entropy_with_logits(result.honest, honest.float())
         far = torch.log1p(distance.clamp(min=0))
+        self._begin_anew((loss > 2 * self.first_loss + 1).nonzero()[:, 0].tolist())
         self.damage += far.detach() / self.rounds
         return {"distance": far.mean(), "slope": (result.weights * slope).sum(1).mean(), "honesty": guess}
+
+    def _forget(self, envs: Tensor) -> None:
+        """Begin the memory anew in some environments, bool [E]."""
+        if envs.any():
+            for name, new in self._start().items():
+                at = envs.view(-1, *[1] * (new.dim() - 1))
+                self.state[name] = torch.where(at, new, self.state[name])
+
+    def _begin_anew(self, envs: list[int]) -> None:
+        """New episodes where a model is spoilt, since there is nothing left to learn there."""
+        if envs:
+            self.simulation.reset([int(self.rng.integers(2**40)) for _ in envs], envs)
+            spoilt = torch.zeros(self.simulation.num_envs, dtype=torch.bool)
+            spoilt[envs] = True
+            self._forget(spoilt)
 
     def _larger_loss(self) -> tuple[Tensor, Tensor]:
         """The loss [E] on 128 samples of training data, and its gradient [E, d]."""
@@ -316,8 +332,9 @@ def train(rank: int, config: Config) -> None:
         falling = 0.5 * (1 + math.cos(math.pi * generation / config.generations))
         for parameters in optimizer.param_groups:
             parameters["lr"] = config.learning_rate * (0.02 + 0.98 * falling) * min(1, (generation + 1) / 5)
+        skewed = config.skewed * min(1, 1 / 3 + 2 * generation / config.generations)
         groups = [
-            Group(config, bank, np.random.default_rng([config.seed, generation, number]))
+            Group(config, bank, skewed, np.random.default_rng([config.seed, generation, number]))
             for number in range(rank, config.groups, config.processes)
         ]
         log = play(config, groups, network, mean, optimizer)
@@ -368,7 +385,7 @@ def play(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         for slow, fast in zip(mean.parameters(), network.parameters(), strict=True):
-            slow.data.lerp_(fast.data, 0.002)
+            slow.data.lerp_(fast.data, config.averaging)
 
 
 def interleaved(iterators: list[Iterator[Any]]) -> Iterator[Any]:
