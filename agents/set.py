@@ -26,7 +26,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from byzgym import agents, attacks, files, tasks
-from byzgym.agents.set.agent import SKETCH_SIZE
+
 from byzgym.agents.set.features import observe, remember, start
 from byzgym.agents.set.network import SetNetwork
 from byzgym.aggregation import Decision, ServerView
@@ -51,16 +51,22 @@ class Config:
 
     out: Path
     """Folder for checkpoint.pt, log.csv and set.safetensors."""
-    generations: int = 400
+    generations: int = 480
     """Generations in all; the learning rate falls over them."""
     groups: int = 4
     """Simulations of a generation, each with a task and settings of its own."""
-    num_envs: int = 48
+    num_envs: int = 32
     """Environments of each simulation."""
-    window: int = 12
+    window: int = 8
     """Rounds between updates, through which the memory is differentiated."""
     learning_rate: float = 2e-3
     """Of Adam at the start."""
+    skewed: float = 0.6
+    """Part of the groups whose workers have different classes; it grows from a third of this at first."""
+    sketch: int = 1024
+    """Length of the sketches; half of what the agent has later, because training is then faster."""
+    averaging: float = 0.004
+    """Weight of an update in the running mean of the network's weights, which is what is kept."""
     bank: int = 60
     """Attacks that are kept to be played again."""
     seed: int = 0
@@ -72,23 +78,25 @@ class Config:
 class Banked(attacks.Mixture):
     """The attack mixture in training: points from a bank in two of five episodes, else new ones.
 
+    Wrong labels, and nothing else, are more frequent than in `mixture` where Byzantine workers are a majority.
     Stale gradients are left out, so that replay is an attack that the network has not seen.
     """
 
     components = tuple(name for name in attacks.Mixture.components if name != "stale")
 
-    def __init__(self, bank: Bank, poisons: bool = False) -> None:
+    def __init__(self, bank: Bank, poisoned: float) -> None:
         super().__init__()
-        self.bank, self.poisons = bank, poisons
+        self.bank, self.poisoned = bank, poisoned  # the part of majorities with nothing but wrong labels
 
-    def _draw_points(self, context: attacks.AttackContext, where: Tensor) -> Tensor:
-        points = super()._draw_points(context, where)
-        if self.poisons:  # nothing but wrong labels
-            points[:, 0] *= 0.18
-        elif self.bank:
-            again = context.uniform(1, where=where)[:, 0] < 0.4
+    def _draw_points(self, byzantine: Tensor, context: attacks.AttackContext, where: Tensor) -> Tensor:
+        points = super()._draw_points(byzantine, context, where)
+        again, poisons = context.uniform(2, where=where).unbind(1)
+        if self.bank:
             chosen = context.integers(len(self.bank), 1, where=where)[:, 0]
-            points = torch.where(again[:, None], torch.tensor([row for _, row in self.bank])[chosen], points)
+            old = torch.tensor([row for _, row in self.bank])[chosen]
+            points = torch.where(again[:, None] < 0.4, old, points)
+        majority = byzantine.sum(1) * 2 >= byzantine.shape[1]
+        points[:, 0] *= torch.where(majority & (poisons < self.poisoned), 0.18, 1)
         return points
 
 
@@ -103,7 +111,7 @@ def relative(rng: np.random.Generator) -> tuple[tasks.Task, str]:
     labels = torch.full((10,), -1)
     labels[torch.from_numpy(classes)] = torch.arange(num_classes)
     x, y = x[keep], labels[y[keep]]
-    size = int(rng.choice([16, 24, 40, 64, 64]))
+    size = int(rng.choice([12, 20, 32, 64]))
     if size < 64 or rng.random() < 0.3:
         x = x @ torch.from_numpy(rng.normal(size=(64, size)) / 8).float()
     noise = float(rng.choice([0, 0, 0.1, 0.3]))
@@ -113,27 +121,28 @@ def relative(rng: np.random.Generator) -> tuple[tasks.Task, str]:
     x, y = x[order], y[order]
     held = len(x) // 8
     task = tasks.Task((x[held:], y[held:]), (x[:held], y[:held]), num_classes, held_out=(x[:held], y[:held]))
-    return task, str(rng.choice(["softmax", "mlp:16", "mlp:24", "mlp:32", "mlp:32", "mlp:24,24"]))
+    return task, str(rng.choice(["softmax", "mlp:10", "mlp:16", "mlp:16", "mlp:32", "mlp:12,12"]))
 
 
 class Group:
     """Environments of one simulation, and the network's memory of them, for one episode."""
 
-    def __init__(self, config: Config, bank: Bank, rng: np.random.Generator) -> None:
+    def __init__(self, config: Config, bank: Bank, skewed: float, rng: np.random.Generator) -> None:
         task, model = relative(rng)
-        n = int(rng.integers(3, 21))
-        skewed = rng.random() < 0.55
+        n = int(rng.integers(3, 13 if rng.random() < 0.75 else 21))
+        share = len(task.train[1]) // n
+        skews = rng.random() < skewed
         partition: Any = "iid"
-        if skewed:
+        if skews:
             partition = f"dirichlet:alpha={10 ** rng.uniform(-1.3, 0):.3f}"
             if rng.random() < 0.2:
                 partition = "shards"
         self.rounds = int(24 * 10 ** rng.uniform(0, 1))
-        self.mixture, poison = Banked(bank), Banked([], poisons=True)
-        named = [str(name) for name in rng.choice(NAMED, 3, replace=False)]
+        self.mixture = Banked(bank, 0.6 if skews else 0.35)
+        named = [str(name) for name in rng.choice(NAMED, 2, replace=False)]
         overrides = []
         for _ in range(config.num_envs):
-            attack, f = _attack(rng, named, self.mixture, poison, n, skewed)
+            attack, f = _attack(rng, named, self.mixture, n, skews)
             overrides.append({"attack": attack, "num_byzantine": f})
         self.simulation = Simulation.make(
             num_envs=config.num_envs,
@@ -144,19 +153,24 @@ class Group:
             num_workers=n,
             partition=partition,
             roles=f"redrawn:period={rng.integers(1, 20)}" if rng.random() < 0.35 else "static",
-            batch_size=int(rng.choice([8, 16, 16, 32])),
+            batch_size=min(share, int(rng.choice([8, 16, 16, 32]))),
             learning_rate=float(10 ** rng.uniform(-1.3, 0)),
             qv_size=int(rng.integers(6, 21)),
-            qv_source=f"noise:std={rng.uniform(0, 0.6) * float(task.train[0].std()):.3f}" if rng.random() < 0.2 else "held_out",
+            qv_source=f"noise:std={rng.uniform(0, 0.6) * float(task.train[0].std()):.3f}"
+            if rng.random() < 0.2
+            else "held_out",
             rounds=self.rounds,
         )
         self.simple = rng.random() < 0.1  # a job that offers the mean QV loss alone
         self.rng = rng
-        self.sketch = Sketch(self.simulation.num_parameters, SKETCH_SIZE)
+        self.sketch = Sketch(self.simulation.num_parameters, config.sketch)
         self.state = self._start()
         # A third of the environments forget in mid-episode: a server may begin with a model half trained.
-        self.forget = np.where(rng.random(config.num_envs) < 0.33, rng.integers(1, self.rounds, config.num_envs), 0)
+        self.forget = np.where(
+            rng.random(config.num_envs) < 0.33, rng.integers(1, self.rounds, config.num_envs), 0
+        )
         self.damage = torch.zeros(config.num_envs)
+        self.first_loss = torch.zeros(config.num_envs)
         self.round = 0
 
     def _start(self) -> dict[str, Tensor]:
@@ -174,15 +188,21 @@ class Group:
     def _play(self, network: SetNetwork) -> dict[str, Tensor]:
         """One round: decide, step, and judge the decision."""
         simulation = self.simulation
-        starting = torch.from_numpy(self.forget == self.round) & (self.round > 0)
-        if starting.any():
-            new = self._start()
-            for name, values in self.state.items():
-                at = starting.view(-1, *[1] * (values.dim() - 1))
-                self.state[name] = torch.where(at, new[name], values)
+        if self.round > 0:
+            self._forget(torch.from_numpy(self.forget == self.round))
         view = simulation.view
         if self.simple:
-            view = ServerView(view.gradients, view.theta, view.learning_rate, view.qv_loss, view.round, view.rejected, view.previous_update, view.previous_credits, qv_loss_and_gradient=view.qv_loss_and_gradient)
+            view = ServerView(
+                view.gradients,
+                view.theta,
+                view.learning_rate,
+                view.qv_loss,
+                view.round,
+                view.rejected,
+                view.previous_update,
+                view.previous_credits,
+                qv_loss_and_gradient=view.qv_loss_and_gradient,
+            )
         features, state = observe(view, self.sketch, self.state)
         result = network(features, self.state["hidden"])
         honest = ~simulation.byzantine
@@ -202,12 +222,31 @@ class Group:
 
         # The slope of the loss on more data along each (shortened) submission, at the new parameters.
         loss, gradient = self._larger_loss()
-        slope = (rows @ self.sketch(gradient)[..., None])[..., 0] * (log_norms.clamp(max=30).exp() * result.factors)
+        self.first_loss = torch.where(torch.tensor(self.round == 1), loss, self.first_loss)
+        slope = (rows @ self.sketch(gradient)[..., None])[..., 0] * (
+            log_norms.clamp(max=30).exp() * result.factors
+        )
         slope = (-view.learning_rate[:, None] * slope / loss[:, None]).clamp(-1, 1).nan_to_num()
         guess = F.binary_cross_entropy_with_logits(result.honest, honest.float())
         far = torch.log1p(distance.clamp(min=0))
+        self._begin_anew((loss > 2 * self.first_loss + 1).nonzero()[:, 0].tolist())
         self.damage += far.detach() / self.rounds
         return {"distance": far.mean(), "slope": (result.weights * slope).sum(1).mean(), "honesty": guess}
+
+    def _forget(self, envs: Tensor) -> None:
+        """Begin the memory anew in some environments, bool [E]."""
+        if envs.any():
+            for name, new in self._start().items():
+                at = envs.view(-1, *[1] * (new.dim() - 1))
+                self.state[name] = torch.where(at, new, self.state[name])
+
+    def _begin_anew(self, envs: list[int]) -> None:
+        """New episodes where a model is spoilt, since there is nothing left to learn there."""
+        if envs:
+            self.simulation.reset([int(self.rng.integers(2**40)) for _ in envs], envs)
+            spoilt = torch.zeros(self.simulation.num_envs, dtype=torch.bool)
+            spoilt[envs] = True
+            self._forget(spoilt)
 
     def _larger_loss(self) -> tuple[Tensor, Tensor]:
         """The loss [E] on 128 samples of training data, and its gradient [E, d]."""
@@ -229,14 +268,14 @@ class Group:
 
 
 def _attack(
-    rng: np.random.Generator, named: list[str], mixture: Banked, poison: Banked, n: int, skewed: bool
+    rng: np.random.Generator, named: list[str], mixture: Banked, n: int, skewed: bool
 ) -> tuple[Any, int]:
     """The attack of an environment and its f."""
-    f = n - 1 if rng.random() < 0.25 else int(rng.integers(n))
     if skewed and rng.random() < 0.3:
         return "none", 0
-    if rng.random() < (0.35 if skewed else 0.1):
-        return (poison if rng.random() < 0.7 else "label_flip"), max(f, math.ceil(n / 2) if n > 2 else 1)
+    f = n - 1 if rng.random() < 0.25 else int(rng.integers(n))
+    if rng.random() < 0.4:
+        f = max(f, -(-n // 2))
     return (str(rng.choice(named)) if rng.random() < 1 / 3 else mixture), f
 
 
@@ -293,8 +332,9 @@ def train(rank: int, config: Config) -> None:
         falling = 0.5 * (1 + math.cos(math.pi * generation / config.generations))
         for parameters in optimizer.param_groups:
             parameters["lr"] = config.learning_rate * (0.02 + 0.98 * falling) * min(1, (generation + 1) / 5)
+        skewed = config.skewed * min(1, 1 / 3 + 2 * generation / config.generations)
         groups = [
-            Group(config, bank, np.random.default_rng([config.seed, generation, number]))
+            Group(config, bank, skewed, np.random.default_rng([config.seed, generation, number]))
             for number in range(rank, config.groups, config.processes)
         ]
         log = play(config, groups, network, mean, optimizer)
@@ -321,7 +361,11 @@ def train(rank: int, config: Config) -> None:
 
 
 def play(
-    config: Config, groups: list[Group], network: SetNetwork, mean: SetNetwork, optimizer: torch.optim.Optimizer
+    config: Config,
+    groups: list[Group],
+    network: SetNetwork,
+    mean: SetNetwork,
+    optimizer: torch.optim.Optimizer,
 ) -> list[dict[str, float]]:
     """Play the episodes of the groups, window by window in turn, and update the weights after each window."""
     windows = interleaved([group.windows(network, config.window) for group in groups])
@@ -341,7 +385,7 @@ def play(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         for slow, fast in zip(mean.parameters(), network.parameters(), strict=True):
-            slow.data.lerp_(fast.data, 0.005)
+            slow.data.lerp_(fast.data, config.averaging)
 
 
 def interleaved(iterators: list[Iterator[Any]]) -> Iterator[Any]:

@@ -70,7 +70,7 @@ class Mixture(DataPoisoning):
         self, x: Tensor, y: Tensor, byzantine: Tensor, context: AttackContext
     ) -> tuple[Tensor, Tensor]:
         """Return the inputs unchanged, and labels [E, n, B], wrong for some Byzantine workers."""
-        point = self._points(context)
+        point = self._points(byzantine, context)
         lies = byzantine & _relabels(point)[:, None] & _active(point, byzantine, context.round)
         y = y.clone()
         for env in lies.any(1).nonzero()[:, 0].tolist():
@@ -79,7 +79,7 @@ class Mixture(DataPoisoning):
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return shape [E, n, d]; see `Attack.corrupt`."""
-        point = self._points(context)
+        point = self._points(byzantine, context)
         factors = self._factors(point, context.round).to(gradients.dtype)[..., None, None]
         mean = honest_mean(gradients, byzantine)
         norm = torch.linalg.vector_norm(mean, dim=1)[:, None, None]  # [E, 1, 1]
@@ -123,17 +123,17 @@ class Mixture(DataPoisoning):
         if len(idle[0]):
             submitted[idle] = gradients[idle]
 
-    def _points(self, context: AttackContext) -> Tensor:
+    def _points(self, byzantine: Tensor, context: AttackContext) -> Tensor:
         """The points [E, SIZE] of the present episodes."""
         point = context.memory.read("point", SIZE)
         new = ~context.memory.read("has_point", dtype=torch.bool)
         if new.any():
-            point = torch.where(new[:, None], self._draw_points(context, new), point)
+            point = torch.where(new[:, None], self._draw_points(byzantine, context, new), point)
             context.memory.write("point", point)
             context.memory.write("has_point", torch.ones_like(new))
         return point
 
-    def _draw_points(self, context: AttackContext, where: Tensor) -> Tensor:
+    def _draw_points(self, byzantine: Tensor, context: AttackContext, where: Tensor) -> Tensor:
         """New points [E, SIZE]; those that are not needed, ``where`` [E] is False, are ignored."""
         if self.point is not None:
             return torch.tensor(self.point, device=where.device).expand(len(where), -1)

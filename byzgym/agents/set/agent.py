@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from byzgym.agents.base import Agent
 from byzgym.agents.registry import registry
@@ -13,6 +14,7 @@ from byzgym.agents.set.features import observe, remember, shapes
 from byzgym.agents.set.network import SetNetwork
 from byzgym.aggregation import Decision, ServerView
 from byzgym.ambient import seeded, shielded
+from byzgym.memory import Memory
 from byzgym.numerics.sketch import Sketch
 
 PRETRAINED = Path(__file__).with_name("pretrained.safetensors")
@@ -65,16 +67,28 @@ class SetAggregator(Agent):
             ValueError: If the view has no memory or no QV loss.
         """
         if view.memory is None:
-            raise ValueError("set keeps a memory: build every ServerView with the same memory=Memory(num_envs)")
+            raise ValueError(
+                "set keeps a memory: build every ServerView with the same memory=Memory(num_envs)"
+            )
         num_workers, dimension = view.gradients.shape[1:]
         if self._sketch is None or self._sketch.dimension != dimension:
             self._sketch = Sketch(dimension, SKETCH_SIZE, device=view.theta.device)
             self.network.to(view.theta.device)
-        names = shapes(num_workers, self._sketch.size)
-        state = {name: view.memory.read(f"set.{name}", *shape) for name, shape in names.items()}
-        features, state = observe(view, self._sketch, state)
+        until = view.memory.read("set.until", dtype=torch.int64)  # the round after the last one remembered
+        new = until != view.round + 1
+        if new.any():
+            self._remember(view, view.memory, self._sketch, new)
+        return Decision.from_credits(view.memory.read("set.credits", num_workers), view)
+
+    def _remember(self, view: ServerView, memory: Memory, sketch: Sketch, new: Tensor) -> None:
+        """Decide in the runs where this round is ``new`` [E], and write decision and state into the memory."""
+        names = shapes(view.num_workers, sketch.size)
+        before = {name: memory.read(f"set.{name}", *shape) for name, shape in names.items()}
+        features, state = observe(view, sketch, before)
         with torch.no_grad():
             result = self.network(features, state["hidden"])
-        for name, values in remember(state, result.credits, result.hidden).items():
-            view.memory.write(f"set.{name}", values)
-        return Decision.from_credits(result.credits, view)
+        state = remember(state, result.credits, result.hidden)
+        for name, shape in names.items():
+            here = new.view(-1, *[1] * len(shape))
+            memory.write(f"set.{name}", torch.where(here, state[name], before[name]))
+        memory.write("set.until", view.round + 1)

@@ -22,8 +22,8 @@ LONG, LONGER = 0.1, 0.03
 """Weights of a round in the running means: about ten and about 33 rounds."""
 LIMIT = 5.0
 """All features are clamped to [-LIMIT, LIMIT]."""
-REFERENCES, ROWS, RANKED, TRACKED = 7, 3, 6, 6
-PER_WORKER = ROWS * REFERENCES + 14 + RANKED + 2 * TRACKED + 2 + 3
+REFERENCES, ROWS, RANKED, TRACKED = 7, 3, 8, 6
+PER_WORKER = ROWS * REFERENCES + 16 + RANKED + 2 * TRACKED + 2 + 3
 PER_RUN = 8
 HIDDEN = 32
 TINY = math.exp(-60)
@@ -118,18 +118,29 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
     new["norm"] = mean_norm + LONG * (median - mean_norm)
     lengths = torch.stack([log_norms - other[:, None] for other in (median, log_server_norm, mean_norm)], 2)
     log_loss = view.qv_value.clamp(min=1e-6).log()
-    decrease = (log_norms + log_server_norm[:, None] - log_loss[:, None]).clamp(max=20).exp() * agreement[:, 0]
+    log_step = view.learning_rate.clamp(min=1e-30).log() + log_server_norm - log_loss  # [E]
+    decrease = (log_norms + log_step[:, None]).clamp(max=LIMIT).exp() * agreement[:, 0]
     ranked = torch.stack(
-        [agreement[:, 0], agreement[:, 2], contrast[:, 2], alike[1][..., 0], passed[:, 0], lengths[..., 0]], 2
+        [
+            agreement[:, 0],
+            agreement[:, 2],
+            contrast[:, 2],
+            alike[1][..., 0],
+            passed[:, 0],
+            lengths[..., 0],
+            contrast[:, 0],
+            passed_contrast[:, 0],
+        ],
+        2,
     )
     workers = torch.cat(
         [
             cosines.transpose(1, 2).flatten(2),
             torch.stack([sure, _t_statistic(on_own[:, 2]), _t_statistic(on_contrasts[:, 2])], 2) / 3,
-            (view.learning_rate[:, None] * decrease)[..., None],
+            decrease[..., None],
             *alike,
             passed.mT,
-            passed_contrast[:, 2, :, None],
+            passed_contrast.mT,
             _ranks(ranked),
             long,
             longer,

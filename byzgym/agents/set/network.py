@@ -48,7 +48,7 @@ class SetNetwork(nn.Module):
         self.credit = nn.Linear(WIDTH, 1)
         self.honest = nn.Linear(WIDTH, 1)
         self.gate = nn.Linear(WIDTH, 1)
-        self.trust = nn.Parameter(torch.tensor([4.0, 0.0, 0.0, 0.0]))
+        self.trust = nn.Parameter(torch.tensor([3.0, 3.0, 0.0, 0.0]))
         nn.init.zeros_(self.credit.weight)
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, 3.0)
