@@ -60,7 +60,10 @@ class Inspect(Player):
                 raise FileExistsError(
                     f"{path} exists; choose another folder (--out) or replace it (--overwrite)"
                 )
-            with mistakes(ValueError, RuntimeError, NotLinearError), terminal.progress(self.rounds) as advance:
+            with (
+                mistakes(ValueError, RuntimeError, NotLinearError),
+                terminal.progress(self.rounds) as advance,
+            ):
                 play_recorded(env, watched, predict, path, configuration, self.seed, advance)
             env.close()
             self._show(path, out / PICTURE, terminal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from byzgym.forensics.copies import groups
 from byzgym.forensics.patterns import pattern, settled
 from byzgym.forensics.suspicion import Threshold, calibrate
 from byzgym.forensics.trace import Trace
+
+_LISTED = 12  # workers that a line names
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Analysis:
         flagged: Who is accused in each round, bool, shape [T, n].
         roles: ``flagged`` without stretches that are too short to count, bool, shape [T, n].
         verdicts: One for each worker.
+        copied_credit: The part of the credit that goes to near copies, mean over the rounds; NaN without credits.
+            Honest workers send no near copies: if it is high, the policy trusts the attackers.
         groups: Workers who copy each other, the largest group first. Honest workers with the same data can, too:
             look at their verdicts.
     """
@@ -67,6 +72,7 @@ class Analysis:
     flagged: np.ndarray
     roles: np.ndarray
     verdicts: tuple[Verdict, ...]
+    copied_credit: float
     groups: tuple[tuple[int, ...], ...]
 
     @property
@@ -81,8 +87,15 @@ class Analysis:
             return "nobody is accused: the workers are of one kind"
         if not self.accused:
             return "nobody is accused for long"
-        count = f"{len(self.accused)} of {self.trace.num_workers} workers accused"
-        return f"{count}: {', '.join(map(str, self.accused))}"
+        text = f"{len(self.accused)} of {self.trace.num_workers} workers accused"
+        if len(self.accused) <= _LISTED:
+            text += f": {', '.join(map(str, self.accused))}"
+        return f"{text}; doubtful, for the credit goes to copies" if self.doubtful else text
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the policy may be fooled, so that the accusations may be wrong: `copied_credit` is over 1/2."""
+        return self.copied_credit > 0.5
 
 
 def analyse(trace: Trace) -> Analysis:
@@ -120,4 +133,22 @@ def analyse(trace: Trace) -> Analysis:
                 group=number_of.get(worker),
             )
         )
-    return Analysis(trace, scores, threshold, flagged, roles, tuple(verdicts), tuple(map(tuple, resembling)))
+    return Analysis(
+        trace=trace,
+        scores=scores,
+        threshold=threshold,
+        flagged=flagged,
+        roles=roles,
+        verdicts=tuple(verdicts),
+        copied_credit=_copied_credit(trace),
+        groups=tuple(map(tuple, resembling)),
+    )
+
+
+def _copied_credit(trace: Trace) -> float:
+    total = trace.credits.sum(1)
+    given = total > 0  # false for NaN, too
+    if not given.any():
+        return math.nan
+    copied = (trace.credits * trace.copying).sum(1)
+    return float((copied[given] / total[given]).mean())

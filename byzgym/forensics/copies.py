@@ -26,8 +26,8 @@ def near_copies(gradients: Tensor) -> Tensor:
 
     All honest gradients lie near the true gradient, so likeness alone says nothing. Two submissions are near
     copies where they differ far less than independent minibatches make honest workers differ: by at most
-    `OWN` of their norm, and by at most `BULK` of the typical distance (the median over workers) to the nearest
-    worker who is not that close. If nobody is further away, nobody is a copy.
+    `OWN` of their norm, and by at most `BULK` of the typical distance (the median over workers) to the
+    nearest worker who is not that close. If nobody is further away, nobody is a copy.
 
     Args:
         gradients: Shape [E, n, d]. Zero rows (a rejected submission is one) are copies of nobody.

@@ -68,7 +68,7 @@ class Log:
             decision: Of any policy, with credits or without.
 
         Raises:
-            ValueError: If the shapes are not those of the view, or of the rounds before; nothing is noted then.
+            ValueError: If the shapes are not those of the view, or of the rounds before; nothing changes then.
         """
         gradients, update = view.gradients, decision.update
         check_tensor("update", update, *view.theta.shape)
@@ -84,7 +84,7 @@ class Log:
                     f"view must have E, d, n = {known} as in the rounds before, got {given}; for other runs "
                     "call reset first"
                 )
-        norms = row_norms(gradients)
+        norms = row_norms(gradients).clamp(max=torch.finfo(torch.float32).max)
         past = row_norms(self._past)
         unit = self._past / past.clamp(min=torch.finfo(past.dtype).tiny)[:, None]
         lengths = norms.clamp(min=torch.finfo(norms.dtype).tiny)

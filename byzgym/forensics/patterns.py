@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 PATTERNS = ("honest", "byzantine", "sleeper", "periodic", "intermittent")
 START = 0.1
-"""Who is accused within this first part of a run is taken for Byzantine from its start: a policy has to learn."""
+"""Who is accused within this first part of a run counts as Byzantine from its start: policies have to learn."""
 RARE = 0.05
 """What happens in less than this part of the rounds does not count."""
-_REGULAR = 0.1  # stretches of one length differ by at most this part of it, or by one round
+_REGULAR = 0.1  # attacks and the rounds from one to the next vary by at most this part of a period, or by one
 
 
 def stretches(accused: np.ndarray, shortest: int = 1) -> list[tuple[int, int]]:
@@ -79,13 +77,11 @@ def pattern(role: np.ndarray) -> tuple[str, int | None, int | None]:
         return ("byzantine" if first == 0 else "sleeper"), first, None
     # Of a stretch at either end of the trace nobody knows how long it is.
     inner = [(start, end) for start, end in found if start > 0]
-    begins = np.diff([start for start, _ in inner])
+    cycles = np.diff([start for start, _ in inner])
     lengths = np.array([end - start for start, end in inner if end < last])
-    if len(inner) >= 3 and _regular(begins) and _regular(lengths):
-        return "periodic", first, round(float(np.median(begins)))
+    if len(inner) >= 3:
+        period = float(np.mean(cycles))
+        tolerance = max(1.0, _REGULAR * period)
+        if all((np.abs(part - np.median(part)) <= tolerance).all() for part in (cycles, lengths)):
+            return "periodic", first, round(period)
     return "intermittent", first, None
-
-
-def _regular(lengths: np.ndarray) -> bool:
-    usual = float(np.median(lengths)) if len(lengths) else math.nan
-    return bool((np.abs(lengths - usual) <= max(1.0, _REGULAR * usual)).all())

@@ -22,9 +22,7 @@ _GROUPS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#6A3D9A")
 _ROOM = 7.2  # inches for the rounds
 
 
-def draw(
-    analysis: Analysis, path: str | Path, title: str = "", byzantine: np.ndarray | None = None
-) -> Path:
+def draw(analysis: Analysis, path: str | Path, title: str = "", byzantine: np.ndarray | None = None) -> Path:
     """Draw an analysis into a file, and return its path.
 
     A row is a worker and a column a round; the darker, the more suspicious. A black line at the bottom of a
@@ -77,14 +75,14 @@ def _figure(analysis: Analysis, title: str, byzantine: np.ndarray | None) -> Fig
         axes.axhline(border - 0.5, color="white", linewidth=0.6 if workers > 25 else 1.4)
     for worker in range(workers):
         if byzantine is not None:
-            _bars(axes, byzantine[:, worker], first, worker - 0.5, 0.16, _ATTACK)
-        _bars(axes, analysis.flagged[:, worker], first, worker + 0.36, 0.14, _FLAG)
+            _bars(axes, byzantine[:, worker], first, worker - 0.5, 0.18, _ATTACK)
+        _bars(axes, analysis.flagged[:, worker], first, worker + 0.34, 0.16, _FLAG)
     changes = [(at - 0.5, verdict.worker) for verdict in analysis.verdicts for at, _ in verdict.changes]
     if 0 < len(changes) <= 12 * workers:  # more would hide the rest
         size = min(40.0, (72 * row * 0.42) ** 2)
-        axes.scatter(
-            *zip(*changes, strict=True), s=size, marker=">", color="white", edgecolor=_FLAG, linewidth=0.8, zorder=3
-        )
+        rounds_of, workers_of = zip(*changes, strict=True)
+        style: dict[str, Any] = {"marker": ">", "color": "white", "edgecolor": _FLAG, "linewidth": 0.8}
+        axes.scatter(rounds_of, workers_of, s=size, zorder=3, **style)
     _label_workers(axes, analysis, text)
     axes.set_xlabel("round")
     axes.spines[:].set_visible(False)
@@ -108,7 +106,8 @@ def _bars(axes: Any, mask: np.ndarray, first: int, bottom: float, height: float,
 
 def _label_workers(axes: Any, analysis: Analysis, text: float) -> None:
     """Numbers and groups on the left, verdicts on the right."""
-    axes.set_yticks(range(analysis.trace.num_workers), analysis_labels(analysis), fontsize=text)
+    names = [f"{group_letter(verdict.group)}  {verdict.worker}".strip() for verdict in analysis.verdicts]
+    axes.set_yticks(range(len(names)), names, fontsize=text)
     for tick, verdict in zip(axes.get_yticklabels(), analysis.verdicts, strict=True):
         if verdict.group is not None:
             tick.set_color(_GROUPS[verdict.group % len(_GROUPS)])
@@ -127,11 +126,6 @@ def _label_workers(axes: Any, analysis: Analysis, text: float) -> None:
             fontweight="bold" if accused else "normal",
             annotation_clip=False,
         )
-
-
-def analysis_labels(analysis: Analysis) -> list[str]:
-    """The names of the workers: their numbers, and the letters of their groups."""
-    return [f"{group_letter(v.group)}  {v.worker}".strip() for v in analysis.verdicts]
 
 
 def group_letter(group: int | None) -> str:
@@ -153,12 +147,12 @@ def _legend(
 
     entries = [Line2D([], [], color=_FLAG, linewidth=3, label="accused")]
     if changes:
-        mark = {"marker": ">", "color": "white", "markeredgecolor": _FLAG, "linestyle": ""}
+        mark: dict[str, Any] = {"marker": ">", "color": "white", "markeredgecolor": _FLAG, "linestyle": ""}
         entries.append(Line2D([], [], label="role changes", **mark))
     if truth:
         entries.append(Line2D([], [], color=_ATTACK, linewidth=3, label="truth: Byzantine"))
     if analysis.groups:
-        entries.append(Line2D([], [], marker="$A$", color=_GROUPS[0], linestyle="", label="copy each other"))
+        entries.append(Line2D([], [], marker="s", color=_GROUPS[0], linestyle="", label="A: copy each other"))
     below = -0.62 / height
     axes.legend(
         handles=entries,

@@ -1,16 +1,14 @@
 """A record of one run that an operator can keep: a text file with one JSON object a line (JSON lines).
 
-| line | fields |
-| --- | --- |
-| first | `type` "header", `schema` 1, `versions`, `configuration` (what you give) |
-| one a round | `type` "round", `round`; per worker `credits` (null without credits), `cosine`, `norm` and \
-`copy_of`; the lists of workers `rejected` and, from a simulation, `byzantine`; `qv_loss`, `update_norm`; and, \
-once the run is finished, the `scores` per worker and the list `flagged` |
-| last | `type` "verdicts", `summary`, `threshold` (null where nobody is accused), `window`, `separation`, `gap`, \
-`workers` (a verdict each), `groups` |
+- The first line has `type` "header", `schema` 1, `versions`, and the `configuration` that you give.
+- Every round has a line with `type` "round" and `round`; per worker `credits` (null without credits),
+  `cosine`, `norm` and `copy_of`; the lists of workers `rejected` and, from a simulation, `byzantine`;
+  `qv_loss` and `update_norm`; and, once the run is finished, the `scores` and the list `flagged`.
+- The last line has `type` "verdicts", `summary`, `threshold` (null where nobody is accused), `window`,
+  `separation`, `gap`, `copied_credit`, `workers` (a verdict each) and `groups`.
 
-The fields of a round are those of a `Trace`, scores and flagged those of an `Analysis`; null stands for what is
-not known. A run that was interrupted has no last line, and its rounds have no scores: `read` takes it, too.
+The fields of a round are those of a `Trace`, scores and flagged those of an `Analysis`; null stands for what
+is not known. A run that was interrupted has no last line, and its rounds have no scores: `read` takes it, too.
 """
 
 from __future__ import annotations
@@ -167,6 +165,7 @@ def finish(path: str | Path) -> Analysis | None:
         "window": threshold.window,
         "separation": _number(threshold.separation),
         "gap": _number(threshold.gap),
+        "copied_credit": _number(analysis.copied_credit),
         "workers": [
             {**asdict(verdict), "suspicion": _number(verdict.suspicion), "verdict": str(verdict)}
             for verdict in analysis.verdicts
@@ -179,7 +178,7 @@ def finish(path: str | Path) -> Analysis | None:
 
 
 def read(path: str | Path) -> Record:
-    """Read a record, also of a run that was interrupted, or still goes on.
+    """Read a record, also of a run that was interrupted or still goes on.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -210,7 +209,9 @@ def _lines(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, 
             lines.append(json.loads(text))
         except ValueError:
             if number < len(texts) - 1:  # what a run was writing when it was interrupted does not count
-                raise ValueError(f"{path} is not a record: line {number + 1} is no JSON: {shown(text)}") from None
+                raise ValueError(
+                    f"{path} is not a record: line {number + 1} is no JSON: {shown(text)}"
+                ) from None
     kinds = [line.get("type") if isinstance(line, dict) else None for line in lines]
     if not lines or kinds[0] != "header":
         raise ValueError(f"{path} is not a record: its first line must be a header")

@@ -11,10 +11,10 @@ from byzgym.forensics.trace import Trace
 
 WINDOWS = (1, 3, 9)
 """Lengths, in rounds, over which traces may be averaged."""
-SEPARATION = 4.5
-"""How far apart two kinds of workers must be, in standard deviations (Ashman's D), for anybody to be accused. The
-halves of one normal or uniform population have D = 2.6 or 3.5."""
-GAP = 0.4
+SEPARATION = 4.0
+"""How far apart two kinds of workers must be, in standard deviations (Ashman's D), for anybody to be accused.
+The halves of one normal or uniform population have D = 2.6 or 3.5."""
+GAP = 0.5
 """How far apart their mean suspicions must be, too."""
 _LEAST_SPREAD = 0.01  # a standard deviation, so that two points are not infinitely far apart
 
@@ -68,8 +68,7 @@ def _described(trace: Trace, window: int) -> np.ndarray:
         lengths = np.log10(trace.norm)
     # Zero, and what is a hundred times the typical length, count as a hundredth and a hundred times.
     lengths = np.clip(lengths - _median(np.where(np.isinf(lengths), np.nan, lengths))[:, None], -2, 2)
-    copies = np.stack([np.bincount(first, minlength=len(first))[first] > 1 for first in trace.copy_of])
-    numbers = (trace.cosine, lengths, copies.astype(float), trace.rejected.astype(float))
+    numbers = (trace.cosine, lengths, trace.copying.astype(float), trace.rejected.astype(float))
     return np.stack([_averaged(number, window) for number in numbers], -1)
 
 
@@ -155,8 +154,8 @@ def calibrate(trace: Trace) -> tuple[Threshold, np.ndarray]:
 
     The suspicions of all workers in all rounds are split in two (`split`), for each of the `WINDOWS` that are
     at most a quarter of the run. The window with the largest D is taken: long ones hide noise, and blur fast
-    changes of roles. Where D is less than `SEPARATION`, or the two means differ by less than `GAP`, the workers
-    are of one kind, and nobody is accused.
+    changes of roles. Where D is less than `SEPARATION`, or the two means differ by less than `GAP`, the
+    workers are of one kind, and nobody is accused.
 
     Returns:
         The threshold, and the suspicions [T, n] with its window.

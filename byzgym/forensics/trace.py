@@ -23,7 +23,7 @@ _KINDS: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """T rounds of one run with n workers. A `Log` makes it, a record holds it, or you do, from your own numbers.
+    """T rounds of one run with n workers, from a `Log`, a record, or your own numbers.
 
     Give at least the credits or the cosines; what is not given is unknown (NaN), and nobody is then a near
     copy or rejected.
@@ -94,3 +94,9 @@ class Trace:
     def num_workers(self) -> int:
         """The number n of workers (of groups, where secure groups hide single workers)."""
         return self.credits.shape[1]
+
+    @property
+    def copying(self) -> np.ndarray:
+        """Who is a near copy of somebody in each round, bool, shape [T, n]."""
+        workers = self.num_workers
+        return np.stack([np.bincount(first, minlength=workers)[first] > 1 for first in self.copy_of])
