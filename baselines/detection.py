@@ -82,8 +82,7 @@ def main(config: Detection) -> None:
                         f" / {mean(e.precision for e in accused):.2f} / {mean(e.recall for e in accused):.2f}"
                     )
                 silent = len(here) - len(accused)
-                doubtful = sum(a.doubtful for a, _ in here)
-                notes = {"nobody": silent, "doubtful": doubtful}
+                notes = {"nobody": silent, "deceived": sum(a.deceived for a, _ in here)}
                 noted = ", ".join(f"{name}: {count}" for name, count in notes.items() if count)
                 cells.append(f"{text} ({noted})" if noted else text)
             print(f"| {policy} | {f} | {' | '.join(cells)} |")

@@ -40,10 +40,9 @@ class Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
     def title(self, player: str) -> str:
         """What is played in the present episode."""
         simulation: Any = self.unwrapped.simulation  # type: ignore[attr-defined]
-        workers = "submissions" if simulation.setup.secure_group_size > 1 else "workers"
-        f, n = int(simulation.workers.assigned[0].sum()), simulation.num_rows
-        who = f"{f} of {simulation.setup.num_workers if workers == 'workers' else n} {workers} Byzantine"
-        return f"{player}, attack {simulation.attack_names[0]}, {who}, roles {simulation.setup.roles_name}"
+        setup, f = simulation.setup, int(simulation.workers.assigned[0].sum())
+        who = f"{f} of {setup.num_workers} workers Byzantine, roles {setup.roles_name}"
+        return f"{player}, attack {simulation.attack_names[0]}, {who}"
 
 
 def play_recorded(
@@ -108,9 +107,9 @@ def verdict_table(analysis: Analysis) -> Table:
 def notes(analysis: Analysis, evaluation: Evaluation | None) -> list[str]:
     """What the table does not say."""
     threshold = analysis.threshold
-    apart = f"two kinds of suspicion are {threshold.separation:.1f} standard deviations and {threshold.gap:.2f} apart"
-    value = "" if threshold.nobody else f"; the threshold is {threshold.value:.2f}"
-    lines = [f"{analysis.summary} ({apart}{value})"]
+    value = "none" if threshold.nobody else f"{threshold.value:.2f}"
+    apart = f"{threshold.separation:.1f} standard deviations and {threshold.gap:.2f} apart"
+    lines = [analysis.summary, f"threshold of suspicion: {value} (its two sides are {apart})"]
     if any(verdict.changes for verdict in analysis.verdicts):
         lines.append("role changes: + attacks from this round on, - stops")
     if evaluation is not None:

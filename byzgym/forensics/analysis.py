@@ -60,10 +60,10 @@ class Analysis:
         flagged: Who is accused in each round, bool, shape [T, n].
         roles: ``flagged`` without stretches that are too short to count, bool, shape [T, n].
         verdicts: One for each worker.
-        copied_credit: The part of the credit that goes to near copies, mean over the rounds; NaN without credits.
-            Honest workers send no near copies: if it is high, the policy trusts the attackers.
-        groups: Workers who copy each other, the largest group first. Honest workers with the same data can, too:
-            look at their verdicts.
+        copied_credit: The part of the credit that goes to near copies, mean over the rounds; NaN without
+            credits. Honest workers send no near copies: if it is high, the policy is deceived.
+        groups: Workers who copy each other, the largest group first. Honest workers with the same data can,
+            too: look at their verdicts.
     """
 
     trace: Trace
@@ -90,11 +90,11 @@ class Analysis:
         text = f"{len(self.accused)} of {self.trace.num_workers} workers accused"
         if len(self.accused) <= _LISTED:
             text += f": {', '.join(map(str, self.accused))}"
-        return f"{text}; doubtful, for the credit goes to copies" if self.doubtful else text
+        return f"{text}; the policy is deceived by copies" if self.deceived else text
 
     @property
-    def doubtful(self) -> bool:
-        """Whether the policy may be fooled, so that the accusations may be wrong: `copied_credit` is over 1/2."""
+    def deceived(self) -> bool:
+        """Whether the policy gives most credit to workers who copy each other: `copied_credit` is over 1/2."""
         return self.copied_credit > 0.5
 
 

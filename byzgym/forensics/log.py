@@ -68,7 +68,7 @@ class Log:
             decision: Of any policy, with credits or without.
 
         Raises:
-            ValueError: If the shapes are not those of the view, or of the rounds before; nothing changes then.
+            ValueError: If the shapes are not those of the view or of the rounds before; nothing changes then.
         """
         gradients, update = view.gradients, decision.update
         check_tensor("update", update, *view.theta.shape)

@@ -6,7 +6,7 @@ import numpy as np
 
 PATTERNS = ("honest", "byzantine", "sleeper", "periodic", "intermittent")
 START = 0.1
-"""Who is accused within this first part of a run counts as Byzantine from its start: policies have to learn."""
+"""Who is accused within this first part of a run counts as Byzantine from its start: policies must learn."""
 RARE = 0.05
 """What happens in less than this part of the rounds does not count."""
 _REGULAR = 0.1  # attacks and the rounds from one to the next vary by at most this part of a period, or by one
@@ -46,11 +46,13 @@ def settled(accused: np.ndarray, shortest: int = 1) -> np.ndarray:
     rounds, workers = accused.shape
     roles = np.zeros_like(accused)
     for worker in range(workers):
-        for start, end in stretches(accused[:, worker], shortest):
-            first = not roles[:, worker].any()
-            roles[0 if first and start <= START * rounds else start : end, worker] = True
-        if roles[:, worker].mean() < RARE:
-            roles[:, worker] = False
+        found = stretches(accused[:, worker], shortest)
+        if sum(end - start for start, end in found) < RARE * rounds:
+            continue
+        for start, end in found:
+            roles[start:end, worker] = True
+        if found and found[0][0] <= START * rounds:
+            roles[: found[0][0], worker] = True
     return roles
 
 

@@ -8,7 +8,7 @@
   `separation`, `gap`, `copied_credit`, `workers` (a verdict each) and `groups`.
 
 The fields of a round are those of a `Trace`, scores and flagged those of an `Analysis`; null stands for what
-is not known. A run that was interrupted has no last line, and its rounds have no scores: `read` takes it, too.
+is not known. A run that was interrupted has no last line, and its rounds have no scores; `read` takes it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def suspicion(trace: Trace, window: int = 1) -> np.ndarray:
     """The suspicion of every worker in every round: no credit, times unlike those who have credit.
 
     - *No credit*: 0 for a worker with its fair share, 1 / n of all credit, or more; 1 for one with none.
-      Without credits it is 1 for all.
+      Without credits it is 1 for all. What a policy gives to near copies does not count, because honest workers
+      send none, and colluders who do so deceive Krum and its kin.
     - *Unlike*: the distance, at most 1, between what the worker sends and what the credited workers send on
       average (where each counts at most its fair share; without credits, what the median worker sends). What
       a worker sends is described by four numbers: its cosine with the past updates, log10 of its norm,
@@ -45,7 +46,7 @@ def suspicion(trace: Trace, window: int = 1) -> np.ndarray:
         array([[0., 0., 1.],
                [0., 0., 1.]])
     """
-    credits = _averaged(trace.credits, window)
+    credits = _averaged(np.where(trace.copying, 0, trace.credits), window)
     total = credits.sum(1, keepdims=True)
     given = total > 0  # false for NaN, too
     share = np.where(given, trace.num_workers * credits / np.where(given, total, 1), 0)
@@ -54,7 +55,8 @@ def suspicion(trace: Trace, window: int = 1) -> np.ndarray:
     weights = np.minimum(share, 1)[..., None] * np.isfinite(described)
     sums = weights.sum(1)
     credited = (weights * np.nan_to_num(described)).sum(1) / np.where(sums > 0, sums, 1)
-    reference = np.where(sums > 0, credited, _median(described))
+    others = _averaged(trace.copying.astype(float), window)[..., None] < 0.5
+    reference = np.where(sums > 0, credited, _median(np.where(others, described, np.nan)))
     differences = described - reference[:, None]
     unlike = np.minimum(1, np.sqrt(np.nansum(differences**2, -1)))
     if np.isnan(trace.cosine).all() and np.isnan(trace.norm).all():

@@ -121,15 +121,18 @@ def test_submissions_that_are_no_numbers_or_huge(value):
     assert found.accused == np.flatnonzero(truth[0, 0]).tolist()
 
 
-def test_accusations_are_doubted_where_the_credit_goes_to_copies():
-    """Krum trusts colluders who send one vector, and so accuses honest workers."""
-    log, _ = played("krum", attack="ipm")
+@pytest.mark.parametrize(("attack", "f"), [("ipm", 3), ("alie", 3), ("ipm", 7), ("alie", 7)])
+def test_copies_are_accused_although_they_deceive_the_policy(attack, f):
+    log, truth = played("krum", attack=attack, num_byzantine=f)
     found = analyse(log.trace())
-    assert found.accused
-    assert found.copied_credit > 0.5
-    assert found.summary.endswith("; doubtful, for the credit goes to copies")
+    assert found.accused == np.flatnonzero(truth[0, 0]).tolist()
+    assert found.deceived
+    assert found.summary.endswith("; the policy is deceived by copies")
+
+
+def test_a_policy_that_is_not_deceived():
     log, _ = played("multi_krum", attack="gaussian")
-    assert not analyse(log.trace()).doubtful
+    assert not analyse(log.trace()).deceived
 
 
 def test_copied_credit_by_hand():

@@ -38,6 +38,13 @@ def test_copies_and_rejected_submissions_are_unlike():
     np.testing.assert_allclose(suspicion(trace), [[0, 0, 1, 1, 1]])
 
 
+def test_credit_of_near_copies_does_not_count():
+    # Krum's credit goes to one of two copies; the median of the others has cosine 0.2.
+    cosine, copies = [[0.9, 0.9, 0.1, 0.2, 0.3]], [[0, 0, 2, 3, 4]]
+    trace = Trace(credits=[[1, 0, 0, 0, 0]], cosine=cosine, copy_of=copies)
+    np.testing.assert_allclose(suspicion(trace), [[1, 1, 0.1, 0, 0.1]], atol=1e-12)
+
+
 def test_without_credits_the_median_worker_is_the_measure():
     trace = Trace(cosine=[[0.5, 0.4, 0.6, -0.5]], norm=[[1, 1, 1, 1]])
     np.testing.assert_allclose(suspicion(trace), [[0.05, 0.05, 0.15, 0.95]])
