@@ -23,8 +23,8 @@ def suspicion(trace: Trace, window: int = 1) -> np.ndarray:
     """The suspicion of every worker in every round: no credit, times unlike those who have credit.
 
     - *No credit*: 0 for a worker with its fair share, 1 / n of all credit, or more; 1 for one with none.
-      Without credits it is 1 for all. What a policy gives to near copies does not count, because honest workers
-      send none, and colluders who do so deceive Krum and its kin.
+      Without credits it is 1 for all. What a policy gives to near copies does not count, because honest
+      workers send none, and colluders who do so deceive Krum and its kin.
     - *Unlike*: the distance, at most 1, between what the worker sends and what the credited workers send on
       average (where each counts at most its fair share; without credits, what the median worker sends). What
       a worker sends is described by four numbers: its cosine with the past updates, log10 of its norm,
