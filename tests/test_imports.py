@@ -29,7 +29,7 @@ def test_imports_only_go_down(package):
 
 
 def test_forensics_know_no_simulation():
-    """Only `evaluate` is told the truth, by its caller; the picture borrows its style from the environment's."""
+    """Only `evaluate` is told the truth, by its caller; the picture takes its style from envs."""
     imported = imports_of("forensics")
     known = {"forensics", "aggregation", "envs", "files", *SHARED}
     assert {name.split(".")[1] for name in imported if name.startswith("byzgym.")} <= known

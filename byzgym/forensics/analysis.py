@@ -94,7 +94,7 @@ class Analysis:
 
     @property
     def deceived(self) -> bool:
-        """Whether the policy gives most credit to workers who copy each other: `copied_credit` is over 1/2."""
+        """Whether most credit goes to workers who copy each other: `copied_credit` is over 1/2."""
         return self.copied_credit > 0.5
 
 

@@ -129,6 +129,7 @@ def test_the_window_follows_the_roles():
     changing = random.uniform(size=(200, 6)) < 0.3
     assert calibrate(trusting(changing))[0].window == 1
     byzantine = roles(200, w0=(0, 200), w1=(0, 200))
+    assert calibrate(trusting(byzantine))[0].window == 1  # the shortest of those that do as well
     cosine = np.where(byzantine, -0.4, 0.4) + 0.25 * random.standard_normal((200, 6))
     noisy = Trace(credits=np.full((200, 6), [0, 0, 0.25, 0.25, 0.25, 0.25]), cosine=cosine.clip(-1, 1))
     assert calibrate(noisy)[0].window == 9
