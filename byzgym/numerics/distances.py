@@ -35,6 +35,18 @@ def row_norms(rows: Tensor) -> Tensor:
     return norms
 
 
+def unit_rows(rows: Tensor) -> Tensor:
+    """The rows [..., n, d] divided by their norms; rows of zeros stay zero.
+
+    Example:
+        >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    norms = row_norms(rows)[..., None]
+    return (rows / norms.masked_fill(norms == 0, 1)).to(rows.dtype)  # in double precision
+
+
 def _squares_fit(squared_norms: Tensor, rows: Tensor) -> Tensor:
     """Whether squares of such rows neither overflow nor underflow in the type of the rows."""
     limits = torch.finfo(rows.dtype)
