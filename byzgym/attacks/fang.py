@@ -125,7 +125,7 @@ def _bound(squared: Tensor, norms: Tensor, byzantine: Tensor, dimension: int) ->
 
 
 def _with_copies(squared: Tensor, to_byzantine: Tensor, byzantine: Tensor) -> Tensor:
-    """Squared distances [E, n, n] where all Byzantine rows are one, ``to_byzantine`` [E, n] from the others."""
+    """Squared distances [E, n, n], with all Byzantine rows at ``to_byzantine`` [E, n] from the others."""
     replaced = torch.where(byzantine[:, None], to_byzantine[:, :, None], squared)
     replaced = torch.where(byzantine[:, :, None], to_byzantine[:, None], replaced)
     return replaced.masked_fill(byzantine[:, None] & byzantine[:, :, None], 0)
