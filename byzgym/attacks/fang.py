@@ -11,6 +11,7 @@ from byzgym.attacks.base import Attack, AttackContext
 from byzgym.attacks.noise import Uniform
 from byzgym.attacks.registry import registry
 from byzgym.numerics.distances import row_norms, squared_distances
+from byzgym.numerics.finite import finite_rows
 from byzgym.numerics.moments import at_least_single, honest_mean
 from byzgym.validation import check_int, check_real
 
@@ -91,17 +92,21 @@ class FangKrum(Attack):
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return shape [E, n, d]; see `Attack.corrupt`."""
-        honest = at_least_single(gradients).masked_fill(byzantine[..., None], 0)
-        signs = honest_mean(honest, byzantine).sign()  # [E, d]
-        size, deceived = self._search(honest, signs, byzantine)
-        submitted = (-size[:, None] * signs)[:, None]  # [E, 1, d]
-        return torch.where(deceived[:, None, None], submitted.to(gradients.dtype), gradients)
+        rows = at_least_single(gradients)
+        broken = byzantine & ~finite_rows(rows)
+        if broken.any():
+            rows = rows.masked_fill(broken[..., None], 0)
+        signs = honest_mean(rows, byzantine).sign()  # [E, d]
+        size, deceived = self._search(rows, signs, byzantine)
+        submitted = gradients.clone()
+        submitted[deceived] = (-size[:, None] * signs)[deceived, None].to(gradients.dtype)
+        return submitted
 
-    def _search(self, honest: Tensor, signs: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
-        """Lambda [E] and whether Krum then chooses a Byzantine row. These rows are zero in ``honest``."""
-        squared, norms = squared_distances(honest), row_norms(honest)
-        size = _bound(squared, norms, byzantine, honest.shape[2])
-        along = (honest * signs[:, None]).sum(-1).double()  # [E, n]
+    def _search(self, rows: Tensor, signs: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
+        """Lambda [E] and whether Krum then chooses a Byzantine row."""
+        squared, norms = squared_distances(rows), row_norms(rows)
+        size = _bound(squared, norms, byzantine, rows.shape[2])
+        along = (rows * signs[:, None]).sum(-1).double()  # [E, n]
         ones = signs.square().sum(-1, keepdim=True)  # [E, 1], the squared norm of the signs
         deceived = torch.zeros_like(byzantine[:, 0])
         for halving in range(self.halvings + 1):
@@ -112,7 +117,7 @@ class FangKrum(Attack):
             deceived = _smallest(scores, byzantine) < _smallest(scores, ~byzantine)
             if deceived.all():
                 break
-        return size.to(honest.dtype), deceived
+        return size.to(rows.dtype), deceived
 
 
 def _bound(squared: Tensor, norms: Tensor, byzantine: Tensor, dimension: int) -> Tensor:
@@ -121,7 +126,7 @@ def _bound(squared: Tensor, norms: Tensor, byzantine: Tensor, dimension: int) ->
     among_honest = _krum_scores(squared.masked_fill(byzantine[:, None], torch.inf), byzantine)
     smallest = _smallest(among_honest, ~byzantine).nan_to_num(posinf=0)
     divisor = (num_workers - 2 * num_byzantine - 1).clamp_min(1) * dimension
-    return (smallest / divisor).sqrt() + norms.amax(1) / math.sqrt(dimension)
+    return (smallest / divisor).sqrt() + norms.masked_fill(byzantine, 0).amax(1) / math.sqrt(dimension)
 
 
 def _with_copies(squared: Tensor, to_byzantine: Tensor, byzantine: Tensor) -> Tensor:

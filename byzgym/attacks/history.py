@@ -74,7 +74,7 @@ class Mimic(Attack):
             direction = torch.where(first, unit_rows(noise), direction)
         old = (rounds / (rounds + 1)).to(rows.dtype)[:, None]  # the weight of the rounds before
         mean = torch.where(learning, old * mean + (1 - old) * honest_mean(rows, byzantine), mean)
-        deviations = torch.where(byzantine[..., None], 0, rows - mean[:, None])
+        deviations = (rows - mean[:, None]).masked_fill_(byzantine[..., None], 0)
         # Their scale does not matter, and squares of large numbers would overflow.
         along = unit_rows((deviations * direction[:, None]).sum(-1))  # [E, n]
         step = unit_rows((along[..., None] * deviations).sum(1))

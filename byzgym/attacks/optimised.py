@@ -9,7 +9,7 @@ from torch import Tensor
 
 from byzgym.attacks.base import Attack, AttackContext
 from byzgym.attacks.registry import registry
-from byzgym.numerics.distances import row_norms, squared_distances, unit_rows
+from byzgym.numerics.distances import row_norms, squared_diameter, take_rows, unit_rows
 from byzgym.numerics.moments import at_least_single, honest_moments
 from byzgym.validation import check_choice
 
@@ -32,7 +32,8 @@ class _WithinSpread(Attack, ABC):
     def _length(self, deviations: Tensor, direction: Tensor) -> Tensor:
         """How far to go [E], given what honest rows deviate from their mean [E, n, d], and where to [E, d].
 
-        The deviations of Byzantine rows are zero, and the direction has length 1 (or 0 where there is none).
+        In place of Byzantine rows an honest one occurs again. The direction has length 1 (or 0 where there is
+        none).
         """
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
@@ -41,8 +42,8 @@ class _WithinSpread(Attack, ABC):
         mean, std = honest_moments(rows, byzantine)
         away = {"std": -std, "unit": -mean, "sign": -mean.sign()}[self.perturbation]
         direction = unit_rows(away)
-        deviations = torch.where(byzantine[..., None], 0, rows - mean[:, None])
-        length = self._length(deviations, direction).to(mean.dtype)
+        deviations = _honest_rows(rows, byzantine).sub_(mean[:, None])
+        length = self._length(deviations, direction).masked_fill(byzantine.all(1), 0).to(mean.dtype)
         return (mean + length[:, None] * direction)[:, None]
 
 
@@ -73,9 +74,8 @@ class MinMax(_WithinSpread):
 
     def _length(self, deviations: Tensor, direction: Tensor) -> Tensor:
         along = (deviations * direction[:, None]).sum(-1).double()  # [E, n]
-        # Byzantine rows, which are at the mean here, neither enlarge the diameter nor bound the length.
-        diameter = squared_distances(deviations).flatten(1).amax(1, keepdim=True)
-        # The root t of ||deviation - t direction||^2 = diameter^2.
+        diameter = squared_diameter(deviations)[:, None]
+        # The root t of ||deviation - t direction||^2 = diameter.
         room = (diameter - row_norms(deviations).square()).clamp_min(0)
         return (along + (along.square() + room).sqrt()).amin(1)
 
@@ -108,3 +108,10 @@ class MinSum(_WithinSpread):
 
     def _length(self, deviations: Tensor, direction: Tensor) -> Tensor:
         return row_norms(deviations).amax(1)
+
+
+def _honest_rows(rows: Tensor, byzantine: Tensor) -> Tensor:
+    """The rows [E, n, d] with the first honest one in place of all Byzantine ones."""
+    own = torch.arange(byzantine.shape[1], device=byzantine.device)
+    first = byzantine.to(torch.uint8).argmin(1, keepdim=True)
+    return take_rows(rows, torch.where(byzantine, first, own))

@@ -61,6 +61,19 @@ def squared_distances(gradients: Tensor) -> Tensor:
     return Geometry(gradients).squared.reshape(*gradients.shape[:-1], gradients.shape[-2])
 
 
+def squared_diameter(centred: Tensor) -> Tensor:
+    """The largest squared distance [...] between rows [..., n, d] whose mean is zero, in double precision.
+
+    No such row is farther from the origin than the diameter, so the Gram matrix loses no digits that matter.
+
+    Example:
+        >>> squared_diameter(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 0.0]]))
+        tensor(36., dtype=torch.float64)
+    """
+    squared, _ = _distances_from(_gram(centred.detach().reshape(-1, *centred.shape[-2:])), trusted=0)
+    return squared.flatten(1).amax(1).reshape(centred.shape[:-2])
+
+
 class Geometry:
     """The squared distances between finite rows [..., n, d], and their inner products about any row.
 

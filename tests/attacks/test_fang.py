@@ -107,6 +107,9 @@ def test_krum_attack_against_loops(halvings, dimension):
     gradients = gradients_like(12, 11, dimension) + offsets
     mask = mask_of(11, *[[1, 4, 9, 10][: 1 + env % 4] for env in range(12)])
     submitted = submit("fang_krum", gradients, mask, halvings=halvings)
+    spoiled = gradients.masked_fill(
+        mask[..., None], torch.nan
+    )  # what they would send themselves has no effect
     succeeded = 0
     for env in range(12):
         rows, byzantine = gradients[env].double().numpy(), mask[env].numpy()
@@ -115,6 +118,8 @@ def test_krum_attack_against_loops(halvings, dimension):
             assert torch.equal(submitted[env], gradients[env])
             continue
         succeeded += 1
+        alone = submit("fang_krum", spoiled[env : env + 1], mask[env : env + 1], halvings=halvings)
+        torch.testing.assert_close(alone[0], submitted[env], rtol=1e-6, atol=0)
         for worker in mask[env].nonzero()[:, 0].tolist():
             np.testing.assert_allclose(submitted[env, worker], expected, rtol=1e-5, atol=1e-7)
         chosen = aggregation.make("krum", num_byzantine=int(mask[env].sum())).credits(submitted[env]).argmax()
@@ -135,3 +140,9 @@ def test_coordinates_where_all_are_zero_stay_zero():
     gradients[..., :5] = 0
     for name in ("fang_krum", "fang_trimmed_mean"):
         assert not submit(name, gradients, mask)[..., :5].any()
+
+
+def test_a_tie_does_not_deceive_krum():
+    # With one neighbour, the Byzantine row and the honest one nearest to it have the same score.
+    gradients, mask = torch.tensor([[[1.0], [-2.0], [3.0], [7.0]]]), mask_of(4, [3])
+    assert torch.equal(submit("fang_krum", gradients, mask), gradients)

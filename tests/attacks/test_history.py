@@ -46,21 +46,25 @@ class SlowMimic:
         return rows[self.target]
 
 
-@pytest.mark.parametrize("warmup", [1, 4, 50])
+@pytest.mark.parametrize("warmup", [1, 4, 6, 50])
 def test_mimic_against_loops(warmup):
-    attack, context = attacks.make("mimic", warmup=warmup), None
+    rounds = rounds_of(9)
+    attack, context, mask = attacks.make("mimic", warmup=warmup), context_for(rounds[0]), MASK
     references = [SlowMimic(warmup, 7 + env) for env in range(3)]
     copied = []
-    for number, gradients in enumerate(rounds_of(9)):
-        context = context or context_for(gradients)
-        mask = MASK if number < 6 else MASK.roll(1, dims=1)  # roles change
+    for number, gradients in enumerate(rounds):
+        if number == 6:  # those who are copied become Byzantine
+            turned = mask_of(6, *[[reference.target] for reference in references])
+            mask = MASK | turned
         submitted = attack(gradients, mask, context)
+        direction = context.memory.read("mimic_direction", 40)
         for env, reference in enumerate(references):
             expected = reference(gradients[env].double().numpy(), mask[env].numpy())
+            np.testing.assert_allclose(direction[env], reference.z, atol=1e-5)
             for worker in mask[env].nonzero()[:, 0].tolist():
                 np.testing.assert_allclose(submitted[env, worker], expected, rtol=1e-6)
         copied.append([reference.target for reference in references])
-    assert len({tuple(targets) for targets in copied}) > 1  # roles or the warm-up have changed a target
+    assert (copied[0] == copied[5]) == (warmup == 1)
 
 
 def test_mimic_finds_a_worker_that_differs():

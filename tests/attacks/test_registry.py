@@ -66,8 +66,10 @@ class TestEveryAttack:
         for env, (one, mask) in enumerate(zip(gradients, MASK, strict=True)):
             single = context_for(one[None], seed=7 + env)
             alone = attack(one[None], mask[None], single)[0, mask]
-            rtol = 1e-6 if name_of(spec) in PRODUCTS else 0
-            torch.testing.assert_close(alone, batch[env, mask], rtol=rtol, atol=0, equal_nan=True)
+            tolerance = 1e-6 if name_of(spec) in PRODUCTS else 0
+            torch.testing.assert_close(
+                alone, batch[env, mask], rtol=tolerance, atol=tolerance, equal_nan=True
+            )
             assert torch.equal(states_of(single)[0], states_of(context)[env])
 
     def test_extreme_sizes_do_not_give_nan(self, spec):
@@ -89,7 +91,7 @@ class TestEveryAttack:
             torch.testing.assert_close(permuted, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize("factor", [4, 1e12])
+@pytest.mark.parametrize("factor", [4, 1e30, 1e-30])
 @pytest.mark.parametrize(
     "name", ["alie", "fang_krum", "fang_trimmed_mean", "mimic", "min_max", "min_sum", "sybils"]
 )
