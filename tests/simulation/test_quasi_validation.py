@@ -97,7 +97,9 @@ def test_samples_own_gradients_and_contrasts_are_those_of_a_loop(model):
 
 def test_contrasts_are_zero_where_all_samples_have_one_label():
     simulation = Simulation.make(num_envs=1, seed=0, task="digits")
-    simulation.quasi_validation.assign(0, simulation.quasi_validation.x[0], torch.zeros(10, dtype=torch.int64))
+    simulation.quasi_validation.assign(
+        0, simulation.quasi_validation.x[0], torch.zeros(10, dtype=torch.int64)
+    )
     assert not simulation.view.qv_contrasts.any()
 
 
