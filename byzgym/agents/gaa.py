@@ -20,7 +20,7 @@ from byzgym.simulation import Simulation
 from byzgym.validation import check_int, check_real
 
 START_FLOOR = 1e-3
-"""What every worker gets beside the credits of `start`, so that GAA can find it. docs/gaa.md compares values."""
+"""What every worker gets beside the credits of `start`, so that GAA can learn to credit it."""
 
 
 @registry.built_in("gaa")
@@ -49,8 +49,8 @@ class GAA(Agent):
         learning_rate: Learning rate of Adam, above 0.
         hidden: Widths of ReLU layers in the network, each at least 1. None by default: one linear layer.
         seed: Seed of the policy's initial weights, at least 0.
-        start: A policy with credits, as `agents.make_from` takes it ("krum", "multi_krum:num_selected=3"). Its
-            credits are divided by their sum, and every worker gets 0.001 more. None starts from uniform ones.
+        start: A policy with credits, as `agents.make_from` takes it ("krum", "trust"). Its credits are
+            divided by their sum, and every worker gets 0.001 more. None starts from uniform credits.
 
     Raises:
         ValueError: If a value is out of its range, or ``start`` has no credits or is a reference.

@@ -96,7 +96,7 @@ class Core:
         before, byzantine = simulation.qv_loss(), simulation.byzantine_rows.clone()
         decision = self.actions.decode(actions, view)
         simulation.apply(decision, envs)
-        after = simulation.qv_loss()
+        after = simulation.qv_loss_of_step()
         diverged = simulation.diverged | exploded(after, simulation.initial_loss)
         rewards = relative_drop(before, after).masked_fill(diverged, WORST_REWARD)
         terminated = _to_numpy(diverged)

@@ -65,7 +65,8 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
 
     ## Rewards
     (L(theta_t) - L(theta_{t+1})) / L(theta_t), L being the QV loss, not less than -10. A round in which the
-    run diverges is rewarded with -10.
+    run diverges is rewarded with -10. Where `qv_period` has new QV samples drawn, both losses are on the old
+    ones, with which the action was chosen; the next observation and `info["qv_loss"]` are of the new ones.
 
     ## Starting State
     A freshly initialised model. Drawn anew: which workers are Byzantine (and how many, for a range), the
@@ -113,6 +114,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `worker_momentum` | 0 | of every worker |
     | `qv_size` | 10 | QV samples |
     | `qv_source` | "held_out" | where they come from |
+    | `qv_period` | none | rounds after which the server draws new ones |
     | `observation` | "pooled" | a part, a list of parts, or "all" |
     | `pool_size` | 32, or d if that is less | blocks of the pooled observation |
     | `action` | "credits" | what an action is, see above |
