@@ -11,6 +11,7 @@ from byzgym.agents.controls import BenignOnlyOracle, Fixed, Random, Uniform
 from byzgym.agents.ensemble import Ensemble
 from byzgym.agents.gaa import GAA
 from byzgym.agents.registry import build, make, make_from, names, register
+from byzgym.agents.set.agent import SetAggregator
 
 __all__ = [
     "GAA",
@@ -19,6 +20,7 @@ __all__ = [
     "Ensemble",
     "Fixed",
     "PolicyAgent",
+    "SetAggregator",
     "Random",
     "Uniform",
     "build",

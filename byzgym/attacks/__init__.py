@@ -9,6 +9,7 @@ from byzgym.attacks import roles
 from byzgym.attacks.base import Attack, AttackContext, DataPoisoning
 from byzgym.attacks.colluding import ALittleIsEnough, InnerProductManipulation, Omniscient
 from byzgym.attacks.label_flip import LabelFlip
+from byzgym.attacks.mixture import Mixture
 from byzgym.attacks.noise import Gaussian, Noise, RandomFault, Uniform
 from byzgym.attacks.registry import make, make_from, names, register
 from byzgym.attacks.single_worker import NoAttack, Scaled, SignFlip, Zero
@@ -25,6 +26,7 @@ __all__ = [
     "Gaussian",
     "InnerProductManipulation",
     "LabelFlip",
+    "Mixture",
     "NoAttack",
     "Noise",
     "Omniscient",

@@ -71,7 +71,7 @@ class Evaluate(Episodes):
                 raise ValueError(f"--{option} {value} is for the model of --model-path, which is missing")
         policy = "gaa" if self.policy is None else self.policy
         agent = agents.make_from(policy)
-        env = self._environment(action="credits" if agent.linear else "update")
+        env = self._environment(action="null_slot" if agent.linear else "update")
         agent.bind(env)
         told = told_less(policy, agent, env.unwrapped.simulation)  # type: ignore[attr-defined]
         if agent.reference:
