@@ -293,7 +293,8 @@ def _prior(start: Agent, view: ServerView) -> Tensor:
 
 
 def _no_start(start: Agent) -> ValueError:
-    return ValueError(f"start must be a policy with credits, got {start!r}, whose decisions have none")
+    name = getattr(start, "name", repr(start))
+    return ValueError(f"start must be a policy with credits, got {name}, whose decisions have none")
 
 
 def _features(rows: Tensor, theta: Tensor, pooled: bool) -> Tensor:
