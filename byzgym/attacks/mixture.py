@@ -10,6 +10,7 @@ from torch import Tensor
 
 from byzgym.attacks.base import AttackContext, DataPoisoning
 from byzgym.attacks.registry import registry
+from byzgym.numerics.distances import row_norms, unit_rows
 from byzgym.numerics.moments import honest_mean, honest_moments
 from byzgym.validation import check_real
 
@@ -82,7 +83,7 @@ class Mixture(DataPoisoning):
         point = self._points(byzantine, context)
         factors = self._factors(point, context.round).to(gradients.dtype)[..., None, None]
         mean = honest_mean(gradients, byzantine)
-        norm = torch.linalg.vector_norm(mean, dim=1)[:, None, None]  # [E, 1, 1]
+        norm = row_norms(mean[:, None])[..., None].to(mean.dtype)  # [E, 1, 1]
         common = torch.zeros_like(mean)[:, None]  # [E, 1, d], what all send; cheap beside rows of their own
         own: list[tuple[Tensor, Tensor]] = []
         for number, name in enumerate(self.components):
@@ -107,8 +108,9 @@ class Mixture(DataPoisoning):
         sizes = _sizes(point, submitted.shape[1])[..., None].to(submitted.dtype)
         same_norm = point[:, 9] < 0.25
         if same_norm.any():
-            lengths = torch.linalg.vector_norm(submitted[same_norm], dim=2, keepdim=True).clamp(min=1e-30)
-            sizes[same_norm] *= norm[same_norm] / lengths
+            lengths = row_norms(submitted[same_norm])[..., None]
+            factors = torch.where(lengths > 0, norm[same_norm] / lengths, 0).clamp(max=1e30)
+            sizes[same_norm] *= factors.to(sizes.dtype)
         return sizes
 
     def _put_back(
@@ -161,18 +163,14 @@ Maker = Callable[[Tensor, Tensor, Tensor, AttackContext, Tensor], Tensor]
 context, and which environments use it [E]."""
 
 
-def _direction(context: AttackContext, dimension: int) -> Tensor:
-    """Normal numbers [E, d] that stay the same throughout an episode."""
+def _direction(context: AttackContext, dimension: int, used: Tensor) -> Tensor:
+    """Normal numbers [E, d] that stay the same throughout an episode, where they are used, bool [E]."""
     direction = context.memory.read("direction", dimension)
-    new = ~direction.any(1)
+    new = used & ~direction.any(1)
     if new.any():
         direction = torch.where(new[:, None], context.normal(dimension, where=new), direction)
         context.memory.write("direction", direction)
     return direction
-
-
-def _unit(rows: Tensor) -> Tensor:
-    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp(min=1e-30)
 
 
 def _std(gradients: Tensor, byzantine: Tensor, used: Tensor) -> Tensor:
@@ -201,11 +199,11 @@ def _copies(gradients: Tensor, byzantine: Tensor, context: AttackContext, used: 
     return gradients[rows, _honest(byzantine, wish)]
 
 
-def _spikes(gradients: Tensor, context: AttackContext) -> Tensor:
-    direction = _direction(context, gradients.shape[2])
+def _spikes(gradients: Tensor, context: AttackContext, used: Tensor) -> Tensor:
+    direction = _direction(context, gradients.shape[2], used)
     count = max(1, gradients.shape[2] // 100)
     smallest = direction.abs().topk(count, dim=1).values[:, -1:]
-    return _unit(torch.where(direction.abs() >= smallest, direction.sign(), 0))[:, None]
+    return unit_rows(torch.where(direction.abs() >= smallest, direction.sign(), 0))[:, None]
 
 
 def _remember_mean(mean: Tensor, context: AttackContext) -> None:
@@ -222,14 +220,14 @@ _MAKERS: dict[str, Maker] = {
     "mean": lambda v, b, m, c, used: m[:, None],
     "std": lambda v, b, m, c, used: _std(v, b, used),
     "sign": lambda v, b, m, c, used: m.sign()[:, None] * _std(v, b, used),
-    "own_noise": lambda v, b, m, c, used: _unit(c.normal(*v.shape[1:], where=used)),
-    "common_noise": lambda v, b, m, c, used: _unit(c.normal(1, v.shape[2], where=used)),
-    "direction": lambda v, b, m, c, used: _unit(_direction(c, v.shape[2]))[:, None],
+    "own_noise": lambda v, b, m, c, used: unit_rows(c.normal(*v.shape[1:], where=used)),
+    "common_noise": lambda v, b, m, c, used: unit_rows(c.normal(1, v.shape[2], where=used)),
+    "direction": lambda v, b, m, c, used: unit_rows(_direction(c, v.shape[2], used))[:, None],
     "previous": lambda v, b, m, c, used: c.previous_update[:, None],
     "mimic": lambda v, b, m, c, used: _mimic(v, b, c),
     "copies": lambda v, b, m, c, used: _copies(v, b, c, used),
     "stale": lambda v, b, m, c, used: c.memory.read("stale", m.shape[1], dtype=m.dtype)[:, None],
-    "spikes": lambda v, b, m, c, used: _spikes(v, c),
+    "spikes": lambda v, b, m, c, used: _spikes(v, c, used),
 }
 
 
@@ -274,7 +272,7 @@ def _target(point: Tensor, dimension: int, context: AttackContext) -> Tensor:
     """Which coordinates are attacked, bool [E, 1, d], where not all are."""
     kind, share = point[:, 6:7] * 10, 0.02 + 0.98 * point[:, 7:8]
     coordinates = torch.arange(dimension, device=point.device)
-    random = 0.5 + 0.5 * torch.erf(_direction(context, dimension) / 2**0.5) < share
+    random = 0.5 + 0.5 * torch.erf(_direction(context, dimension, kind[:, 0] < 1) / 2**0.5) < share
     block = (coordinates / dimension - kind % 1) % 1 < share
     every = coordinates % (1 + (10 * (1 - share)).long()) == 0
     return torch.where(kind < 1, random, torch.where(kind < 2, block, every))[:, None]

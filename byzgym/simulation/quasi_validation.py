@@ -11,6 +11,7 @@ from byzgym.ambient import without_autocast
 from byzgym.simulation.batches import described
 from byzgym.simulation.config import Setup
 from byzgym.simulation.gradients import GradientEngine
+from byzgym.tasks import Task
 from byzgym.validation import blamed
 
 LARGEST_LOSS = 1e30
@@ -50,8 +51,7 @@ class QuasiValidation:
     def loss_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Loss [E] and gradient [E, d] at theta [E, d], both detached and finite."""
         loss, gradient = self._engine.loss_and_gradient(theta, self.x, self.y)
-        loss = torch.nan_to_num(loss, nan=LARGEST_LOSS, posinf=LARGEST_LOSS).clamp(max=LARGEST_LOSS)
-        return loss, torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        return finite_loss(loss), torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
     @without_autocast
     def per_sample(self, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,9 +65,14 @@ class QuasiValidation:
         return gradients.tensor_split(2, dim=1)  # type: ignore[return-value]
 
 
-def draw_samples(setup: Setup, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Samples x [q, ...] and labels y [q] from the QV source, which may be anybody's code."""
-    task, size, source = setup.task, setup.qv_size, setup.qv_source_name
+def finite_loss(loss: Tensor) -> Tensor:
+    """Losses [E] of at most `LARGEST_LOSS`, which stands for NaN, too."""
+    return torch.nan_to_num(loss, nan=LARGEST_LOSS, posinf=LARGEST_LOSS).clamp(max=LARGEST_LOSS)
+
+
+def draw_samples(setup: Setup, task: Task, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Samples x [q, ...] and labels y [q] of a task from the QV source, which may be anybody's code."""
+    size, source = setup.qv_size, setup.qv_source_name
     with blamed(f"qv_source {source}"):
         samples = setup.draw_qv(task, size, generator)
     if (

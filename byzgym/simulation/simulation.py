@@ -26,12 +26,16 @@ from byzgym.simulation.config import (
 from byzgym.simulation.gradients import engine_for
 from byzgym.simulation.metrics import test_metrics
 from byzgym.simulation.quasi_validation import QuasiValidation, draw_samples
+from byzgym.simulation.reward_set import RewardSet
 from byzgym.simulation.server import Server, receive
 from byzgym.simulation.workers import Workers
 from byzgym.validation import check_int, check_tensor
 
 ENVIRONMENT_ARGUMENTS = frozenset(
-    {"observation", "pool_size", "action", "rules", "evaluate_every", "render_mode"}
+    {
+        *("observation", "pool_size", "pooling", "reward_form"),
+        *("action", "rules", "evaluate_every", "render_mode"),
+    }
 )
 """Arguments of the environment that mean nothing to the simulation."""
 
@@ -63,7 +67,11 @@ class Simulation:
         self.engine = engine_for(module.to(setup.device, torch.float32), x[:2], y[:2])
         self.workers = Workers(setup, self.engine, num_envs)
         self.server = Server(setup, num_envs, self.engine.num_parameters)
-        x, y = draw_samples(setup, generator)  # for shapes, and to fail early
+        self.reward_set: RewardSet | None = None
+        if setup.reward_size is not None:
+            self.reward_set = RewardSet(setup, self.engine, num_envs, setup.reward_size)
+            self.reward_set.draw(0, generator)
+        x, y = self._draw_qv(0, generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y, setup.task.num_classes)
         self.memory = Memory(num_envs, setup.device)
         """What rules keep from round to round."""
@@ -80,6 +88,7 @@ class Simulation:
             shape = (num_envs, setup.num_rows, self.num_parameters)
             self._group_means = torch.zeros(shape, device=setup.device)
         self._view: ServerView | None = None
+        self._reward_loss: tuple[ServerView, Tensor] | None = None  # [E], at the parameters in the view
         self._in_round = False
 
     @classmethod
@@ -233,7 +242,9 @@ class Simulation:
             generator = self.workers.generators[env].manual_seed(seed)
             self.workers.reset(env, bounds, choices)
             self.server.reset(env, self._initial_theta(generator))
-            samples.append(draw_samples(self.setup, generator))
+            if self.reward_set is not None:
+                self.reward_set.draw(env, generator)
+            samples.append(self._draw_qv(env, generator))
             self.previous_credits[env] = 1 / self.num_rows
             self._rule_numbers[env] = 0
         if chosen:
@@ -296,6 +307,22 @@ class Simulation:
         return torch.where(self._redrawn, self._loss_before_redraw, self.qv_loss())
 
     @shielded
+    def reward_loss(self) -> Tensor:
+        """The loss from which the reward is computed, at the current parameters, shape [E], always finite.
+
+        It is the QV loss, or the loss on held-out samples that are set aside for it. Not for agents.
+        """
+        if self.reward_set is None:
+            return self.qv_loss()
+        if self._reward_loss is None or self._reward_loss[0] is not self.view:
+            self._reward_loss = self.view, self.reward_set.loss(self.server.theta)
+        return self._reward_loss[1]
+
+    def reward_loss_of_step(self) -> Tensor:
+        """`reward_loss`, on the samples with which the last step was decided, [E]."""
+        return self.qv_loss_of_step() if self.reward_set is None else self.reward_loss()
+
+    @shielded
     def evaluate(self) -> dict[str, Tensor]:
         """Test metrics: "accuracy" and "top3_accuracy" (0 to 1) and "test_loss", each of shape [E]."""
         return test_metrics(self.engine, self.server.theta, *self.setup.task.test)
@@ -320,6 +347,8 @@ class Simulation:
         workers = self.workers
         owners = {"simulation": self, "server": self.server, "workers": workers}
         owners |= {"batches": workers.batches, "quasi_validation": self.quasi_validation}
+        if self.reward_set is not None:
+            owners["reward_set"] = self.reward_set
         names = [attack.name for attack in workers.attacks]
         return owners, workers.generators, [self.memory, *workers.memories], names
 
@@ -341,6 +370,11 @@ class Simulation:
             raise ValueError(f"envs must name each environment once, got {numbers}")
         return numbers
 
+    def _draw_qv(self, env: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """QV samples x [q, ...] and labels y [q] for an environment, none of them for its reward."""
+        task = self.setup.task if self.reward_set is None else self.reward_set.rest(env)
+        return draw_samples(self.setup, task, generator)
+
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
         module = self.setup.make_module(generator=generator)
         parameters = [parameter.detach().flatten() for parameter in module.parameters()]
@@ -359,7 +393,7 @@ class Simulation:
             return
         self._loss_before_redraw = self.quasi_validation.loss_and_gradient(self.server.theta)[0]
         self._in_round = True  # a QV source may be anybody's code, and fail
-        samples = [draw_samples(self.setup, self.workers.generators[env]) for env in envs]
+        samples = [self._draw_qv(env, self.workers.generators[env]) for env in envs]
         self.quasi_validation.assign(envs, samples)
         self._in_round = False
 

@@ -24,7 +24,11 @@ def point(*components, **sides):
         for place, (name, factor) in enumerate(components):
             kind = (Mixture.components.index(name) + 0.5) / len(Mixture.components)
             exponent = (torch.tensor(abs(factor)).log10().item() + 1) / 2
-            numbers[start + 1 + 3 * place : start + 4 + 3 * place] = [kind, exponent, 0.1 if factor > 0 else 0.9]
+            numbers[start + 1 + 3 * place : start + 4 + 3 * place] = [
+                kind,
+                exponent,
+                0.1 if factor > 0 else 0.9,
+            ]
     for side, value in sides.items():
         numbers[side] = value
     return numbers
