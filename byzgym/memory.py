@@ -31,6 +31,7 @@ class Memory:
         self._num_rows = check_int("num_envs", num_envs, low=0)
         self._envs = torch.arange(self._num_rows, device=device)  # the rows that are this memory's own
         self._values: dict[str, Tensor] = {}
+        self._prefix = ""  # of the names that this memory reads and writes
 
     @property
     def num_envs(self) -> int:
@@ -43,10 +44,11 @@ class Memory:
         Raises:
             ValueError: If what was written has another shape or type.
         """
-        if name not in self._values:
+        key = self._prefix + name
+        if key not in self._values:
             return torch.zeros(self.num_envs, *shape, dtype=dtype, device=self._envs.device)
-        self._check(name, shape, dtype)
-        return self._values[name][self._envs]
+        self._check(key, shape, dtype)
+        return self._values[key][self._envs]
 
     @shielded
     def write(self, name: str, values: Tensor) -> None:
@@ -57,11 +59,21 @@ class Memory:
             ValueError: If they have not E rows, or another shape or type than before.
         """
         check_tensor(f"memory {name!r}", values, self.num_envs, ...)
-        if name not in self._values:
+        key = self._prefix + name
+        if key not in self._values:
             shape = (self._num_rows, *values.shape[1:])
-            self._values[name] = torch.zeros(shape, dtype=values.dtype, device=self._envs.device)
-        self._check(name, values.shape[1:], values.dtype)
-        self._values[name][self._envs] = values.detach().to(self._envs.device)
+            self._values[key] = torch.zeros(shape, dtype=values.dtype, device=self._envs.device)
+        self._check(key, values.shape[1:], values.dtype)
+        self._values[key][self._envs] = values.detach().to(self._envs.device)
+
+    def section(self, name: str) -> Memory:
+        """The part of this memory whose names begin with ``name`` and a slash, which are left out in it.
+
+        Who is given a section cannot meet the names of others.
+        """
+        section = copy.copy(self)
+        section._prefix = f"{self._prefix}{name}/"
+        return section
 
     def of(self, envs: Tensor | Iterable[int]) -> Memory:
         """The memory of the environments with these indices. It reads and writes the rows of this one."""
@@ -72,14 +84,15 @@ class Memory:
     @shielded
     def reset(self, envs: Tensor | Iterable[int] | None = None) -> None:
         """Set the environments with these indices to zero. Where None, forget everything, shapes included."""
-        if envs is None and self.num_envs == self._num_rows:
-            self._values.clear()
-        for values in self._values.values():
-            values[self._envs if envs is None else self._rows_of(envs)] = 0
+        for key in self._keys():
+            if envs is None and self.num_envs == self._num_rows:
+                del self._values[key]
+            else:
+                self._values[key][self._envs if envs is None else self._rows_of(envs)] = 0
 
     def state(self) -> dict[str, Tensor]:
         """A copy of everything, for `load`."""
-        return {name: values[self._envs] for name, values in self._values.items()}
+        return {key.removeprefix(self._prefix): self._values[key][self._envs] for key in self._keys()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Replace everything by what `state` returned; names that it lacks are forgotten."""
@@ -87,13 +100,16 @@ class Memory:
         for name, values in state.items():
             self.write(name, values)
 
+    def _keys(self) -> list[str]:
+        return [key for key in self._values if key.startswith(self._prefix)]
+
     def _rows_of(self, envs: Tensor | Iterable[int]) -> Tensor:
         index = torch.as_tensor(envs, device=self._envs.device)
         return self._envs[index if index.dtype == torch.bool else index.long()]  # [] has a float type
 
-    def _check(self, name: str, shape: Iterable[int], dtype: torch.dtype) -> None:
-        kept = self._values[name]
+    def _check(self, key: str, shape: Iterable[int], dtype: torch.dtype) -> None:
+        kept = self._values[key]
         if (tuple(shape), dtype) != (kept.shape[1:], kept.dtype):
             row = f"{kept.dtype} of shape {tuple(kept.shape[1:])}"
             got = f"{dtype} of shape {tuple(shape)}"
-            raise ValueError(f"memory {name!r} holds {row} for each environment, got {got}")
+            raise ValueError(f"memory {key!r} holds {row} for each environment, got {got}")

@@ -39,6 +39,24 @@ def test_a_part_reads_and_writes_the_whole():
     assert memory.of([]).read("a").shape == (0,)
 
 
+def test_a_section_meets_no_other_names():
+    memory = Memory(3)
+    one, other = memory.section("one"), memory.section("other")
+    for number, each in enumerate((memory, one, other, one.section("one"))):
+        each.write("a", torch.full((3,), number + 1.0))
+    one.of([2]).write("a", torch.tensor([7.0]))
+    assert one.read("a").tolist() == [2, 2, 7]
+    first = {name: values[0].item() for name, values in memory.state().items()}
+    assert first == {"a": 1, "one/a": 2, "other/a": 3, "one/one/a": 4}
+    assert one.state().keys() == {"a", "one/a"}
+    other.load({"b": torch.ones(3)})
+    one.reset([0])
+    assert memory.state().keys() == {"a", "one/a", "one/one/a", "other/b"}
+    assert one.read("a").tolist() == [0, 2, 7]
+    one.reset()
+    assert memory.state().keys() == {"a", "other/b"}
+
+
 def test_reset_of_some_and_of_all():
     memory = Memory(3)
     memory.write("a", torch.tensor([1.0, 2.0, 3.0]))

@@ -8,6 +8,7 @@ imported here. From outside the package call `register` with a factory of any ob
 from byzgym.agents.adapter import PolicyAgent
 from byzgym.agents.base import Agent
 from byzgym.agents.controls import BenignOnlyOracle, Fixed, Random, Uniform
+from byzgym.agents.ensemble import Ensemble
 from byzgym.agents.gaa import GAA
 from byzgym.agents.registry import build, make, make_from, names, register
 from byzgym.agents.set.agent import SetAggregator
@@ -16,6 +17,7 @@ __all__ = [
     "GAA",
     "Agent",
     "BenignOnlyOracle",
+    "Ensemble",
     "Fixed",
     "PolicyAgent",
     "SetAggregator",

@@ -12,11 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from byzgym.agents.base import Agent
-from byzgym.agents.registry import registry
+from byzgym.agents.registry import attach_inner, make_inner, registry
 from byzgym.aggregation import Decision, ServerView, combine, move_credit
 from byzgym.ambient import shielded
 from byzgym.files import write_whole
+from byzgym.simulation import Simulation
 from byzgym.validation import check_int, check_real
+
+START_FLOOR = 1e-3
+"""What every worker gets beside the credits of `start`, so that GAA can learn to credit it."""
 
 
 @registry.built_in("gaa")
@@ -34,6 +38,10 @@ class GAA(Agent):
     Adam against the gradient of the sum of the window's QV losses. The replay leaves out the server's
     momentum. Every environment has a policy of its own. docs/gaa.md has results and limits.
 
+    With ``start``, another policy decides first, in every round. GAA adds its outputs to the logarithms of
+    that policy's credits before the softmax. Its last layer is zero at first, so it begins with those credits
+    instead of uniform ones, and what it learns corrects them. This is not in the paper.
+
     Args:
         window: T, the number of rounds between two updates of the policy, at least 1. If some environments
             restart, the windows of the others end early. Every round of a window takes memory (n + 1) d, and
@@ -41,9 +49,11 @@ class GAA(Agent):
         learning_rate: Learning rate of Adam, above 0.
         hidden: Widths of ReLU layers in the network, each at least 1. None by default: one linear layer.
         seed: Seed of the policy's initial weights, at least 0.
+        start: A policy with credits, as `agents.make_from` takes it ("krum", "trust"). Its credits are
+            divided by their sum, and every worker gets 0.001 more. None starts from uniform credits.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of its range, or ``start`` has no credits or is a reference.
 
     Example:
         Four of six workers flip the signs of their gradients. GAA learns to ignore them.
@@ -58,7 +68,12 @@ class GAA(Agent):
     """
 
     def __init__(
-        self, window: int = 1, learning_rate: float = 0.02, hidden: Sequence[int] = (), seed: int = 0
+        self,
+        window: int = 1,
+        learning_rate: float = 0.02,
+        hidden: Sequence[int] = (),
+        seed: int = 0,
+        start: Any = None,
     ) -> None:
         self.window = check_int("window", window, low=1)
         self.learning_rate = check_real("learning_rate", learning_rate, above=0)
@@ -66,11 +81,16 @@ class GAA(Agent):
             raise ValueError(f"hidden must be a list of widths, got {hidden!r}")
         self.hidden = tuple(check_int("hidden (each)", width, low=1) for width in hidden)
         self._seed = check_int("seed", seed, low=0)
+        self.start = None if start is None else make_inner("start", start)
+        if self.start is not None and not self.start.linear:
+            raise _no_start(self.start)
         self._loaded: list[Tensor] | None = None
         self.reset()
 
     def reset(self, envs: Tensor | None = None) -> None:
         """Start again from a fresh (or the loaded) policy."""
+        if self.start is not None:
+            self.start.reset(envs)
         if envs is None or not self._policy or bool(envs.all()):
             self._form: Any = None  # what stays the same from view to view
             self._policy: list[Tensor] = []  # weight [E, out, in], bias [E, out, 1], weight, ...
@@ -126,6 +146,11 @@ class GAA(Agent):
         self.reset()
         return self
 
+    def _attach(self, simulation: Simulation) -> None:
+        if self.start is not None:
+            attach_inner("start", self.start, simulation)
+        super()._attach(simulation)
+
     def _begin(self, view: ServerView) -> None:
         self.reset()
         dtype = torch.promote_types(view.theta.dtype, torch.float32)  # half precision is too coarse to learn
@@ -150,7 +175,8 @@ class GAA(Agent):
         rows = view.gradients.detach().to(dtype, copy=True)
         features = _features(rows, theta.to(dtype), pooled=not self.hidden)
         rate, rejected = view.learning_rate.to(dtype, copy=True), view.rejected.clone()
-        self._rounds.append(_Round(view.round.clone(), theta, rows, features, rate, rejected))
+        prior = None if self.start is None else _prior(self.start, view).to(dtype)
+        self._rounds.append(_Round(view.round.clone(), theta, rows, features, rate, rejected, prior))
         self._credits = _decide(self._policy, self._rounds[-1], loss, self._credits)
 
     def _feedback(self, view: ServerView) -> Tensor:
@@ -216,6 +242,8 @@ class GAA(Agent):
                 for columns in (fan_in, 1):  # weight and bias, as in torch.nn.Linear
                     start = torch.empty(1, fan_out, columns, device="cpu")
                     policy.append(start.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator))
+            if self.start is not None:
+                policy[-2:] = map(torch.zeros_like, policy[-2:])
         return [p.to(self._credits).repeat(num_envs // len(p), 1, 1) for p in policy]
 
 
@@ -228,6 +256,7 @@ class _Round(NamedTuple):
     features: Tensor  # [E, 2 n + 1, d], or their means [E, 2 n + 1, 1]
     learning_rate: Tensor  # [E]
     rejected: Tensor  # [E, n]
+    prior: Tensor | None  # [E, n], the logarithms of what `start` gave
 
 
 def _check_policy(policy: Any, hidden: tuple[int, ...]) -> None:
@@ -251,7 +280,21 @@ def _decide(policy: list[Tensor], played: _Round, loss: Tensor, last: Tensor) ->
     x = torch.cat([played.features, shared.expand(-1, -1, played.features.shape[2])], 1)
     for layer in range(0, len(policy), 2):
         x = torch.baddbmm(policy[layer + 1], policy[layer], F.relu(x) if layer else x)
-    return move_credit(torch.softmax(x.mean(2), 1), played.rejected)
+    logits = x.mean(2) if played.prior is None else x.mean(2) + played.prior
+    return move_credit(torch.softmax(logits, 1), played.rejected)
+
+
+def _prior(start: Agent, view: ServerView) -> Tensor:
+    """The logarithms [E, n] of the credits with which a policy wants to start."""
+    credits = start.decide(view).credits
+    if credits is None or credits.isnan().any():
+        raise _no_start(start)
+    return (credits / credits.sum(1, keepdim=True).clamp(min=1e-30) + START_FLOOR).log()
+
+
+def _no_start(start: Agent) -> ValueError:
+    name = getattr(start, "name", repr(start))
+    return ValueError(f"start must be a policy with credits, got {name}, whose decisions have none")
 
 
 def _features(rows: Tensor, theta: Tensor, pooled: bool) -> Tensor:

@@ -145,3 +145,24 @@ def build(spec: Any, simulation: Simulation) -> Agent:
     agent = make_from(spec)
     agent._attach(simulation)
     return agent
+
+
+def make_inner(argument: str, spec: Any) -> Agent:
+    """`make_from` for an agent inside another one; ``argument`` is the name of the other's parameter.
+
+    Raises:
+        ValueError: If it is a reference: what it decides would show the other one who is Byzantine.
+    """
+    return _without_reference(argument, make_from(spec))
+
+
+def attach_inner(argument: str, agent: Agent, simulation: Simulation) -> None:
+    """Tell an agent inside another one what it may know of a simulation; see `make_inner`."""
+    agent._attach(simulation)
+    _without_reference(argument, agent)
+
+
+def _without_reference(argument: str, agent: Agent) -> Agent:
+    if agent.reference:
+        raise ValueError(f"{argument} must not be a reference, which sees more than a server, got {agent!r}")
+    return agent

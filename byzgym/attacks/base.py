@@ -32,7 +32,8 @@ class AttackContext:
     num_classes: int = 2
     # The server's rule, [E, ..., n, d] -> [E, ..., d] (the mean if it has none), for the knowledge "rule".
     rule: Callable[[Tensor], Tensor] | None = None
-    # The server's quasi-validation samples x [E, q, ...] and y [E, q], for the knowledge "qv".
+    # The server's quasi-validation samples x [E, q, ...] and y [E, q], for the knowledge "qv": those that it
+    # has when the workers submit. It may draw new ones before it judges what they submit (`qv_period`).
     qv: tuple[Tensor, Tensor] | None = None
     memory: Memory = field(default=None)  # type: ignore[assignment]  # a new one where None
 

@@ -98,8 +98,9 @@ class Core:
         before, byzantine = simulation.reward_loss(), simulation.byzantine_rows.clone()
         decision = self.actions.decode(actions, view)
         simulation.apply(decision, envs)
-        diverged = simulation.diverged | exploded(simulation.qv_loss(), simulation.initial_loss)
-        rewards = self._reward(before, simulation.reward_loss()).masked_fill(diverged, WORST_REWARD)
+        diverged = simulation.diverged | exploded(simulation.qv_loss_of_step(), simulation.initial_loss)
+        rewards = self._reward(before, simulation.reward_loss_of_step())
+        rewards = rewards.masked_fill(diverged, WORST_REWARD)
         terminated = _to_numpy(diverged)
         round = simulation.server.round.cpu().numpy()
         truncated = (round >= self.rounds) & ~terminated

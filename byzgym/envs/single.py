@@ -87,7 +87,9 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     anew at each reset. They are in no worker's share and not in the test set. The QV set is drawn from the
     held-out samples that are left, so they are not in it either. Only the reward depends on them: they are
     for training an agent that is deployed with the QV samples alone. `reward="held_out"` takes all held-out
-    samples but `qv_size`. Divergence (below) is about the QV loss in any case.
+    samples but `qv_size`. Divergence (below) is about the QV loss in any case. Where `qv_period` has new QV
+    samples drawn, both QV losses of a reward are on the old ones, with which the action was chosen; the next
+    observation and `info["qv_loss"]` are of the new ones.
 
     ## Starting State
     A freshly initialised model. Drawn anew: which workers are Byzantine (and how many, for a range), the
@@ -135,6 +137,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `worker_momentum` | 0 | of every worker |
     | `qv_size` | 10 | QV samples |
     | `qv_source` | "held_out" | where they come from |
+    | `qv_period` | none | rounds after which the server draws new ones |
     | `reward` | "qv" | samples on which the reward is computed: "qv" or "held_out" |
     | `reward_size` | none; all others with "held_out" | N; a number implies "held_out" |
     | `reward_form` | "relative" | "relative" or "log", see above |

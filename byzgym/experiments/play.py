@@ -65,6 +65,7 @@ def begin(comparison: Comparison) -> Results:
         for policy in comparison.policies:
             agent = agents.build(policy, simulation)
             agent.reset()
+            simulation.memory.reset()  # of what another policy has kept there
             agent.decide(simulation.view)
             told = told_less(policy, agent, simulation)
             if told is not None:

@@ -55,6 +55,8 @@ class RunConfig:
     """Samples in the server's quasi-validation (QV) set."""
     qv_source: Spec = "held_out"
     """Where the QV samples come from: held_out, train, noise:std=0.5 ..."""
+    qv_period: int | None = None
+    """Rounds after which the server draws new QV samples, once it has the submissions; None is never."""
     secure_group_size: int = 1
     """g: the server sees only means over groups of g workers; must divide the number of workers."""
     rounds: int = 100
@@ -98,6 +100,7 @@ class Setup:
     qv_size: int
     draw_qv: Callable[[tasks.Task, int, torch.Generator], tuple[Tensor, Tensor]]
     qv_source_name: str
+    qv_period: int | None
     reward_size: int | None
     secure_group_size: int
     rounds: int
@@ -159,6 +162,7 @@ def resolve(config: SimulationConfig) -> Setup:
         qv_size=qv_size,
         draw_qv=qv_source,
         qv_source_name=describe(config.qv_source),
+        qv_period=None if config.qv_period is None else check_int("qv_period", config.qv_period, low=1),
         reward_size=_reward_size(config, task, qv_size if getattr(qv_source, "uses_held_out", True) else 0),
         secure_group_size=group,
         rounds=rounds,

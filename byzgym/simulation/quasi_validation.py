@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -28,13 +30,17 @@ class QuasiValidation:
         self.x = x.new_zeros(num_envs, *x.shape)  # [E, q, ...]
         self.y = y.new_zeros(num_envs, *y.shape)  # [E, q]
 
-    def assign(self, env: int, x: Tensor, y: Tensor) -> None:
-        """Give an environment its samples x [q, ...] and labels y [q].
+    def assign(self, envs: Sequence[int], samples: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Give some environments their samples x [q, ...] and labels y [q].
 
         The tensors are replaced, not written into: graphs of earlier losses may still hold them.
         """
-        self.x, self.y = self.x.clone(), self.y.clone()
-        self.x[env], self.y[env] = x, y
+        index = torch.tensor(envs, device=self.x.device)
+        x, y = zip(*samples, strict=True)
+        self.x, self.y = (
+            self.x.index_put((index,), torch.stack(x)),
+            self.y.index_put((index,), torch.stack(y)),
+        )
 
     @without_autocast
     def loss(self, theta: Tensor) -> Tensor:
@@ -49,7 +55,7 @@ class QuasiValidation:
 
     @without_autocast
     def per_sample(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples' own gradients and label contrasts at theta [E, d], each [E, q, d]; see `ServerView`."""
+        """Gradients and label contrasts of the samples at theta [E, d], each [E, q, d]; see `ServerView`."""
         own = torch.nn.functional.one_hot(self.y, self._num_classes).to(theta.dtype)  # [E, q, C]
         others = own.amax(1, keepdim=True) * (1 - own)  # the labels in the set that are not the sample's
         others = others / others.sum(2, keepdim=True).clamp(min=1)

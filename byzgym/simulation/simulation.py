@@ -79,6 +79,8 @@ class Simulation:
         self._rule_numbers = torch.zeros(num_envs, dtype=torch.int64, device=setup.device)  # [E]
         self.initial_loss = torch.zeros(num_envs, device=setup.device)
         """The QV loss with which each episode began, shape [E]."""
+        self._redrawn = torch.zeros(num_envs, dtype=torch.bool, device=setup.device)  # after the last round
+        self._loss_before_redraw = torch.zeros(num_envs, device=setup.device)  # [E], meaningful there
         self.previous_credits = torch.zeros(num_envs, setup.num_rows, device=setup.device)
         self.rejected = torch.zeros(num_envs, setup.num_rows, dtype=torch.bool, device=setup.device)
         self._group_means: Tensor | None = None  # [E, rows, d], what the server receives with secure groups
@@ -235,16 +237,19 @@ class Simulation:
         if not whole:
             self._check_whole()
         self._in_round = True
+        samples = []
         for env, seed in zip(chosen, seeds, strict=True):
             generator = self.workers.generators[env].manual_seed(seed)
             self.workers.reset(env, bounds, choices)
             self.server.reset(env, self._initial_theta(generator))
             if self.reward_set is not None:
                 self.reward_set.draw(env, generator)
-            x, y = self._draw_qv(env, generator)
-            self.quasi_validation.assign(env, x, y)
+            samples.append(self._draw_qv(env, generator))
             self.previous_credits[env] = 1 / self.num_rows
             self._rule_numbers[env] = 0
+        if chosen:
+            self.quasi_validation.assign(chosen, samples)
+        self._redrawn[chosen] = False
         self.memory.reset(chosen)
         with torch.no_grad():
             self.initial_loss[chosen] = self.quasi_validation.loss_and_gradient(self.server.theta)[0][chosen]
@@ -282,6 +287,8 @@ class Simulation:
             self.previous_credits = new
         self.server.step(update.detach().to(self.server.theta, copy=True), active)
         self._submit(chosen)
+        if self.setup.qv_period is not None:
+            self._redraw(self.setup.qv_period, active)
 
     @property
     def diverged(self) -> Tensor:
@@ -291,6 +298,13 @@ class Simulation:
     def qv_loss(self) -> Tensor:
         """The loss on the quasi-validation set at the current parameters, shape [E], always finite."""
         return self.view.qv_value
+
+    def qv_loss_of_step(self) -> Tensor:
+        """The QV loss at the current parameters on the samples with which the last step was decided, [E].
+
+        It differs from `qv_loss` only in the rounds after which ``qv_period`` has new samples drawn.
+        """
+        return torch.where(self._redrawn, self._loss_before_redraw, self.qv_loss())
 
     @shielded
     def reward_loss(self) -> Tensor:
@@ -303,6 +317,10 @@ class Simulation:
         if self._reward_loss is None or self._reward_loss[0] is not self.view:
             self._reward_loss = self.view, self.reward_set.loss(self.server.theta)
         return self._reward_loss[1]
+
+    def reward_loss_of_step(self) -> Tensor:
+        """`reward_loss`, on the samples with which the last step was decided, [E]."""
+        return self.qv_loss_of_step() if self.reward_set is None else self.reward_loss()
 
     @shielded
     def evaluate(self) -> dict[str, Tensor]:
@@ -361,6 +379,23 @@ class Simulation:
         module = self.setup.make_module(generator=generator)
         parameters = [parameter.detach().flatten() for parameter in module.parameters()]
         return torch.cat(parameters).to(self.setup.device, torch.float32)
+
+    @torch.no_grad()
+    def _redraw(self, period: int, active: Tensor | None) -> None:
+        """Draw new QV samples in those of the environments ``active`` [E] (all where None) that are due.
+
+        The submissions of this round are there already: an attack that knows QV samples knows the old ones.
+        """
+        due = self.server.round % period == 0
+        self._redrawn = due if active is None else due & active
+        envs = self._redrawn.nonzero()[:, 0].tolist()
+        if not envs:
+            return
+        self._loss_before_redraw = self.quasi_validation.loss_and_gradient(self.server.theta)[0]
+        self._in_round = True  # a QV source may be anybody's code, and fail
+        samples = [self._draw_qv(env, self.workers.generators[env]) for env in envs]
+        self.quasi_validation.assign(envs, samples)
+        self._in_round = False
 
     def _submit(self, envs: list[int] | None) -> None:
         """Let the workers of some environments (all where None) submit, and the server receive."""

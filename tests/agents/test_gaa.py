@@ -11,6 +11,7 @@ import torch
 from agent_cases import assert_on_simplex, make, mix, normal_view, play, view_of
 
 from byzgym import agents, attacks
+from byzgym.aggregation import Decision
 from byzgym.simulation import Simulation
 
 windows = pytest.mark.parametrize("window", [1, 3])
@@ -327,6 +328,119 @@ def test_a_view_of_another_form_starts_anew():
 def test_parameters_are_checked(parameters, message):
     with pytest.raises(ValueError, match=message):
         gaa(**parameters)
+
+
+# Starting from another policy's credits
+
+
+def started(credits):
+    """What GAA makes of the credits of ``start`` before it has learned anything."""
+    total = credits.sum(1, keepdim=True)
+    floored = torch.where(total > 0, credits / total, credits) + 0.001
+    return floored / floored.sum(1, keepdim=True)
+
+
+@networks
+@pytest.mark.parametrize("start", ["krum", "uniform", "fixed:credits=[0,1,1,0,0,2]"])
+def test_it_begins_with_the_credits_of_its_start(start, hidden):
+    simulation = make()
+    credits = agents.build({"name": "gaa", "start": start, "hidden": hidden}, simulation).credits(
+        simulation.view
+    )
+    expected = agents.build(start, simulation).credits(simulation.view)
+    torch.testing.assert_close(credits, started(expected))
+
+
+def test_what_it_learns_corrects_every_round_of_its_start():
+    """The start moves its credit from worker to worker. GAA learns that the first one is good."""
+
+    class Moving:
+        def credits(self, view):
+            return torch.eye(3)[view.round % 3]
+
+    agent, first = gaa(start=Moving(), learning_rate=0.1), []
+    rows = torch.tensor([[[-1.0, -1.0], [1.0, 1.0], [1.0, 1.0]]]).repeat(
+        2, 1, 1
+    )  # the loss falls along row 0
+    for number in range(60):
+        view = view_of(rows)
+        view.round = torch.full((2,), number)
+        first.append(agent.credits(view)[:, 0])
+    assert (first[0] > 0.99).all()
+    assert (torch.stack(first[1:3]) < 0.01).all()
+    assert (torch.stack(first[-3:]) > 0.9).all()
+
+
+def test_a_start_without_any_credit_is_a_uniform_one():
+    class Nothing:
+        def credits(self, view):
+            return torch.zeros_like(view.previous_credits)
+
+    simulation = make()
+    credits = gaa(start=Nothing()).credits(simulation.view)
+    torch.testing.assert_close(credits, torch.full_like(credits, 1 / 6))
+
+
+def test_a_start_survives_a_majority_of_huge_submissions():
+    """A uniform first round moves the parameters far away; see docs/gaa.md."""
+    losses = {}
+    for spec in ("gaa", "gaa:start=krum"):
+        simulation = make(task="digits", num_workers=10, num_byzantine=6, attack="gaussian")
+        simulation.apply(agents.build(spec, simulation).decide(simulation.view))
+        losses[spec] = simulation.qv_loss()
+    assert (losses["gaa:start=krum"] < 10).all()
+    assert (losses["gaa"] > 100).all()
+
+
+@windows
+def test_a_batch_with_a_start_equals_its_environments_alone(window):
+    spec = {"name": "gaa", "start": "trust", "window": window, "learning_rate": 0.05}
+    simulation = make(3, 5)
+    batch = play(agents.build(spec, simulation), simulation, 8)
+    for e in range(3):
+        simulation = make(1, 5 + e)
+        alone = play(agents.build(spec, simulation), simulation, 8)
+        torch.testing.assert_close(batch[:, e], alone[:, 0], rtol=1e-3, atol=1e-5)
+
+
+def test_its_start_is_told_f_reset_and_asked_once_a_round():
+    class Start:
+        def __init__(self, num_byzantine):
+            self.num_byzantine, self.resets, self.asked = num_byzantine, [], 0
+
+        def reset(self, envs=None):
+            self.resets.append(envs)
+
+        def credits(self, view):
+            self.asked += 1
+            return torch.ones_like(view.previous_credits) / 6
+
+    agents.register("test_start", Start)
+    simulation = make(num_byzantine=1)
+    agent = agents.build("gaa:start=test_start", simulation)
+    play(agent, simulation, 3)
+    start, envs = agent.start.policy, torch.tensor([True, False])
+    agent.credits(simulation.view)
+    agent.credits(simulation.view)
+    agent.reset(envs)
+    assert (start.num_byzantine, start.asked, start.resets[-1] is envs) == (1, 4, True)
+
+
+def test_a_start_without_credits_is_refused():
+    class Late:
+        def decide(self, view):
+            return Decision(view.gradients.mean(1))
+
+    with pytest.raises(ValueError, match="start must be a policy with credits, got median"):
+        gaa(start="median")
+    with pytest.raises(ValueError, match=r"start must not be a reference.*got oracle"):
+        gaa(start="oracle")
+    with pytest.raises(ValueError, match="unknown agent 'nope'"):
+        gaa(start="nope")
+    agent = gaa(start=Late())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="start must be a policy with credits, got Late"):
+            agent.credits(normal_view())
 
 
 def test_a_reset_after_a_look_is_a_reset():

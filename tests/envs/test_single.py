@@ -128,6 +128,22 @@ def test_a_step_before_the_first_reset_is_refused():
     env.step(uniform(env))
 
 
+def test_a_reward_is_on_one_set_of_samples():
+    env = make(attack="none", qv_period=1)
+    env.reset(seed=0)
+    simulation, rewards, mixed = env.unwrapped.simulation, [], []
+    for _ in range(5):
+        x, y = simulation.quasi_validation.x, simulation.quasi_validation.y
+        before = simulation.engine.loss(env.unwrapped.view.theta, x, y)
+        _, reward, _, _, info = env.step(uniform(env))
+        after = simulation.engine.loss(env.unwrapped.view.theta, x, y)
+        assert reward == pytest.approx(float((before - after) / before), abs=1e-6)
+        assert info["qv_loss"] == pytest.approx(float(simulation.qv_loss()))
+        rewards.append(reward)
+        mixed.append(float(1 - info["qv_loss"] / before))
+    assert not np.allclose(rewards, mixed, atol=0.01), "the samples have not changed"
+
+
 @pytest.mark.parametrize("value", [1e30, 3e38])
 def test_divergence_ends_the_episode(value):
     attacks.register("test_explode", lambda value: lambda g, b, c: g.new_full((), value).expand_as(g))

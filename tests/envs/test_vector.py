@@ -59,6 +59,8 @@ def assert_same(first, second, path="result"):
         {"attack": ["alie"], "observation": "all", "action": "null_slot", "evaluate_every": 2},
         {"attack": "ipm", "secure_group_size": 5, "num_byzantine": (0, 4)},
         {"attack": ["alie"], "reward_size": 9, "reward_form": "log", "pooling": "blocks"},
+        {"attack": ATTACKS, "qv_period": 4},
+        {"attack": ["alie"], "reward_size": 9, "qv_period": 2},
     ],
 )
 def test_environment_i_equals_the_single_one(mode, arguments):

@@ -30,6 +30,12 @@ def test_other_policies_change_nothing(results, small, tmp_path):
         pd.testing.assert_frame_equal(of(fewer.runs, policy), of(results.runs, policy), check_dtype=False)
 
 
+def test_policies_that_keep_one_name_in_different_shapes(small, tmp_path):
+    policies = ("ensemble:members=krum+gaa", "ensemble:members=krum+mean+gaa")
+    runs = compare(small(policies=policies), tmp_path).runs
+    assert set(runs["policy"]) == set(policies)
+
+
 def test_threads_are_put_back(small):
     seen = []
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from simulation_cases import make
+from simulation_cases import assert_same, make, play, state_of
 
-from byzgym import tasks
+from byzgym import attacks, tasks
 from byzgym.aggregation import ServerView
 from byzgym.simulation import Simulation
 from byzgym.simulation.quasi_validation import LARGEST_LOSS, QuasiValidation
@@ -32,10 +32,10 @@ def test_losses_and_gradients_are_finite():
 
 def test_new_samples_leave_earlier_graphs():
     qv = QuasiValidation(Scaling(), 1, torch.zeros(1), torch.zeros(1), num_classes=2)
-    qv.assign(0, torch.ones(1), torch.zeros(1))
+    qv.assign([0], [(torch.ones(1), torch.zeros(1))])
     theta = torch.ones(1, 2, requires_grad=True)
     loss = qv.loss(theta)
-    qv.assign(0, torch.full((1,), 5.0), torch.zeros(1))
+    qv.assign([0], [(torch.full((1,), 5.0), torch.zeros(1))])
     loss.sum().backward()
     assert theta.grad[0, 0] == 2
 
@@ -75,6 +75,125 @@ def test_what_a_source_returns_is_checked(samples):
         make(qv_source="odd")
 
 
+def samples_of(simulation):
+    return simulation.quasi_validation.x.clone()
+
+
+def kept(one, other):
+    """Which environments have the same samples, as a list."""
+    return [torch.equal(*pair) for pair in zip(one, other, strict=True)]
+
+
+def test_samples_are_drawn_anew_every_period():
+    simulation = make(qv_period=3)
+    for round in range(1, 8):
+        before = samples_of(simulation)
+        play(simulation)
+        assert kept(samples_of(simulation), before) == [round % 3 > 0] * 2
+        loss, _ = simulation.quasi_validation.loss_and_gradient(simulation.view.theta)
+        assert torch.equal(simulation.qv_loss(), loss)
+
+
+def test_without_a_period_samples_stay():
+    simulation, other = make(), make(qv_period=1000)
+    play(simulation, other, rounds=20)
+    assert torch.equal(samples_of(simulation), samples_of(make()))
+    assert_same(simulation, other)
+
+
+def test_environments_draw_in_rounds_of_their_own():
+    simulation = make(qv_period=3)
+    play(simulation)
+    play(simulation, envs=[1])
+    before = samples_of(simulation)
+    play(simulation)  # to rounds 2 and 3
+    assert kept(samples_of(simulation), before) == [True, False]
+    before = samples_of(simulation)
+    play(simulation, envs=[0])
+    assert kept(samples_of(simulation), before) == [False, True]
+
+
+@pytest.mark.parametrize("qv_source", ["held_out", "noise:std=0.3"])
+def test_a_batch_that_draws_anew_equals_single_ones(qv_source):
+    arguments = {"qv_period": 2, "qv_source": qv_source, "attack": "gaussian"}
+    batch = make(3, 5, **arguments)
+    alone = [make(1, 5 + env, **arguments) for env in range(3)]
+    for _ in range(5):
+        play(batch, *alone)
+        for env, single in enumerate(alone):
+            assert torch.equal(batch.quasi_validation.x[[env]], single.quasi_validation.x)
+            assert_same(batch, single, [env])
+
+
+def test_a_restored_run_draws_the_same_samples():
+    simulation = make(qv_period=2)
+    play(simulation, rounds=2)
+    snapshot, loss = simulation.snapshot(), simulation.qv_loss_of_step()
+    assert not torch.equal(loss, simulation.qv_loss())
+    play(simulation, rounds=5)
+    state, samples = state_of(simulation), samples_of(simulation)
+    simulation.restore(snapshot)
+    assert torch.equal(simulation.qv_loss_of_step(), loss)
+    play(simulation, rounds=5)
+    assert_same(simulation, state)
+    assert torch.equal(samples_of(simulation), samples)
+
+
+def test_the_loss_of_a_step_is_on_the_samples_that_decided_it():
+    simulation = make(qv_period=2)
+    for round in range(1, 5):
+        x, y = simulation.quasi_validation.x, simulation.quasi_validation.y
+        play(simulation)
+        old = simulation.engine.loss(simulation.view.theta, x, y)
+        torch.testing.assert_close(simulation.qv_loss_of_step(), old)
+        assert torch.equal(simulation.qv_loss_of_step(), simulation.qv_loss()) == (round % 2 == 1)
+    simulation.reset([7], [0])
+    assert (simulation.qv_loss_of_step() == simulation.qv_loss()).tolist() == [True, False]
+
+
+class Spy(attacks.Attack):
+    """Keeps the QV samples that it is shown."""
+
+    knowledge = frozenset({"qv"})
+
+    def __init__(self):
+        self.shown = []
+
+    def corrupt(self, gradients, byzantine, context):
+        self.shown.append(context.qv[0].clone())
+        return -gradients
+
+
+def test_an_attack_sees_the_samples_from_before_the_draw():
+    spy = Spy()
+    simulation = make(1, attack=spy, qv_period=2)
+    judging = [samples_of(simulation)]
+    for _ in range(5):
+        play(simulation)
+        judging.append(samples_of(simulation))
+    assert kept(spy.shown, judging) == [True, True, False, True, False, True]
+    assert kept(spy.shown[1:], judging[:-1]) == [True] * 5
+
+
+def test_a_source_that_fails_later_leaves_no_half_round():
+    def source(task, qv_size, generator):
+        if failing:
+            raise OSError("gone")
+        return task.held_out[0][:qv_size], task.held_out[1][:qv_size]
+
+    failing = False
+    simulation = make(qv_source=source, qv_period=1)
+    play(simulation)
+    failing = True
+    with pytest.raises(OSError, match="gone"):
+        play(simulation)
+    with pytest.raises(RuntimeError, match="QV source; reset all environments first"):
+        _ = simulation.view
+    failing = False
+    simulation.reset([0, 1])
+    play(simulation)
+
+
 @pytest.mark.parametrize("model", ["mlp:16", "xie_cnn", "softmax"])
 def test_samples_own_gradients_and_contrasts_are_those_of_a_loop(model):
     simulation = Simulation.make(num_envs=2, seed=3, task="digits", model=model, qv_size=4)
@@ -97,9 +216,8 @@ def test_samples_own_gradients_and_contrasts_are_those_of_a_loop(model):
 
 def test_contrasts_are_zero_where_all_samples_have_one_label():
     simulation = Simulation.make(num_envs=1, seed=0, task="digits")
-    simulation.quasi_validation.assign(
-        0, simulation.quasi_validation.x[0], torch.zeros(10, dtype=torch.int64)
-    )
+    labels = torch.zeros(10, dtype=torch.int64)
+    simulation.quasi_validation.assign([0], [(simulation.quasi_validation.x[0], labels)])
     assert not simulation.view.qv_contrasts.any()
 
 

@@ -43,6 +43,18 @@ def test_no_sample_is_in_both_sets(source):
             assert set(reward) | set(taken) <= set(range(40))
 
 
+def test_new_qv_samples_are_not_in_the_reward_set():
+    simulation = make(task=numbered(), reward_size=25, learning_rate=1e-6, qv_period=1)
+    seen = set()
+    for _ in range(10):
+        play(simulation)
+        taken = set((simulation.quasi_validation.x[0, :, 0] - 2000).round().long().tolist())
+        assert not set(simulation.reward_set.samples[0].tolist()) & taken
+        assert torch.equal(simulation.reward_loss_of_step(), simulation.reward_loss())
+        seen |= taken
+    assert len(seen) == 15
+
+
 def test_all_others_and_what_remains():
     def size(**arguments):
         return make(task=numbered(), **arguments).setup.reward_size
