@@ -53,7 +53,7 @@ class Config:
     """Folder for checkpoint.pt, log.csv and set.safetensors."""
     generations: int = 480
     """Generations in all; the learning rate falls over them."""
-    groups: int = 4
+    groups: int = 8
     """Simulations of a generation, each with a task and settings of its own."""
     num_envs: int = 32
     """Environments of each simulation."""
@@ -308,7 +308,7 @@ def validate(network: SetNetwork) -> dict[str, float]:
 
 
 def train(rank: int, config: Config) -> None:
-    """What each process does: it plays its share of the groups; gradients are added up over the processes."""
+    """What each process does: it plays its share of a generation; then the processes average what they learned."""
     torch.set_num_threads(1)
     meeting = (config.out / "meeting").absolute().as_uri()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=config.processes)
@@ -337,11 +337,11 @@ def train(rank: int, config: Config) -> None:
             Group(config, bank, skewed, np.random.default_rng([config.seed, generation, number]))
             for number in range(rank, config.groups, config.processes)
         ]
-        log = play(config, groups, network, mean, optimizer)
+        rows = gathered(play(config, groups, network, mean, optimizer))
+        average(network, mean, optimizer)
         found = gathered([entry for group in groups for entry in group.attackers()])
         bank = sorted([(0.97 * score, row) for score, row in bank] + found, reverse=True)[: config.bank]
         seconds = time.perf_counter() - began
-        rows = gathered(log)
         if rank > 0:
             continue
         saved = {"network": network.state_dict(), "mean": mean.state_dict()}
@@ -368,24 +368,16 @@ def play(
     optimizer: torch.optim.Optimizer,
 ) -> list[dict[str, float]]:
     """Play the episodes of the groups, window by window in turn, and update the weights after each window."""
-    windows = interleaved([group.windows(network, config.window) for group in groups])
     log: list[dict[str, float]] = []
-    while True:
-        terms = next(windows, None)
-        optimizer.zero_grad(set_to_none=False)
-        if terms is not None:
-            (terms["distance"] + 8 * terms["slope"] + 0.1 * terms["honesty"]).backward()
-            log.append({name: float(value.detach()) for name, value in terms.items()})
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
-        total = torch.cat([torch.tensor([float(terms is not None)]), *map(torch.flatten, gradients)])
-        distributed.all_reduce(total)
-        if total[0] == 0:  # no process has a window left
-            return log
-        vector_to_gradients(total[1:] / total[0], network)
+    for terms in interleaved([group.windows(network, config.window) for group in groups]):
+        optimizer.zero_grad()
+        (terms["distance"] + 8 * terms["slope"] + 0.1 * terms["honesty"]).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         for slow, fast in zip(mean.parameters(), network.parameters(), strict=True):
             slow.data.lerp_(fast.data, config.averaging)
+        log.append({name: float(value.detach()) for name, value in terms.items()})
+    return log
 
 
 def interleaved(iterators: list[Iterator[Any]]) -> Iterator[Any]:
@@ -399,10 +391,12 @@ def interleaved(iterators: list[Iterator[Any]]) -> Iterator[Any]:
                 running.remove(iterator)
 
 
-def vector_to_gradients(vector: Tensor, network: SetNetwork) -> None:
-    sizes = [parameter.numel() for parameter in network.parameters()]
-    for parameter, part in zip(network.parameters(), vector.split(sizes), strict=True):
-        parameter.grad = part.view_as(parameter)
+def average(network: SetNetwork, mean: SetNetwork, optimizer: torch.optim.Optimizer) -> None:
+    """Replace weights and Adam's moments by their means over the processes."""
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    for tensor in (*network.parameters(), *mean.parameters(), *moments):
+        distributed.all_reduce(tensor.data)
+        tensor.data /= distributed.get_world_size()
 
 
 def gathered(mine: list[Any]) -> list[Any]:
