@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from byzgym.aggregation import ServerView
 from byzgym.ambient import without_autocast
+from byzgym.envs.config import EnvConfig
 from byzgym.validation import check_int
 
 BOUND = 100.0
@@ -59,6 +60,13 @@ class ObservationBuilder:
         if self._only:
             return _to_numpy(PARTS[self._only].build(view, self))
         return {name: _to_numpy(PARTS[name].build(view, self)) for name in self.space}  # type: ignore[attr-defined]
+
+
+def make_observations(
+    config: EnvConfig, num_rows: int, num_parameters: int, rounds: int
+) -> ObservationBuilder:
+    """The builder of a configuration's observations, for submissions [E, num_rows, num_parameters]."""
+    return ObservationBuilder(config.observation, config.pool_size, num_rows, num_parameters, rounds)
 
 
 @dataclass(frozen=True)
