@@ -121,7 +121,8 @@ class Registry(Generic[T]):
     def make_from(self, spec: str | Mapping[str, Any] | T, inject: Mapping[str, Any] | None = None) -> T:
         """Build from "name", "name:key=value,..." or {"name": ..., **parameters}; return an object as it is.
 
-        The value of "name:value" is for the one parameter that the factory cannot do without. Values of ``inject`` are used where the factory `takes` a parameter that ``spec`` does not give.
+        The value of "name:value" is for the one parameter that the factory cannot do without. Values of
+        ``inject`` are used where the factory `takes` a parameter that ``spec`` does not give.
 
         Raises:
             ValueError: If the name is missing or unknown, or a text has another form.

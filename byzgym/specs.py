@@ -17,13 +17,14 @@ _KEY = re.compile(r"\s*[^\W\d]\w*\s*=")
 def parse(text: str) -> dict[str, Any]:
     """Read ``name``, ``name:key=value,key=value`` or ``name:value``.
 
-    Text that does not begin with a key is one value, whatever it holds: ``model:a,b.zip`` has the value
-    "a,b.zip". It is for the one parameter without which the thing cannot be made. A value that is a Python literal stands for that literal; any other value is plain text up to the next
-    comma. Quote text that holds a comma, begins with a quote or a bracket, or looks like a literal.
+    A value that is a Python literal stands for that literal; any other value is plain text up to the next
+    comma. Quote text that holds a comma, begins with a quote or a bracket, or looks like a literal. What does
+    not begin with a key is one value to its end, commas included. It is for the one parameter without which
+    the thing cannot be made.
 
     Returns:
-        ``{"name": name, key: value, ...}``, which every ``make_from`` of byzgym takes. The key of a value that
-        has none is `BARE`.
+        ``{"name": name, key: value, ...}``, which every ``make_from`` of byzgym takes. The key of a value
+        without one is `BARE`.
 
     Raises:
         ValueError: If the text has another form.
@@ -33,6 +34,8 @@ def parse(text: str) -> dict[str, Any]:
         {'name': 'csv', 'path': '/data/mine.csv', 'label': 'column'}
         >>> parse("fixed:credits=[1, 0, 2],scale=1e-3,note='1,000'")
         {'name': 'fixed', 'credits': [1, 0, 2], 'scale': 0.001, 'note': '1,000'}
+        >>> parse("model:runs/a,b/model.zip")
+        {'name': 'model', '': 'runs/a,b/model.zip'}
     """
     problem = ValueError(
         f"expected 'name' or 'name:key=value,...' with text or Python literals as values, got {text!r}"

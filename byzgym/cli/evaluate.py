@@ -84,7 +84,9 @@ class Evaluate(Episodes):
         from byzgym.integrations.sb3.model import OWN_ARGUMENTS, ModelPolicy
 
         own = {name: v for name, v in self.environment_arguments().items() if name in OWN_ARGUMENTS}
-        if path.is_file() and TrainingConfig.beside(path) is not None:  # then only what contradicts it matters
+        if (
+            path.is_file() and TrainingConfig.beside(path) is not None
+        ):  # then only what contradicts it matters
             own = {name: value for name, value in own.items() if name in terminal.given}
         return ModelPolicy(path, self.algorithm, self.softmax_beta, own)
 

@@ -78,8 +78,8 @@ class _Lines:
             return
         self._last = now
         left = (self._total - self._done) * (now - self._began) / (self._done - self._before)
-        left = str(timedelta(seconds=max(0, round(left))))
-        self._terminal.print(f"{what}: {self._done} of {self._total}, {left} left")
+        time_left = timedelta(seconds=max(0, round(left)))
+        self._terminal.print(f"{what}: {self._done} of {self._total}, {time_left} left")
 
 
 @contextmanager

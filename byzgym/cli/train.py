@@ -57,7 +57,7 @@ class Train(Episodes):
     """Environments side by side."""
     seed: int = 0
     """Of the learner and of its environments."""
-    evaluate_every: int = 20_000  # type: ignore[assignment]  # not the environment's argument of this name
+    evaluate_every: int = 20_000  # not the environment's argument of this name
     """Steps between evaluations, each of which also saves a checkpoint."""
     evaluation_episodes: int = 32
     """Episodes of an evaluation; the same ones in each, and none of the training."""
@@ -125,7 +125,9 @@ class Train(Episodes):
         if "steps" in terminal.given:
             held = replace(held, steps=self.steps)
         if held.steps_done >= held.steps:
-            raise ValueError(f"{self.out} has {held.steps_done} steps; say with --steps up to how many to go on")
+            raise ValueError(
+                f"{self.out} has {held.steps_done} steps; say with --steps up to how many to go on"
+            )
         return held
 
     def _check_folder(self, held: list[Path]) -> None:
@@ -140,8 +142,11 @@ class Train(Episodes):
         """The options with which `byzgym evaluate` plays in the environment of the training."""
         from byzgym.integrations.sb3.model import OWN_ARGUMENTS
 
-        named = {name: tuple(v) if isinstance(v, list) else v for name, v in config.environment.items()}
-        named = {name: value for name, value in named.items() if name not in OWN_ARGUMENTS}
+        named: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in config.environment.items()
+            if name not in OWN_ARGUMENTS
+        }
         return options(Episodes(**named), Episodes)
 
 

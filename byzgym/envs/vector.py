@@ -206,7 +206,9 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
             ValueError: If the snapshot is invalid or of another environment; nothing changes then.
         """
         try:
-            simulation, random, done, begun = (snapshot[key] for key in ("simulation", "random", "done", "begun"))
+            simulation, random, done, begun = (
+                snapshot[key] for key in ("simulation", "random", "done", "begun")
+            )
         except (KeyError, TypeError):
             raise ValueError("snapshot must be what snapshot() returned, got an invalid snapshot") from None
         self.simulation.restore(simulation)

@@ -12,7 +12,7 @@ from byzgym import agents
 from byzgym.integrations.sb3.adapter import make_vec_env
 
 FIRST_SEED = 100_000
-"""Episode i of an evaluation has the seed FIRST_SEED + i. No training has these, see `learners.FIRST_SEED`."""
+"""Episode i has the seed FIRST_SEED + i. Those of trainings begin at `learners.FIRST_SEED`."""
 CONTROLS = ("uniform", "trust", "gaa", "oracle")
 """The policies beside which a model is shown, as far as they are registered."""
 Predict = Callable[..., tuple[np.ndarray, Any]]
@@ -30,7 +30,7 @@ def environments(episodes: int, softmax_beta: float | None, arguments: Mapping[s
 
 def play_control(name: str, episodes: int, arguments: Mapping[str, Any]) -> dict[str, float]:
     """Evaluate a policy of byzgym; see `play`. What an action is in the training does not matter to it."""
-    agent = agents.make(name)
+    agent = agents.make_from(name)
     action = "null_slot" if agent.linear else "update"  # credits may sum to less than 1
     env = environments(episodes, None, {**arguments, "action": action, "rules": None})
     return play(env, agent.bind(env).predict)

@@ -1,4 +1,4 @@
-"""The learners of stable-baselines3 and sb3-contrib: their settings, how they are made, and read from files."""
+"""The learners of stable-baselines3 and sb3-contrib: their settings, and how they are made and read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What `byzgym train` gives each learner, beside what `settings` works out."""
 
-_CLASSES = {each.__name__: each for each in (EquivariantPolicy, EquivariantDirichletPolicy, EquivariantExtractor)}
+_CLASSES = {
+    each.__name__: each for each in (EquivariantPolicy, EquivariantDirichletPolicy, EquivariantExtractor)
+}
 _OWN = {
     "top_quantiles_to_drop_per_net": "tqc",
     "exploration_fraction": "dqn",
@@ -90,7 +92,9 @@ def settings(algorithm: str, num_envs: int, environment: Mapping[str, Any]) -> d
         raise ValueError(f"action must be 'credits', 'null_slot' or 'rule' for a training, got {action!r}")
     if action == "rule":
         if algorithm in ("sac", "td3", "tqc"):
-            raise ValueError(f"algorithm must be ppo, a2c or recurrent_ppo for action='rule', got {algorithm!r}")
+            raise ValueError(
+                f"algorithm must be ppo, a2c or recurrent_ppo for action='rule', got {algorithm!r}"
+            )
         made["policy_kwargs"] = {**_FEATURES, **made["policy_kwargs"]}
         del made["policy_kwargs"]["log_std_init"]  # of Gaussian actions
         if made["policy"] == "EquivariantPolicy":
@@ -156,12 +160,14 @@ def learner_class(algorithm: str) -> type[BaseAlgorithm]:
         except ImportError:  # an extra
             missing = True
             continue
-        found |= {m.__name__.lower(): m for m in members if isinstance(m, type) and issubclass(m, BaseAlgorithm)}
+        found |= {
+            m.__name__.lower(): m for m in members if isinstance(m, type) and issubclass(m, BaseAlgorithm)
+        }
     name = algorithm.replace("_", "").lower()
     if name not in found:
         if missing:
             raise ImportError(
-                f"algorithm {algorithm!r} is not in stable-baselines3; if it is in sb3-contrib, install that: "
+                f"algorithm {algorithm!r} is not in stable-baselines3; for those of sb3-contrib install it: "
                 "pip install 'byzgym[train]'"
             )
         raise ValueError(f"algorithm must be one of {', '.join(sorted(found))}, got {algorithm!r}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
@@ -44,8 +43,8 @@ class ModelPolicy(Agent):
 
     Args:
         path: The file, such as "runs/ppo/model.zip".
-        algorithm: What has saved it, such as "ppo" or "recurrent_ppo". Where None it is read from config.json,
-            or found out for the usual ones.
+        algorithm: What has saved it, such as "ppo" or "recurrent_ppo". Where None, config.json says it, or it
+            is found out for the usual ones.
         softmax_beta: Inverse temperature of the softmax that makes credits of logits. Where None it is read
             from config.json, or is 10 for a model whose actions may be below 0.
         environment: ``observation``, ``action`` and other arguments of the environment in training, for a
@@ -67,7 +66,8 @@ class ModelPolicy(Agent):
         >>> path = pathlib.Path(tempfile.mkdtemp(), "model.zip")
         >>> PPO(EquivariantPolicy, venv, n_steps=8, batch_size=16).save(path)
         >>> agent = agents.make("model", path=path)
-        >>> agent.decide(Simulation.make(num_envs=3, seed=0, task="synthetic", num_workers=12).view).credits.shape
+        >>> simulation = Simulation.make(num_envs=3, seed=0, task="synthetic", num_workers=12)
+        >>> agent.decide(simulation.view).credits.shape
         torch.Size([3, 12])
     """
 
@@ -100,7 +100,8 @@ class ModelPolicy(Agent):
         self.linear = self._config.action in ("credits", "null_slot")
         self._policy: Any = model.policy  # a BasePolicy that has been trained
         self._built_for: tuple[int, int] | None = None
-        self.reset()
+        self._starts: np.ndarray | None = None  # [E], whose episode begins in the next round
+        self._state: Any = None  # of a recurrent network, a row for each environment
 
     def decide(self, view: ServerView) -> Decision:
         """See `Policy.decide`.
@@ -126,8 +127,7 @@ class ModelPolicy(Agent):
     def reset(self, envs: Tensor | None = None) -> None:
         """See `Policy.reset`: forget the recurrent state."""
         if envs is None:
-            self._starts: np.ndarray | None = None  # [E], whose episode begins in the next round
-            self._state: Any = None  # of a recurrent network, a row for each environment
+            self._starts = self._state = None
         elif self._starts is not None:
             self._starts = self._starts | envs.cpu().numpy()
 
@@ -160,7 +160,7 @@ class ModelPolicy(Agent):
                 )
 
     def _fit(self, num_rows: int, num_parameters: int, simulation: Simulation | None = None) -> None:
-        """Build observations, actions and the policy network for submissions [E, num_rows, num_parameters]."""
+        """Build observations, actions and network for submissions [E, num_rows, num_parameters]."""
         config = self._config
         rounds = config.rounds if simulation is None else simulation.setup.rounds
         known: Any = _Unknown(num_rows, num_parameters) if simulation is None else simulation
@@ -190,9 +190,7 @@ class ModelPolicy(Agent):
                 policy = type(trained)(**{**trained._get_constructor_parameters(), **here})
                 policy.load_state_dict(trained.state_dict())
         except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"{problem}, and {type(trained).__name__} cannot change its shapes"
-            ) from error
+            raise ValueError(f"{problem}, and {type(trained).__name__} cannot change its shapes") from error
         policy.set_training_mode(False)
         return policy
 

@@ -224,7 +224,9 @@ def _text(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: f"{v:.7g}" if isinstance(v, float) else v for name, v in row.items()} for row in rows)
+    writer.writerows(
+        {name: f"{v:.7g}" if isinstance(v, float) else v for name, v in row.items()} for row in rows
+    )
     return text.getvalue()
 
 
