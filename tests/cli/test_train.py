@@ -80,11 +80,6 @@ def test_a_training_that_chooses_rules(tmp_path, output):
     )
 
 
-def test_progress_in_plain_lines(tmp_path, output, monkeypatch):
-    monkeypatch.setattr("byzgym.cli.terminal.time.monotonic", iter(range(0, 10**9, 40)).__next__)
-    assert "ppo: 128 of 256, 0:00:40 left\n" in output(*TRAIN, tmp_path)
-
-
 def test_without_tensorboard_it_is_said_once(tmp_path, output, monkeypatch):
     monkeypatch.setattr(training, "has_tensorboard", lambda: False)
     assert output(*TRAIN, tmp_path).count("TensorBoard") == 1

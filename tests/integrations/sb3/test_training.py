@@ -68,7 +68,7 @@ def run(folder, config, resume=False, stop_after=None):
     def on_steps(steps, reward):
         nonlocal done
         done += steps
-        if done >= stop_after:
+        if done - steps < stop_after <= done:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
@@ -142,7 +142,6 @@ def test_another_training_takes_the_folder(tmp_path):
     run(tmp_path, config())
     (tmp_path / "mine.txt").write_text("")
     run(tmp_path, config(steps=16))
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0.zip", "16.zip"] or True
     assert {path.stem for path in (tmp_path / "checkpoints").iterdir()} == {"0", "16"}
     assert (tmp_path / "mine.txt").exists()
     assert "80" not in (tmp_path / "evaluations.csv").read_text()
@@ -217,7 +216,7 @@ def train_command(folder, *words):
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_a_process_that_is_ended(tmp_path, ending):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    words = ["--task", "synthetic", "--rounds", "5", "--num-envs", "16", "--steps", "12800"]
+    words = ["--task", "synthetic", "--rounds", "5", "--num-envs", "16", "--steps", "5120"]
     words += ["--evaluate-every", "1280", "--evaluation-episodes", "2"]
     subprocess.run(train_command(whole, *words), check=True, capture_output=True)
     process = subprocess.Popen(train_command(parts, *words), stderr=subprocess.PIPE, text=True)
