@@ -93,6 +93,4 @@ def test_a_model_is_compared(tmp_path, output, mistake, monkeypatch):
     assert list(results.comparison.policies) == [label, "mean"]
     assert results.notes == [f"{label}: {note}"]
     assert note in (tmp_path / "out" / "report.md").read_text()
-    other = ["--policies", policy, "--num-workers", "7", "--out", tmp_path / "seven"]
-    assert "seven" in output(*SMALL, *other, "--attacks", "ipm")
     assert "already holds results" in mistake(*SMALL, "--policies", "mean", "--out", folder)
