@@ -28,7 +28,7 @@ class Episodes(EnvConfig):
 
     observation: tuple[str, ...] = ("norms", "similarity", "trust")
     """Parts of the observation; these tell a policy more than the environment's default, pooled."""
-    evaluate_every: Annotated[int | None, tyro.conf.Suppress] = None
+    evaluate_every: Annotated[int | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
 
     def environment_arguments(self) -> dict[str, Any]:
         """The keyword arguments of the environment."""
