@@ -45,8 +45,15 @@ class Config:
     """Rounds of training between evaluations."""
     evaluation_episodes: int = 64
     """Episodes per evaluation."""
-    observation: tuple[str, ...] = ("norms", "similarity", "trust")
+    observation: tuple[str, ...] = (
+        *("similarity", "trust", "relative_norms"),
+        *("reputation", "history", "age"),  # running means, because the policy has no memory
+    )
     """Parts of the observation."""
+    reward_size: int | None = 128
+    """Held-out samples on which the reward is computed; None is the QV set, whose ten samples overfit."""
+    reward_form: Literal["relative", "log"] = "relative"
+    """The reward of a round: relative drop of the loss, or drop of its logarithm."""
     policy: Literal["gaussian", "dirichlet"] = "gaussian"
     """Gaussian logits with a softmax, or credits drawn from a Dirichlet distribution."""
     beta: float = 10.0
@@ -126,6 +133,8 @@ def make(config: Config, num_envs: int, seed: int, beta: float | None) -> VecEnv
         observation=list(config.observation),
         num_byzantine=config.num_byzantine,
         rounds=config.rounds,
+        reward_size=config.reward_size,
+        reward_form=config.reward_form,
     )
 
 

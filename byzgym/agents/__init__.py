@@ -10,6 +10,7 @@ from byzgym.agents.base import Agent
 from byzgym.agents.controls import BenignOnlyOracle, Fixed, Random, Uniform
 from byzgym.agents.gaa import GAA
 from byzgym.agents.registry import build, make, make_from, names, register
+from byzgym.agents.set.agent import SetAggregator
 
 __all__ = [
     "GAA",
@@ -17,6 +18,7 @@ __all__ = [
     "BenignOnlyOracle",
     "Fixed",
     "PolicyAgent",
+    "SetAggregator",
     "Random",
     "Uniform",
     "build",

@@ -20,6 +20,7 @@ from byzgym.aggregation.norm_clipping import NormClipping
 from byzgym.aggregation.per_environment import RulePerEnvironment
 from byzgym.aggregation.policy import Decision, NotLinearError, Policy, combine, move_credit
 from byzgym.aggregation.registry import RuleSpec, make, make_for, make_from, names, register
+from byzgym.aggregation.trust import Trust, reputation
 from byzgym.aggregation.view import ServerView
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "ServerRule",
     "ServerView",
     "TrimmedMean",
+    "Trust",
     "Weighting",
     "combine",
     "make",
@@ -53,4 +55,5 @@ __all__ = [
     "move_credit",
     "names",
     "register",
+    "reputation",
 ]

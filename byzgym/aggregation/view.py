@@ -33,13 +33,16 @@ class ServerView:
         learning_rate: The step size that the server will apply in this round; a number will do.
         qv_loss: Maps parameters [E, d] to the mean loss on the quasi-validation (QV) samples [E],
             differentiable. None in a job without QV samples.
-        round: Rounds since the start of each run.
+        round: Rounds since the start of each run. Where None, the views made with this memory are counted.
         rejected: Submissions with a NaN or infinite entry; they get no credit.
         previous_update: The update that the last round applied (zero in round 0).
         previous_credits: The credits of the last round that had any (uniform at first).
         memory: What rules keep from round to round. A job passes the same `Memory` in every round. None where
             there is none; rules that need it then say so.
         qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
+        qv_per_sample: Optional: maps parameters [E, d] to the gradients of the QV samples' own losses [E, q, d]
+            and to their label contrasts [E, q, d], both detached; see `qv_sample_gradients` and
+            `qv_contrasts`. A job that has no labels gives None for the contrasts.
 
     Raises:
         TypeError: If ``gradients`` or ``theta`` is no dense tensor of real numbers.
@@ -62,7 +65,9 @@ class ServerView:
     previous_credits: Tensor = None  # type: ignore[assignment]  # [E, n]
     memory: Memory | None = None
     qv_loss_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    qv_per_sample: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None
     _qv: tuple[Tensor, Tensor] | None = field(default=None, init=False)
+    _qv_samples: tuple[Tensor, Tensor | None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Fill the optional fields with their values at the start of a run."""
@@ -76,6 +81,9 @@ class ServerView:
         self.learning_rate = rate.expand(num_envs)
         if self.round is None:
             self.round = torch.zeros(num_envs, dtype=torch.int64, device=device)
+            if self.memory is not None:
+                self.round = self.memory.read("rounds", dtype=torch.int64)
+                self.memory.write("rounds", self.round + 1)
         if self.rejected is None:
             self.rejected = ~finite_rows(self.gradients)
             if self.rejected.any():
@@ -105,6 +113,24 @@ class ServerView:
         """The gradient of the QV loss at ``theta``, shape [E, d], computed when first asked for."""
         return self._quasi_validation()[1]
 
+    @property
+    def qv_sample_gradients(self) -> Tensor:
+        """The gradient of each QV sample's own loss at ``theta``, shape [E, q, d], when first asked for.
+
+        In a job without `qv_per_sample` this is the gradient of the mean loss alone, [E, 1, d].
+        """
+        return self._per_sample()[0]
+
+    @property
+    def qv_contrasts(self) -> Tensor | None:
+        """The label contrast of each QV sample at ``theta``, shape [E, q, d]; None where the job has none.
+
+        This is the gradient of the loss of sample k on its own label less the mean of its losses on the other
+        labels in the QV set. What a model gains by preferring some classes everywhere cancels in it, so it
+        tells a worker with few classes from one with wrong labels. Zero if all samples have one label.
+        """
+        return self._per_sample()[1]
+
     @torch.inference_mode(False)
     def of(self, runs: Tensor) -> ServerView:
         """What is known of some of the runs only.
@@ -114,13 +140,14 @@ class ServerView:
         """
         if len(runs.unique()) < len(runs):
             raise ValueError(f"runs must name each run once, got {runs.tolist()}")
-        loss, fast = self.qv_loss, self.qv_loss_and_gradient
+        loss, fast, single = self.qv_loss, self.qv_loss_and_gradient, self.qv_per_sample
         return ServerView(
             gradients=self.gradients[runs],
             theta=self.theta[runs],
             learning_rate=self.learning_rate[runs],
             qv_loss=None if loss is None else partial(_in_part, loss, self.theta, runs),
             qv_loss_and_gradient=None if fast is None else partial(_in_part, fast, self.theta, runs),
+            qv_per_sample=None if single is None else partial(_in_part, single, self.theta, runs),
             round=self.round[runs],
             rejected=self.rejected[runs],
             previous_update=self.previous_update[runs],
@@ -143,8 +170,19 @@ class ServerView:
                 self._qv = loss.detach(), gradient
         return self._qv
 
+    @torch.inference_mode(False)
+    def _per_sample(self) -> tuple[Tensor, Tensor | None]:
+        if self._qv_samples is None:
+            if self.qv_per_sample is None:
+                self._qv_samples = self.qv_gradient[:, None], None
+            else:
+                self._qv_samples = self.qv_per_sample(self.theta)
+        return self._qv_samples
+
 
 def _in_part(function: Callable[[Tensor], Any], theta: Tensor, runs: Tensor, part: Tensor) -> Any:
     """Call a function of all parameters [E, d] with those of some runs [m, d]; its results for these."""
     result = function(theta.index_put((runs,), part))
-    return tuple(values[runs] for values in result) if isinstance(result, tuple) else result[runs]
+    if isinstance(result, tuple):
+        return tuple(None if values is None else values[runs] for values in result)
+    return result[runs]

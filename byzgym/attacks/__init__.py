@@ -7,11 +7,15 @@ a factory of any callable ``(gradients, byzantine, context) -> submitted``.
 
 from byzgym.attacks import roles
 from byzgym.attacks.base import Attack, AttackContext, DataPoisoning
-from byzgym.attacks.colluding import ALittleIsEnough, InnerProductManipulation, Omniscient
+from byzgym.attacks.colluding import ALittleIsEnough, InnerProductManipulation, Omniscient, Sybils
+from byzgym.attacks.fang import FangKrum, FangTrimmedMean
+from byzgym.attacks.history import Mimic, RelocatedOrthogonalPerturbation, Replay
 from byzgym.attacks.label_flip import LabelFlip
+from byzgym.attacks.mixture import Mixture
 from byzgym.attacks.noise import Gaussian, Noise, RandomFault, Uniform
+from byzgym.attacks.optimised import MinMax, MinSum
 from byzgym.attacks.registry import make, make_from, names, register
-from byzgym.attacks.single_worker import NoAttack, Scaled, SignFlip, Zero
+from byzgym.attacks.single_worker import NoAttack, NonFinite, OneCoordinate, Scaled, SignFlip, Zero
 from byzgym.attacks.transmission import BitFlip, Gambler
 from byzgym.numerics.moments import honest_mean, honest_moments, honest_sum
 
@@ -21,16 +25,27 @@ __all__ = [
     "AttackContext",
     "BitFlip",
     "DataPoisoning",
+    "FangKrum",
+    "FangTrimmedMean",
     "Gambler",
     "Gaussian",
     "InnerProductManipulation",
     "LabelFlip",
+    "Mimic",
+    "MinMax",
+    "MinSum",
+    "Mixture",
     "NoAttack",
     "Noise",
+    "NonFinite",
     "Omniscient",
+    "OneCoordinate",
     "RandomFault",
+    "RelocatedOrthogonalPerturbation",
+    "Replay",
     "Scaled",
     "SignFlip",
+    "Sybils",
     "Uniform",
     "Zero",
     "honest_mean",

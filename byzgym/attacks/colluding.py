@@ -1,7 +1,8 @@
-"""Attacks of colluding workers: all submit the same vector, computed from the honest gradients."""
+"""Attacks of colluding workers: all submit the same vector, or nearly so, made of the honest gradients."""
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from byzgym.attacks.base import Attack, AttackContext
+from byzgym.attacks.noise import Gaussian
 from byzgym.attacks.registry import registry
+from byzgym.numerics.distances import row_norms
 from byzgym.numerics.moments import honest_mean, honest_moments, honest_sum
 from byzgym.validation import check_int, check_real
 
@@ -127,6 +130,48 @@ class ALittleIsEnough(Attack):
         z_of = [self.effective_z(num_workers, num_byzantine) for num_byzantine in range(num_workers + 1)]
         z = torch.tensor(z_of, dtype=mean.dtype, device=mean.device)[byzantine.sum(-1)]  # [E]
         return (mean - z[:, None] * std)[:, None]
+
+
+@registry.built_in("sybils")
+class Sybils(Attack):
+    """Sybils, in the sense of Fung et al. 2020, "The limitations of federated learning in sybil settings"
+    (FoolsGold; https://arxiv.org/abs/1808.04866). Byzantine workers submit near copies of one row, as if one
+    attacker had many names: the reversed honest mean, each with a little noise of its own.
+
+    Each submits ``-scale * (mean + noise * r * N(0, 1))``, where r is the root mean square entry of the mean.
+    FoolsGold, which trusts workers less the more they resemble others, is made against such workers.
+
+    Args:
+        scale: At least 0.
+        noise: At least 0, relative to the mean. With 0 they do what ``ipm`` does with epsilon ``scale``.
+
+    Example:
+        >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0], [0.0, 0.0]]])
+        >>> byzantine = torch.tensor([[False, False, True, True]])
+        >>> sent = Sybils()(gradients, byzantine, AttackContext.standalone(gradients))
+        >>> sent[0, 2:].round(decimals=1)
+        tensor([[-2., -1.],
+                [-2., -1.]])
+        >>> torch.equal(sent[0, 2], sent[0, 3])
+        False
+    """
+
+    reads_own = False
+
+    def __init__(self, scale: float = 1.0, noise: float = 0.01) -> None:
+        self.scale = check_real("scale", scale, low=0)
+        self.noise = check_real("noise", noise, low=0)
+        self._normal = Gaussian(0, 1)
+
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """Return shape [E, n, d], zero in honest rows; see `Attack.corrupt`."""
+        mean = honest_mean(gradients, byzantine)
+        spread = (row_norms(mean) * (self.noise / math.sqrt(mean.shape[1]))).to(mean.dtype)  # [E]
+        env = byzantine.nonzero()[:, 0]
+        rows = self._normal.rows(gradients, byzantine, context).mul_(spread[env, None]).add_(mean[env])
+        submitted = torch.zeros_like(gradients)
+        submitted[byzantine] = rows.mul_(-self.scale)
+        return submitted
 
 
 @lru_cache

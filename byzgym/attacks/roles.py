@@ -91,6 +91,35 @@ class Randomized:
         return torch.where(due[:, None], byzantine, current)
 
 
+@registry.built_in("redrawn")
+class Redrawn:
+    """Every ``period`` rounds other workers are Byzantine, as many as were assigned.
+
+    No worker stays honest for ever, so credits cannot be learned by a worker's number.
+
+    Args:
+        period: Rounds, at least 1.
+
+    Example:
+        >>> assigned = torch.tensor([[True, True, False]])
+        >>> context = AttackContext.standalone(torch.zeros(1, 3, 5))
+        >>> context.round += 5
+        >>> Redrawn(period=5)(assigned, assigned, context).sum()
+        tensor(2)
+    """
+
+    def __init__(self, period: int = 5) -> None:
+        self.period = check_int("period", period, low=1)
+
+    def __call__(self, assigned: Tensor, current: Tensor, context: AttackContext) -> Tensor:
+        """Return newly drawn roles where they are due, the current ones elsewhere."""
+        due = (context.round > 0) & (context.round % self.period == 0)
+        if not due.any():
+            return current
+        order = context.uniform(current.shape[1], where=due).argsort(-1)
+        return torch.where(due[:, None], assigned.gather(1, order), current)
+
+
 @registry.built_in("pretense")
 class Pretense:
     """Pretense attack of Pan et al. 2020, "Justinian's GAAvernor"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from byzgym.attacks.base import Attack, AttackContext
 from byzgym.attacks.registry import registry
-from byzgym.validation import check_real
+from byzgym.validation import check_choice, check_int, check_real
 
 
 @registry.built_in("none")
@@ -89,3 +91,69 @@ class Zero(Attack):
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return shape [E, 1, d]; see `Attack.corrupt`."""
         return torch.zeros_like(gradients[:, :1])
+
+
+@registry.built_in("one_coordinate")
+class OneCoordinate(Attack):
+    """One-coordinate attack of El Mhamdi et al. 2018, "The hidden vulnerability of distributed learning in
+    Byzantium" (https://arxiv.org/abs/1802.07927). Byzantine workers add ``scale * sqrt(d)`` to one of the d
+    coordinates of their own gradient.
+
+    The noise of honest gradients, too, grows with sqrt(d), so rules that compare distances, such as Krum, may
+    choose a row that is far off in one coordinate. The paper adds as much as the rule lets pass, to an
+    estimate of the true gradient; the own gradient and the scale 0.1 are from the reconstruction of GAA by
+    nicehiro (https://github.com/nicehiro/GAA-Consensus).
+
+    Args:
+        scale: Any finite number.
+        coordinate: Which one, at least 0 and less than d.
+
+    Example:
+        >>> gradients = torch.tensor([[[1.0, 1.0, 1.0, 1.0]]])
+        >>> attack = OneCoordinate(coordinate=2)
+        >>> attack(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+        tensor([[[1.0000, 1.0000, 1.2000, 1.0000]]])
+    """
+
+    def __init__(self, scale: float = 0.1, coordinate: int = 0) -> None:
+        self.scale = check_real("scale", scale)
+        self.coordinate = check_int("coordinate", coordinate, low=0)
+
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """Return shape [E, n, d]; see `Attack.corrupt`.
+
+        Raises:
+            ValueError: If there is no such coordinate.
+        """
+        dimension = gradients.shape[2]
+        check_int("coordinate", self.coordinate, low=0, high=dimension - 1)
+        submitted = gradients.clone()
+        submitted[..., self.coordinate] += self.scale * math.sqrt(dimension)
+        return submitted
+
+
+@registry.built_in("non_finite")
+class NonFinite(Attack):
+    """Rows without a number, as in ByzFL (https://github.com/LPD-EPFL/byzfl; infinity) and ByzantineMomentum
+    (https://github.com/LPD-EPFL/ByzantineMomentum; NaN). Byzantine workers submit NaN or infinity everywhere.
+
+    A server that does not check what it receives is lost at once. A simulation's server rejects these rows,
+    so they only count as missing.
+
+    Args:
+        value: "nan", "inf" or "-inf".
+
+    Example:
+        >>> gradients = torch.tensor([[[1.0, -2.0]]])
+        >>> NonFinite("-inf")(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
+        tensor([[[-inf, -inf]]])
+    """
+
+    reads_own = False
+
+    def __init__(self, value: str = "nan") -> None:
+        self.value: str = check_choice("value", value, ("nan", "inf", "-inf"))
+
+    def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """Return shape [E, 1, d]; see `Attack.corrupt`."""
+        return torch.full_like(gradients[:, :1], float(self.value))

@@ -1,4 +1,4 @@
-"""The command line: `byzgym list | compare | train | evaluate | report | bench`.
+"""The command line: `byzgym list | compare | train | evaluate | inspect | report | bench`.
 
 What takes long to import (pandas, matplotlib, scikit-learn, stable-baselines3) is imported by the command
 that needs it, so that help and lists come quickly.
@@ -20,6 +20,7 @@ from byzgym.cli.arguments import registry as arguments_registry
 from byzgym.cli.bench import Bench
 from byzgym.cli.compare import Compare
 from byzgym.cli.evaluate import Evaluate
+from byzgym.cli.inspect import Inspect
 from byzgym.cli.listing import List
 from byzgym.cli.report import Report
 from byzgym.cli.terminal import InputError, Terminal
@@ -30,6 +31,7 @@ Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )

@@ -1,4 +1,4 @@
-"""`byzgym evaluate`."""
+"""`byzgym evaluate`, and what it shares with `byzgym inspect`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from byzgym.validation import check_int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Episodes):
-    """Play episodes of the Gymnasium environment with one policy."""
+class Player(Episodes):
+    """A policy or a model, and the environment that it plays in."""
 
     policy: str | None = None
     """A rule or another agent, such as krum or model:runs/ppo/model.zip; gaa where neither a policy nor a
@@ -33,6 +33,59 @@ class Evaluate(Episodes):
     softmax_beta: float | None = None
     """Inverse temperature of the softmax that turns the model's logits into credits; 10, which `byzgym train`
     uses, where neither this nor config.json says it."""
+
+    def make_player(self, terminal: Terminal) -> tuple[gymnasium.Env[Any, Any], Any]:
+        """The environment, and the method `predict` of what plays in it."""
+        agent = self._agent(terminal)
+        # Credits that sum to less than 1 need the null slot.
+        env = self.make_environment(action="null_slot" if agent.linear else "update", rules=None)
+        agent.bind(env)
+        self._say_what_differs(agent, env, terminal)
+        return env, agent.predict
+
+    def make_environment(self, **others: Any) -> gymnasium.Env[Any, Any]:
+        """The environment, with other arguments than those of the command line."""
+        arguments = {**self.environment_arguments(), **others}
+        return gymnasium.make(ENV_ID, disable_env_checker=True, **arguments)
+
+    def _agent(self, terminal: Terminal) -> agents.Agent:
+        path = self.model_path
+        if path is not None:
+            if self.policy is not None:
+                raise ValueError(f"either --policy or --model-path, not both: {self.policy}, {path}")
+            return self._model(path, terminal)
+        for option, value in (("algorithm", self.algorithm), ("softmax-beta", self.softmax_beta)):
+            if value is not None:
+                raise ValueError(f"--{option} {value} is for the model of --model-path, which is missing")
+        return agents.make_from("gaa" if self.policy is None else self.policy)
+
+    def _model(self, path: Path, terminal: Terminal) -> agents.Agent:
+        from byzgym.integrations.sb3.config import TrainingConfig
+        from byzgym.integrations.sb3.model import OWN_ARGUMENTS, ModelPolicy
+
+        own = {name: v for name, v in self.environment_arguments().items() if name in OWN_ARGUMENTS}
+        if path.is_file() and TrainingConfig.beside(path) is not None:
+            # config.json says it, and options may only contradict it.
+            own = {name: value for name, value in own.items() if name in terminal.given}
+        return ModelPolicy(path, self.algorithm, self.softmax_beta, own)
+
+    def _say_what_differs(self, agent: agents.Agent, env: Any, terminal: Terminal) -> None:
+        from byzgym.experiments.play import told_less
+
+        policy = "gaa" if self.policy is None else self.policy
+        if agent.reference:
+            terminal.print(f"{policy} is a reference: it sees more than a server would")
+        told = told_less(policy, agent, env.unwrapped.simulation)
+        if told is not None:
+            terminal.print(f"{policy} is {told}")
+        for line in agent.differences(self.environment_arguments()):
+            terminal.print(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Player):
+    """Play episodes of the Gymnasium environment with one policy."""
+
     episodes: int = 5
     """Number of episodes, at least 1."""
     seed: int = 0
@@ -51,15 +104,11 @@ class Evaluate(Episodes):
         with mistakes():
             check_int("episodes", self.episodes, low=1)
             check_int("seed", self.seed, low=0)
-            agent = self._agent(terminal)
-            # Credits that sum to less than 1 need the null slot.
-            env = self._environment(action="null_slot" if agent.linear else "update", rules=None)
-            agent.bind(env)
-            self._say_what_differs(agent, env, terminal)
+            env, predict = self.make_player(terminal)
             env.reset(seed=self.seed)
         with mistakes(ValueError, RuntimeError, NotLinearError):
             shown = None if self.render == "none" else show
-            table = play_episodes(env, agent.predict, self.episodes, self.seed, shown)
+            table = play_episodes(env, predict, self.episodes, self.seed, shown)
         env.close()
         terminal.print(table.to_string(index=False, float_format="{:.3f}".format))
         sign = "+-" if terminal.console.options.ascii_only else "±"
@@ -68,41 +117,6 @@ class Evaluate(Episodes):
             spread = f" {sign} {std:.3f}" if len(table) > 1 else ""
             terminal.print(f"{column}: {mean:.3f}{spread}")
 
-    def _agent(self, terminal: Terminal) -> agents.Agent:
-        path = self.model_path
-        if path is not None:
-            if self.policy is not None:
-                raise ValueError(f"either --policy or --model-path, not both: {self.policy}, {path}")
-            return self._model(path, terminal)
-        for option, value in (("algorithm", self.algorithm), ("softmax-beta", self.softmax_beta)):
-            if value is not None:
-                raise ValueError(f"--{option} {value} is for the model of --model-path, which is missing")
-        return agents.make_from("gaa" if self.policy is None else self.policy)
-
-    def _model(self, path: Path, terminal: Terminal) -> agents.Agent:
-        from byzgym.integrations.sb3.config import TrainingConfig
-        from byzgym.integrations.sb3.model import OWN_ARGUMENTS, ModelPolicy
-
-        own = {name: v for name, v in self.environment_arguments().items() if name in OWN_ARGUMENTS}
-        if (
-            path.is_file() and TrainingConfig.beside(path) is not None
-        ):  # then only what contradicts it matters
-            own = {name: value for name, value in own.items() if name in terminal.given}
-        return ModelPolicy(path, self.algorithm, self.softmax_beta, own)
-
-    def _say_what_differs(self, agent: agents.Agent, env: Any, terminal: Terminal) -> None:
-        from byzgym.experiments.play import told_less
-
-        policy = "gaa" if self.policy is None else self.policy
-        if agent.reference:
-            terminal.print(f"{policy} is a reference: it sees more than a server would")
-        told = told_less(policy, agent, env.unwrapped.simulation)
-        if told is not None:
-            terminal.print(f"{policy} is {told}")
-        for line in agent.differences(self.environment_arguments()):
-            terminal.print(line)
-
-    def _environment(self, **others: Any) -> gymnasium.Env[Any, Any]:
-        mode = None if self.render == "none" else self.render
-        arguments = {**self.environment_arguments(), **others, "render_mode": mode}
-        return gymnasium.make(ENV_ID, disable_env_checker=True, **arguments)
+    def make_environment(self, **others: Any) -> gymnasium.Env[Any, Any]:
+        """See `Player`; it renders where that is wanted."""
+        return super().make_environment(**others, render_mode=None if self.render == "none" else self.render)

@@ -24,8 +24,6 @@ from byzgym.aggregation import (
 from byzgym.simulation import Simulation
 from byzgym.validation import check_choice
 
-SHORT = 1e-4
-"""Credits that sum to less than 1 by more than this need a null slot."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -83,14 +81,10 @@ class CreditActions(Actions):
         return Decision.from_credits(self._normalised(actions, view), view)
 
     def encode(self, decision: Decision, view: ServerView) -> np.ndarray:
-        """See `Actions.encode`; credits must sum to 1 unless all submissions are rejected."""
+        """See `Actions.encode`. Credits that sum to less than 1 are scaled up; only a null slot keeps them."""
         credits = _credits_of(decision)
-        short = (credits.sum(1) < 1 - SHORT) & ~view.rejected.all(1)
-        if short.any():
-            raise ValueError(
-                f"the policy's credits sum to {float(credits[short][0].sum()):.4g}, below 1: make the "
-                "environment with action='null_slot' or action='update'"
-            )
+        total = credits.sum(1, keepdim=True)
+        credits = torch.where(total > 0, credits / total.clamp(min=1e-30), credits)
         return credits.cpu().numpy().astype(np.float32)
 
     def check_policy(self, policy: Any) -> None:

@@ -16,7 +16,11 @@ class EnvConfig(SimulationConfig):
     observation: str | Sequence[str] = "pooled"
     """A part of the observation, a list of parts, or all."""
     pool_size: int | None = None
-    """Blocks of the pooled observation; None is 32, or d where that is less."""
+    """Numbers in a row of the pooled observation; None is 128, or d where that is less."""
+    pooling: str = "sketch"
+    """How rows are pooled: sketch (signed sums, which keep inner products) or blocks (means)."""
+    reward_form: str = "relative"
+    """The reward: relative (drop of the loss, divided by it) or log (drop of its logarithm)."""
     action: str = "credits"
     """What an action is: credits, null_slot, rule or update."""
     rules: Sequence[RuleSpec] | None = None

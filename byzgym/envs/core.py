@@ -15,10 +15,10 @@ from byzgym.ambient import episode_seed, shielded
 from byzgym.envs.actions import Actions, make_actions
 from byzgym.envs.config import EnvConfig
 from byzgym.envs.observations import make_observations
-from byzgym.envs.rewards import WORST_REWARD, exploded, relative_drop
+from byzgym.envs.rewards import FORMS, WORST_REWARD, exploded
 from byzgym.simulation import Simulation
 from byzgym.simulation.config import SimulationConfig, byzantine_bounds, config_from, named_attacks
-from byzgym.validation import check_int, unknown
+from byzgym.validation import check_choice, check_int, unknown
 
 
 @dataclass
@@ -51,6 +51,7 @@ class Core:
         self.observations = make_observations(
             self.config, simulation.num_rows, simulation.num_parameters, self.rounds
         )
+        self._reward = FORMS[check_choice("reward_form", self.config.reward_form, FORMS)]
         self.actions = make_actions(self.config.action, self.config.rules, simulation)
         if self.config.evaluate_every is not None:
             check_int("evaluate_every", self.config.evaluate_every, low=1)
@@ -89,12 +90,11 @@ class Core:
     def step(self, actions: np.ndarray, envs: Sequence[int] | None = None) -> Outcome:
         """Play a round in ``envs`` (all where None) and measure it."""
         simulation, view = self.simulation, self.simulation.view
-        before, byzantine = simulation.qv_loss(), simulation.byzantine_rows.clone()
+        before, byzantine = simulation.reward_loss(), simulation.byzantine_rows.clone()
         decision = self.actions.decode(actions, view)
         simulation.apply(decision, envs)
-        after = simulation.qv_loss()
-        diverged = simulation.diverged | exploded(after, simulation.initial_loss)
-        rewards = relative_drop(before, after).masked_fill(diverged, WORST_REWARD)
+        diverged = simulation.diverged | exploded(simulation.qv_loss(), simulation.initial_loss)
+        rewards = self._reward(before, simulation.reward_loss()).masked_fill(diverged, WORST_REWARD)
         terminated = _to_numpy(diverged)
         round = simulation.server.round.cpu().numpy()
         truncated = (round >= self.rounds) & ~terminated

@@ -1,4 +1,4 @@
-"""The reward: the relative drop of the quasi-validation loss."""
+"""The reward: how much the loss has dropped in a round."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from torch import Tensor
 
 WORST_REWARD = -10.0
 """Reward of a round in which the run diverges, and the lower bound of all others."""
+LARGEST_LOG_DROP = 10.0
+"""Upper bound of the reward in its form "log"."""
+SMALLEST_LOSS = 1e-12
+"""Smaller losses count as this."""
 EXPLOSION = 1000.0
 """A QV loss of more than this many times that at the start of the episode counts as divergence."""
 
@@ -21,7 +25,25 @@ def relative_drop(before: Tensor, after: Tensor) -> Tensor:
     The GAA paper calls its reward the relative change of the loss on the QV set (slides).
 
     Args:
-        before: QV loss before the update [E], not negative.
-        after: QV loss after it [E].
+        before: Loss before the update [E], not negative.
+        after: Loss after it [E].
     """
-    return ((before - after) / before.clamp(min=1e-12)).clamp(WORST_REWARD, 1.0)
+    return ((before - after) / before.clamp(min=SMALLEST_LOSS)).clamp(WORST_REWARD, 1.0)
+
+
+def log_drop(before: Tensor, after: Tensor) -> Tensor:
+    """log L(theta_t) - log L(theta_{t+1}), in [WORST_REWARD, LARGEST_LOG_DROP].
+
+    The sum over the rounds of an episode is the logarithm of the first loss less that of the last one, so a
+    loss that rises and falls again earns nothing.
+
+    Args:
+        before: Loss before the update [E], not negative.
+        after: Loss after it [E].
+    """
+    drop = before.clamp(min=SMALLEST_LOSS).log() - after.clamp(min=SMALLEST_LOSS).log()
+    return drop.clamp(WORST_REWARD, LARGEST_LOG_DROP)
+
+
+FORMS = {"relative": relative_drop, "log": log_drop}
+"""What the argument ``reward_form`` names."""

@@ -25,7 +25,8 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     answers with one credit per worker, and the server makes the step theta <- theta - lr * sum_i credit_i V_i
     (Pan et al., "Justinian's GAAvernor: Robust Distributed Learning with Gradient Aggregation Agent", USENIX
     Security 2020, https://www.usenix.org/conference/usenixsecurity20/presentation/pan). The agent is rewarded
-    by the loss on a few quasi-validation (QV) samples that the server holds.
+    by the loss on a few quasi-validation (QV) samples that the server holds, or on further held-out samples
+    that nobody else sees.
 
     The default is the hard case: the digits data, 10 workers, 7 of them Byzantine. Which ones and which
     attack (gaussian, sign_flip, ipm, alie or random) is drawn at each reset.
@@ -45,32 +46,53 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
 
     ## Observation Space
     `observation="pooled"` (default): `Box(-100, 100, (n + 1, pool_size), float32)`. A row per worker with its
-    received gradient, and last the server's own gradient on the QV set; in units of the root mean square
-    entry of the submission of median norm (of those that are not zero), averaged over `pool_size` contiguous
-    blocks of coordinates, and compressed by sign(v) log(1 + |v|). A list of parts, or "all", gives a `Dict`
-    of:
+    received gradient, and last the server's own gradient on the QV set. With `pooling="sketch"` (default),
+    the coordinates get random signs, the same in all environments, and are summed in `pool_size` contiguous
+    blocks (if these are longer than 1). Inner products and norms survive this but for noise.
+    `pooling="blocks"` takes the means of the blocks. The unit is the root mean square entry of the submission
+    of median norm (of those that are not zero), which for a sketch is this norm / sqrt(pool_size). Entries
+    are compressed by sign(v) log(1 + |v|).
+
+    A list of parts, or "all", gives a `Dict` of:
 
     | part | shape | content |
     | --- | --- | --- |
     | `pooled` | (n + 1, pool_size) | as above |
     | `gradients` | (n, d) | the received gradients, sign(v) log(1 + abs(v)) of each entry |
     | `norms` | (n,) | log(1 + norm) of the received gradients |
+    | `relative_norms` | (n, 2) | log(norm / median norm) and log(norm / norm of the QV gradient), within 10 |
     | `similarity` | (n, n) | cosines between the received gradients |
     | `trust` | (n,) | cosines with the server's own gradient on the QV set |
+    | `reputation` | (n,) | the running mean of the evidence in the rule `trust`, in [-1, 1] |
+    | `history` | (n, 6) | running means over about 10, then about 33 rounds of three numbers, see below |
     | `credits` | (n,) | the credits of the last round that had any |
     | `loss` | (1,) | log(1 + QV loss) |
+    | `age` | (1,) | 1 / sqrt(round + 1): how noisy the running means are |
     | `progress` | (1,) | round / rounds |
+
+    The three numbers of `history` are the evidence of the rule `trust`, the cosine in the part `trust`, and
+    the mean cosine with the other workers. The running means have the rates 0.1 and 0.03 and are corrected
+    for their start at zero. With them a policy without memory can use all rounds so far. A rejected
+    submission counts as zero in them, and is -10 in `relative_norms`.
 
     With secure groups of g workers there are n / g rows (and credits) instead of n.
 
     ## Rewards
-    (L(theta_t) - L(theta_{t+1})) / L(theta_t), L being the QV loss, not less than -10. A round in which the
-    run diverges is rewarded with -10.
+    `reward_form="relative"` (default): (L(theta_t) - L(theta_{t+1})) / L(theta_t), from -10 to 1.
+    `reward_form="log"`: log L(theta_t) - log L(theta_{t+1}), from -10 to 10. Its sum over an episode depends
+    on the first and the last loss only, so a loss that rises and falls again earns nothing. A round in which
+    the run diverges is rewarded with -10.
+
+    L is the QV loss (default, and the paper's), or with `reward_size=N` the loss on N held-out samples, drawn
+    anew at each reset. They are in no worker's share and not in the test set. The QV set is drawn from the
+    held-out samples that are left, so they are not in it either. Only the reward depends on them: they are
+    for training an agent that is deployed with the QV samples alone. `reward="held_out"` takes all held-out
+    samples but `qv_size`. Divergence (below) is about the QV loss in any case.
 
     ## Starting State
     A freshly initialised model. Drawn anew: which workers are Byzantine (and how many, for a range), the
-    attack (from a list), the workers' shares of the data, the QV set. `reset(options={"attack": "ipm",
-    "num_byzantine": 3})` sets the attack and f of this episode alone.
+    attack (from a list), the workers' shares of the data, the reward samples and the QV set.
+    `reset(options={"attack": "ipm", "num_byzantine": 3})` sets the attack and f of this episode alone.
 
     ## Episode End
     Termination: the run diverges, that is, the parameters would not stay finite, or the QV loss exceeds 1000
@@ -113,8 +135,12 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `worker_momentum` | 0 | of every worker |
     | `qv_size` | 10 | QV samples |
     | `qv_source` | "held_out" | where they come from |
+    | `reward` | "qv" | samples on which the reward is computed: "qv" or "held_out" |
+    | `reward_size` | none; all others with "held_out" | N; a number implies "held_out" |
+    | `reward_form` | "relative" | "relative" or "log", see above |
     | `observation` | "pooled" | a part, a list of parts, or "all" |
-    | `pool_size` | 32, or d if that is less | blocks of the pooled observation |
+    | `pool_size` | 128, or d if that is less | length of a row of the pooled observation |
+    | `pooling` | "sketch" | "sketch" or "blocks", see above |
     | `action` | "credits" | what an action is, see above |
     | `rules` | none | with `action="rule"`: what to choose from; each is told f, or the largest it accepts |
     | `secure_group_size` | 1 | g; the server sees only means over groups of g workers |
@@ -131,7 +157,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
         >>> env = gym.make("ByzantineAggregation-v0", attack="sign_flip", num_byzantine=3)
         >>> observation, info = env.reset(seed=0)
         >>> observation.shape, int(info["byzantine"].sum()), info["attack"]
-        ((11, 32), 3, 'sign_flip')
+        ((11, 128), 3, 'sign_flip')
         >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
         >>> round(float(info["credits"].sum()), 5)
         1.0

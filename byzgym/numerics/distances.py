@@ -35,6 +35,25 @@ def row_norms(rows: Tensor) -> Tensor:
     return norms
 
 
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows [..., d] divided by their Euclidean norms; zero rows stay zero.
+
+    >>> unit_rows(torch.tensor([[3e30, 4e30], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    norms = torch.linalg.vector_norm(rows, dim=-1)
+    misfit = ~((norms > 1e-15) & (norms < 1e18))  # squares may underflow or overflow
+    if misfit.any():
+        # Only these rows: the last bits of the others must not depend on them.
+        part = rows[misfit] / rows[misfit].abs().amax(-1, keepdim=True).clamp(
+            min=torch.finfo(rows.dtype).tiny
+        )
+        rows = rows.index_put((misfit,), part)
+        norms = norms.index_put((misfit,), torch.linalg.vector_norm(part, dim=-1))
+    return rows / norms.masked_fill(norms == 0, 1)[..., None]
+
+
 def _squares_fit(squared_norms: Tensor, rows: Tensor) -> Tensor:
     """Whether squares of such rows neither overflow nor underflow in the type of the rows."""
     limits = torch.finfo(rows.dtype)
@@ -47,6 +66,19 @@ def squared_distances(gradients: Tensor) -> Tensor:
     The matrix is symmetric. Equal rows are at distance exactly zero and at equal distances from the others.
     """
     return Geometry(gradients).squared.reshape(*gradients.shape[:-1], gradients.shape[-2])
+
+
+def squared_diameter(centred: Tensor) -> Tensor:
+    """The largest squared distance [...] between rows [..., n, d] whose mean is zero, in double precision.
+
+    No such row is farther from the origin than the diameter, so the Gram matrix loses no digits that matter.
+
+    Example:
+        >>> squared_diameter(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 0.0]]))
+        tensor(36., dtype=torch.float64)
+    """
+    squared, _ = _distances_from(_gram(centred.detach().reshape(-1, *centred.shape[-2:])), trusted=0)
+    return squared.flatten(1).amax(1).reshape(centred.shape[:-2])
 
 
 class Geometry:

@@ -32,13 +32,13 @@ def honest_sum(rows: Tensor, byzantine: Tensor) -> Tensor:
         >>> honest_sum(rows, torch.tensor([[False, False, True]]))
         tensor([[4., 8.]])
     """
-    return _sum(_at_least_single(rows), byzantine).to(rows.dtype)
+    return _sum(at_least_single(rows), byzantine).to(rows.dtype)
 
 
 def honest_mean(rows: Tensor, byzantine: Tensor) -> Tensor:
     """Mean of the honest rows, shape [E, d]; see `honest_sum`."""
     # The sum of half-precision rows may be too large for their type, so it is divided in single precision.
-    return (_sum(_at_least_single(rows), byzantine) / _honest_count(byzantine)).to(rows.dtype)
+    return (_sum(at_least_single(rows), byzantine) / _honest_count(byzantine)).to(rows.dtype)
 
 
 def honest_moments(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ def honest_moments(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
         >>> honest_moments(rows, torch.tensor([[False, False, True]]))
         (tensor([[2., 4.]]), tensor([[1., 2.]]))
     """
-    wide = _at_least_single(rows)
+    wide = at_least_single(rows)
     mean = honest_mean(wide, byzantine)
     std = _sum_of_squares(wide, mean, byzantine).div_(_honest_count(byzantine)).sqrt_().div_(STRETCH)
     if wide.dtype != torch.float64 and not math.isfinite(std.sum()):
@@ -63,7 +63,8 @@ def honest_moments(rows: Tensor, byzantine: Tensor) -> tuple[Tensor, Tensor]:
     return mean.to(rows.dtype), std.to(rows.dtype)
 
 
-def _at_least_single(rows: Tensor) -> Tensor:
+def at_least_single(rows: Tensor) -> Tensor:
+    """The rows, detached, in single precision if they are in half precision."""
     return rows.detach() if rows.element_size() >= 4 else rows.detach().float()
 
 

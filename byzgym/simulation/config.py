@@ -16,11 +16,12 @@ from byzgym import attacks, specs, tasks
 from byzgym.attacks import AttackContext
 from byzgym.registry import Registry, describe
 from byzgym.simulation.schedules import LearningRate
-from byzgym.validation import check_int, check_real, unknown
+from byzgym.validation import check_choice, check_int, check_real, unknown
 
 KNOWLEDGE = frozenset({"qv", "rule"})
 """What of the server an attack or a role function may ask for."""
 SCOPES = ("workers", "transmission")
+REWARDS = ("qv", "held_out")
 DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie", "random")
 
 Attack = Callable[[Tensor, Tensor, AttackContext], Tensor]
@@ -70,6 +71,10 @@ class SimulationConfig(RunConfig):
     """An attack such as alie or ipm:epsilon=1.0, or a list of them, one of which is drawn at each reset."""
     num_byzantine: int | Sequence[int] | None = None
     """Number f < n of Byzantine workers, or (low, high), drawn at each reset; None is 7 of 10 workers."""
+    reward: str = "qv"
+    """Samples on which the reward is computed: qv, or held_out for others that only the reward sees."""
+    reward_size: int | None = None
+    """Held-out samples for the reward; None is none of them with qv, and all but qv_size with held_out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +98,7 @@ class Setup:
     qv_size: int
     draw_qv: Callable[[tasks.Task, int, torch.Generator], tuple[Tensor, Tensor]]
     qv_source_name: str
+    reward_size: int | None
     secure_group_size: int
     rounds: int
     device: torch.device
@@ -133,6 +139,8 @@ def resolve(config: SimulationConfig) -> Setup:
     rounds = check_int("rounds", config.rounds, low=1)
     device = _device(config.device)
     rate = task.learning_rate if config.learning_rate is None else config.learning_rate
+    qv_size = check_int("qv_size", config.qv_size, low=1)
+    qv_source = _made("qv_source", tasks.quasi_validation.registry, config.qv_source)
     return Setup(
         task=task.to(device),
         make_module=partial(tasks.models.build, model, task.input_shape, task.num_classes),
@@ -148,9 +156,10 @@ def resolve(config: SimulationConfig) -> Setup:
         learning_rate=LearningRate(rate, rounds),
         momentum=_below_one("momentum", config.momentum),
         worker_momentum=_below_one("worker_momentum", config.worker_momentum),
-        qv_size=check_int("qv_size", config.qv_size, low=1),
-        draw_qv=_made("qv_source", tasks.quasi_validation.registry, config.qv_source),
+        qv_size=qv_size,
+        draw_qv=qv_source,
         qv_source_name=describe(config.qv_source),
+        reward_size=_reward_size(config, task, qv_size if getattr(qv_source, "uses_held_out", True) else 0),
         secure_group_size=group,
         rounds=rounds,
         device=device,
@@ -238,6 +247,22 @@ def _batch_size(batch_size: int | None, task: tasks.Task, num_workers: int) -> i
             stacklevel=2,
         )
     return batch_size
+
+
+def _reward_size(config: SimulationConfig, task: tasks.Task, taken: int) -> int | None:
+    """Samples of the reward set, from a held-out set of which ``taken`` are for the QV set; None for none."""
+    check_choice("reward", config.reward, REWARDS)
+    if config.reward_size is None and config.reward == "qv":
+        return None
+    assert task.held_out is not None  # a task without one splits it off its training set
+    held_out = len(task.held_out[1])
+    left = held_out - taken
+    if left < 1:
+        raise ValueError(
+            f"reward must be 'qv' and reward_size None where all {held_out} held-out samples are for the QV "
+            f"set, got reward={config.reward!r}, reward_size={config.reward_size!r} and qv_size={taken}"
+        )
+    return left if config.reward_size is None else check_int("reward_size", config.reward_size, 1, left)
 
 
 def _below_one(name: str, value: float) -> float:

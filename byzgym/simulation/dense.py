@@ -73,6 +73,18 @@ class DenseEngine:
         return loss, gradient
 
     @torch.no_grad()
+    def sample_gradients(self, theta: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+        """See `GradientEngine.sample_gradients`."""
+        copies = weights.shape[1] // x.shape[1]
+        layers = self._layers(theta)
+        inputs, logits = self._forward(layers, x.flatten(2))
+        p = torch.softmax(logits, dim=1).transpose(1, 2).repeat(1, copies, 1)  # [E, k q, C]
+        delta = weights.sum(2, keepdim=True) * p - weights
+        out = theta.new_empty(*weights.shape[:2], self.num_parameters)
+        self._backward(layers, [values.repeat(1, copies, 1) for values in inputs], delta, out)
+        return out
+
+    @torch.no_grad()
     def gradients(
         self,
         theta: Tensor,

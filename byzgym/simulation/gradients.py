@@ -39,6 +39,13 @@ class GradientEngine(Protocol):
         """Mean cross entropy [E] and its gradient [E, d], both detached."""
         ...
 
+    def sample_gradients(self, theta: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+        """Gradients [E, k q, d] of -sum_c w_c log p_c(x) for each of q samples and k label weights, detached.
+
+        Inputs are x [E, q, ...] and weights w [E, k q, C]: the first q are for the q samples, so are the next.
+        """
+        ...
+
     def gradients(
         self,
         theta: Tensor,

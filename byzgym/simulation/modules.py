@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,16 @@ class ModuleEngine:
             (gradient,) = torch.autograd.grad(loss.sum(), theta)
         return loss.detach(), gradient
 
+    def sample_gradients(self, theta: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+        """See `GradientEngine.sample_gradients`."""
+        self._module.train(False)
+        x = x.repeat(1, weights.shape[1] // x.shape[1], *[1] * (x.dim() - 2))
+        each = torch.func.vmap(torch.func.grad(self._weighted_loss), in_dims=(None, 0, 0))
+        if self._workers_apart:
+            each = partial(_one_by_one, self._weighted_loss)
+        with _differentiable_attention() if self._attends else nullcontext():
+            return torch.stack([each(*of_env) for of_env in zip(theta, x, weights, strict=True)]).detach()
+
     @torch.no_grad()
     def gradients(
         self,
@@ -119,7 +130,7 @@ class ModuleEngine:
         randomness = "different" if self.draws else "error"
         per_worker = torch.func.vmap(gradient, in_dims=(None, 0, 0), randomness=randomness)
         if self._workers_apart:
-            per_worker = self._one_by_one
+            per_worker = partial(_one_by_one, self._sample_loss)
         for e, generator in enumerate(generators):
             with seeded(generator) if self.draws else nullcontext():
                 gradients = per_worker(theta[e], x[e], y[e])
@@ -156,16 +167,21 @@ class ModuleEngine:
         with unchanged_attributes(self._module):
             return torch.func.functional_call(self._module, parameters, (x.clone(),), tie_weights=False)
 
-    def _one_by_one(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        rows: list[Tensor] = []
-        for inputs, labels in zip(x, y, strict=True):
-            with torch.enable_grad():
-                point = theta.detach().requires_grad_()
-                rows += torch.autograd.grad(self._sample_loss(point, inputs, labels), point)
-        return torch.stack(rows)
+    def _weighted_loss(self, theta: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+        return -(weights * F.log_softmax(self._apply(theta, x[None])[0], dim=0)).sum()
 
     def _sample_loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(self._apply(theta, x), y)
+
+
+def _one_by_one(loss: Callable[..., Tensor], theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Gradients [h, d] of a loss of theta [d] for each of h inputs x [h, ...] and labels y [h, ...]."""
+    rows: list[Tensor] = []
+    for inputs, labels in zip(x, y, strict=True):
+        with torch.enable_grad():
+            point = theta.detach().requires_grad_()
+            rows += torch.autograd.grad(loss(point, inputs, labels), point)
+    return torch.stack(rows)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from byzgym.ambient import without_autocast
 from byzgym.simulation.batches import described
 from byzgym.simulation.config import Setup
 from byzgym.simulation.gradients import GradientEngine
+from byzgym.tasks import Task
 from byzgym.validation import blamed
 
 LARGEST_LOSS = 1e30
@@ -22,8 +23,8 @@ class QuasiValidation:
     to agents with the `ServerView`. Samples x [q, ...] and labels y [q] of one environment tell the shapes.
     """
 
-    def __init__(self, engine: GradientEngine, num_envs: int, x: Tensor, y: Tensor) -> None:
-        self._engine = engine
+    def __init__(self, engine: GradientEngine, num_envs: int, x: Tensor, y: Tensor, num_classes: int) -> None:
+        self._engine, self._num_classes = engine, num_classes
         self.x = x.new_zeros(num_envs, *x.shape)  # [E, q, ...]
         self.y = y.new_zeros(num_envs, *y.shape)  # [E, q]
 
@@ -44,13 +45,28 @@ class QuasiValidation:
     def loss_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Loss [E] and gradient [E, d] at theta [E, d], both detached and finite."""
         loss, gradient = self._engine.loss_and_gradient(theta, self.x, self.y)
-        loss = torch.nan_to_num(loss, nan=LARGEST_LOSS, posinf=LARGEST_LOSS).clamp(max=LARGEST_LOSS)
-        return loss, torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        return finite_loss(loss), torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+
+    @without_autocast
+    def per_sample(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The samples' own gradients and label contrasts at theta [E, d], each [E, q, d]; see `ServerView`."""
+        own = torch.nn.functional.one_hot(self.y, self._num_classes).to(theta.dtype)  # [E, q, C]
+        others = own.amax(1, keepdim=True) * (1 - own)  # the labels in the set that are not the sample's
+        others = others / others.sum(2, keepdim=True).clamp(min=1)
+        contrast = torch.where(others.any(2, keepdim=True), own - others, 0)
+        gradients = self._engine.sample_gradients(theta, self.x, torch.cat([own, contrast], 1))
+        gradients = torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0)
+        return gradients.tensor_split(2, dim=1)  # type: ignore[return-value]
 
 
-def draw_samples(setup: Setup, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Samples x [q, ...] and labels y [q] from the QV source, which may be anybody's code."""
-    task, size, source = setup.task, setup.qv_size, setup.qv_source_name
+def finite_loss(loss: Tensor) -> Tensor:
+    """Losses [E] of at most `LARGEST_LOSS`, which stands for NaN, too."""
+    return torch.nan_to_num(loss, nan=LARGEST_LOSS, posinf=LARGEST_LOSS).clamp(max=LARGEST_LOSS)
+
+
+def draw_samples(setup: Setup, task: Task, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Samples x [q, ...] and labels y [q] of a task from the QV source, which may be anybody's code."""
+    size, source = setup.qv_size, setup.qv_source_name
     with blamed(f"qv_source {source}"):
         samples = setup.draw_qv(task, size, generator)
     if (

@@ -26,12 +26,16 @@ from byzgym.simulation.config import (
 from byzgym.simulation.gradients import engine_for
 from byzgym.simulation.metrics import test_metrics
 from byzgym.simulation.quasi_validation import QuasiValidation, draw_samples
+from byzgym.simulation.reward_set import RewardSet
 from byzgym.simulation.server import Server, receive
 from byzgym.simulation.workers import Workers
 from byzgym.validation import check_int, check_tensor
 
 ENVIRONMENT_ARGUMENTS = frozenset(
-    {"observation", "pool_size", "action", "rules", "evaluate_every", "render_mode"}
+    {
+        *("observation", "pool_size", "pooling", "reward_form"),
+        *("action", "rules", "evaluate_every", "render_mode"),
+    }
 )
 """Arguments of the environment that mean nothing to the simulation."""
 
@@ -63,8 +67,12 @@ class Simulation:
         self.engine = engine_for(module.to(setup.device, torch.float32), x[:2], y[:2])
         self.workers = Workers(setup, self.engine, num_envs)
         self.server = Server(setup, num_envs, self.engine.num_parameters)
-        x, y = draw_samples(setup, generator)  # for shapes, and to fail early
-        self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y)
+        self.reward_set: RewardSet | None = None
+        if setup.reward_size is not None:
+            self.reward_set = RewardSet(setup, self.engine, num_envs, setup.reward_size)
+            self.reward_set.draw(0, generator)
+        x, y = self._draw_qv(0, generator)  # for shapes, and to fail early
+        self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y, setup.task.num_classes)
         self.memory = Memory(num_envs, setup.device)
         """What rules keep from round to round."""
         self.rules: list[Callable[[Tensor], Tensor]] = [Mean()]
@@ -78,6 +86,7 @@ class Simulation:
             shape = (num_envs, setup.num_rows, self.num_parameters)
             self._group_means = torch.zeros(shape, device=setup.device)
         self._view: ServerView | None = None
+        self._reward_loss: tuple[ServerView, Tensor] | None = None  # [E], at the parameters in the view
         self._in_round = False
 
     @classmethod
@@ -156,6 +165,7 @@ class Simulation:
                 previous_credits=self.previous_credits,
                 memory=self.memory,
                 qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
+                qv_per_sample=self.quasi_validation.per_sample,
             )
         return self._view
 
@@ -229,7 +239,9 @@ class Simulation:
             generator = self.workers.generators[env].manual_seed(seed)
             self.workers.reset(env, bounds, choices)
             self.server.reset(env, self._initial_theta(generator))
-            x, y = draw_samples(self.setup, generator)
+            if self.reward_set is not None:
+                self.reward_set.draw(env, generator)
+            x, y = self._draw_qv(env, generator)
             self.quasi_validation.assign(env, x, y)
             self.previous_credits[env] = 1 / self.num_rows
             self._rule_numbers[env] = 0
@@ -281,6 +293,18 @@ class Simulation:
         return self.view.qv_value
 
     @shielded
+    def reward_loss(self) -> Tensor:
+        """The loss from which the reward is computed, at the current parameters, shape [E], always finite.
+
+        It is the QV loss, or the loss on held-out samples that are set aside for it. Not for agents.
+        """
+        if self.reward_set is None:
+            return self.qv_loss()
+        if self._reward_loss is None or self._reward_loss[0] is not self.view:
+            self._reward_loss = self.view, self.reward_set.loss(self.server.theta)
+        return self._reward_loss[1]
+
+    @shielded
     def evaluate(self) -> dict[str, Tensor]:
         """Test metrics: "accuracy" and "top3_accuracy" (0 to 1) and "test_loss", each of shape [E]."""
         return test_metrics(self.engine, self.server.theta, *self.setup.task.test)
@@ -305,6 +329,8 @@ class Simulation:
         workers = self.workers
         owners = {"simulation": self, "server": self.server, "workers": workers}
         owners |= {"batches": workers.batches, "quasi_validation": self.quasi_validation}
+        if self.reward_set is not None:
+            owners["reward_set"] = self.reward_set
         names = [attack.name for attack in workers.attacks]
         return owners, workers.generators, [self.memory, *workers.memories], names
 
@@ -325,6 +351,11 @@ class Simulation:
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"envs must name each environment once, got {numbers}")
         return numbers
+
+    def _draw_qv(self, env: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """QV samples x [q, ...] and labels y [q] for an environment, none of them for its reward."""
+        task = self.setup.task if self.reward_set is None else self.reward_set.rest(env)
+        return draw_samples(self.setup, task, generator)
 
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
         module = self.setup.make_module(generator=generator)

@@ -111,6 +111,12 @@ class Task:
             self._moved[device] = moved
         return self._moved[device]
 
+    def with_held_out(self, x: Tensor, y: Tensor) -> Task:
+        """This task with another held-out set, part of its own: inputs x [N, ...] and labels y [N]."""
+        changed: Task = object.__new__(Task)  # not dataclasses.replace, which would check all data again
+        vars(changed).update(vars(self), held_out=(x, y), _moved={})
+        return changed
+
 
 def split_held_out(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Split 10 % of samples [N, ...] off at random, or 10 of them (at most half) where that is more.

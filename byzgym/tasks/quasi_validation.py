@@ -5,6 +5,9 @@ and never from the test set, which would make the reported metrics meaningless. 
 GAAvernor" (https://www.usenix.org/conference/usenixsecurity20/presentation/pan), describe what a server may
 have: usually 10 samples of a validation or training set, or of a public data set of a similar domain.
 
+A source with the attribute ``uses_held_out = False`` takes nothing from the held-out set of the task that it
+is given, so that all of it can be reward samples.
+
 Example:
     >>> task, generator = make_task("digits"), torch.Generator().manual_seed(0)
     >>> x, y = make("noise", std=0.1)(task, 10, generator)
@@ -40,6 +43,8 @@ make_from = registry.make_from
 class HeldOut:
     """Samples of the task that no worker has."""
 
+    uses_held_out = True
+
     def __call__(self, task: Task, qv_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw, see the module; a ValueError if ``qv_size`` exceeds the held-out set."""
         assert task.held_out is not None  # a task without one splits it off its training set
@@ -49,6 +54,8 @@ class HeldOut:
 @registry.built_in("train")
 class Train:
     """Samples of the training set, which workers may hold too."""
+
+    uses_held_out = False
 
     def __call__(self, task: Task, qv_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw, see the module; a ValueError if ``qv_size`` exceeds the training set."""
@@ -105,6 +112,8 @@ class Other(HeldOut):
         task: The other task: a name, a mapping with its parameters, or a `Task`. It must have the input shape
             and the number of classes of the task whose server uses it.
     """
+
+    uses_held_out = False  # not those of the task whose server uses it
 
     def __init__(self, task: str | Mapping[str, Any] | Task) -> None:
         self.spec = task

@@ -22,7 +22,7 @@ ARGUMENTS = {**TINY, "num_workers": 7, "num_byzantine": 2, "attack": "sign_flip"
 
 
 def arguments_for(name):
-    return {**ARGUMENTS, "action": "credits" if agents.make(name).linear else "update"}
+    return {**ARGUMENTS, "action": "null_slot" if agents.make(name).linear else "update"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,11 +149,12 @@ def test_credits_that_sum_to_less_than_one(action, sums):
         np.testing.assert_allclose(info["credits"], [[part / 7] * 7 for part in sums], rtol=1e-6)
 
 
-def test_credits_below_one_need_a_null_slot():
-    env = gym.make(ID, **ARGUMENTS)
+@pytest.mark.parametrize(("action", "played"), [("credits", 1.0), ("null_slot", 0.5)])
+def test_only_a_null_slot_keeps_credits_below_one(action, played):
+    env = gym.make(ID, **ARGUMENTS, action=action)
     observation, _ = env.reset(seed=0)
-    with pytest.raises(ValueError, match="action='null_slot'"):
-        Part(0.5).bind(env).predict(observation)
+    info = env.step(Part(0.5).bind(env).predict(observation)[0])[4]
+    torch.testing.assert_close(info["credits"].sum(), np.float32(played))
 
 
 def test_nobody_deserves_credit():

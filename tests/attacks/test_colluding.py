@@ -1,4 +1,4 @@
-"""Omniscient, IPM and ALIE against hand-computed values and slow loops."""
+"""Omniscient, IPM, ALIE and sybils against hand-computed values and slow loops."""
 
 from __future__ import annotations
 
@@ -89,3 +89,17 @@ def test_the_last_bits_do_not_depend_on_the_batch(name, num_workers, dimension):
 def test_products_too_large_are_infinite():
     submitted = common("omniscient", torch.full((1, 3, 2), 1e30), mask_of(3, [0]))
     assert (submitted == -torch.inf).all()
+
+
+def test_sybils_are_near_copies_of_the_reversed_mean():
+    gradients = gradients_like(2, 8, 5000) * 3
+    mask = mask_of(8, [0, 4, 7], [1, 2, 3, 5])
+    submitted = attacks.make("sybils", scale=2, noise=0.1)(gradients, mask, context_for(gradients))
+    for env in range(2):
+        mean = gradients[env, ~mask[env]].mean(0)
+        noise = submitted[env, mask[env]] + 2 * mean
+        unit = 2 * 0.1 * mean.square().mean().sqrt()
+        assert norm.fit((noise / unit).flatten().double().numpy()) == pytest.approx((0, 1), abs=0.03)
+        assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.06
+    exact = attacks.make("sybils", scale=2, noise=0)(gradients, mask, context_for(gradients))
+    assert torch.equal(exact, attacks.make("ipm", epsilon=2)(gradients, mask, context_for(gradients)))

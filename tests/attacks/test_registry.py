@@ -9,8 +9,13 @@ from attack_cases import context_for, gradients_like, mask_of, states_of, submit
 from byzgym import attacks
 
 # These do not read what Byzantine workers would send.
-BLIND = {"gaussian", "uniform", "random", "zero", "omniscient", "ipm", "alie"}
-BUILT_IN = {*BLIND, "bit_flip", "gambler", "label_flip", "none", "scaled", "sign_flip"}
+BLIND = {
+    *("gaussian", "uniform", "random", "zero", "non_finite", "omniscient", "ipm", "alie", "sybils"),
+    *("min_max", "min_sum", "fang_trimmed_mean", "mimic", "rop"),
+}
+OWN = {"label_flip", "none", "replay"}  # these submit their own gradients, at least in the first round
+OTHERS = {"bit_flip", "fang_krum", "gambler", "mixture", "one_coordinate", "scaled", "sign_flip"}
+BUILT_IN = {*BLIND, *OWN, *OTHERS}
 GAMBLER = {"name": "gambler", "probability": 0.3, "num_servers": 2, "factor": -3.0}
 SPECS = [
     *sorted(BUILT_IN),
@@ -18,8 +23,26 @@ SPECS = [
     {"name": "bit_flip", "victims": "all", "dimensions": 5},
     GAMBLER,
     {**GAMBLER, "victims": "byzantine"},
+    *({"name": name, "perturbation": kind} for name in ("min_max", "min_sum") for kind in ("unit", "sign")),
+    {"name": "non_finite", "value": "-inf"},
 ]
-RANDOM = ["gaussian", "random", "uniform", {"name": "bit_flip", "victims": "all"}, GAMBLER]
+RANDOM = [
+    *("gaussian", "random", "uniform", "sybils", "fang_trimmed_mean"),
+    *({"name": "bit_flip", "victims": "all"}, GAMBLER),
+]
+# These draw numbers for each worker, in the order of the workers.
+PER_WORKER = (
+    "gaussian",
+    "random",
+    "uniform",
+    "sybils",
+    "fang_trimmed_mean",
+    "bit_flip",
+    "gambler",
+    "mixture",
+)
+# Their last bits depend on the number of environments, as those of matrix products do.
+PRODUCTS = ("min_max", "fang_krum")
 # Different numbers of Byzantine workers: some, none, all.
 MASK = mask_of(6, [1, 4], [], [0, 1, 2, 3, 4, 5], [5])
 
@@ -27,6 +50,10 @@ MASK = mask_of(6, [1, 4], [], [0, 1, 2, 3, 4, 5], [5])
 def test_the_built_in_attacks_are_registered():
     assert set(attacks.names()) == BUILT_IN
     assert {name for name in BUILT_IN if not attacks.make(name).reads_own} == BLIND
+
+
+def name_of(spec):
+    return spec if isinstance(spec, str) else spec["name"]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -39,7 +66,8 @@ class TestEveryAttack:
 
     def test_takes_an_expanded_view(self, spec):
         gradients = gradients_like(4, 1, 33).expand(4, 6, 33)
-        assert torch.equal(submit(spec, gradients, MASK), submit(spec, gradients.contiguous(), MASK))
+        submitted, expected = submit(spec, gradients, MASK), submit(spec, gradients.contiguous(), MASK)
+        torch.testing.assert_close(submitted, expected, rtol=0, atol=0, equal_nan=True)
 
     def test_a_batch_equals_its_environments_alone(self, spec):
         attack, gradients = attacks.make_from(spec), gradients_like(4, 6, 2410)
@@ -47,11 +75,15 @@ class TestEveryAttack:
         batch = attack(gradients, MASK, context)
         for env, (one, mask) in enumerate(zip(gradients, MASK, strict=True)):
             single = context_for(one[None], seed=7 + env)
-            assert torch.equal(attack(one[None], mask[None], single)[0, mask], batch[env, mask])
+            alone = attack(one[None], mask[None], single)[0, mask]
+            tolerance = 1e-6 if name_of(spec) in PRODUCTS else 0
+            torch.testing.assert_close(
+                alone, batch[env, mask], rtol=tolerance, atol=tolerance, equal_nan=True
+            )
             assert torch.equal(states_of(single)[0], states_of(context)[env])
 
     def test_extreme_sizes_do_not_give_nan(self, spec):
-        for size in (1e30, 1e-30):
+        for size in (1e30, 1e-30) if spec != "non_finite" else ():
             assert not submit(spec, gradients_like(4, 6, 33) * size, MASK).isnan().any()
 
     def test_honest_rows_stay_as_they_are(self, spec):
@@ -59,7 +91,24 @@ class TestEveryAttack:
             gradients = gradients_like(4, 6, 33)
             submitted = submit(spec, gradients, MASK)
             assert torch.equal(submitted[~MASK], gradients[~MASK])
-            assert torch.equal(submitted[MASK], gradients[MASK]) == (spec in ("none", "label_flip"))
+            assert torch.equal(submitted[MASK], gradients[MASK]) == (name_of(spec) in OWN)
+
+    def test_follows_a_permutation_of_the_workers(self, spec):
+        if name_of(spec) not in PER_WORKER:
+            gradients, order = gradients_like(4, 6, 33), torch.tensor([3, 0, 5, 1, 4, 2])
+            expected = submit(spec, gradients, MASK)[:, order]
+            permuted = submit(spec, gradients[:, order], MASK[:, order])
+            torch.testing.assert_close(permuted, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("factor", [4, 1e30, 1e-30])
+@pytest.mark.parametrize(
+    "name", ["alie", "fang_krum", "fang_trimmed_mean", "mimic", "min_max", "min_sum", "sybils"]
+)
+def test_larger_gradients_give_as_much_larger_submissions(name, factor):
+    gradients = gradients_like(4, 6, 33)
+    scaled, submitted = submit(name, gradients * factor, MASK), submit(name, gradients, MASK)
+    torch.testing.assert_close(scaled / factor, submitted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", RANDOM, ids=str)
@@ -78,7 +127,7 @@ def test_blind_attacks_ignore_byzantine_rows(name, dimension):
     expected = submit(name, gradients, MASK)
     for leftover in (torch.nan, torch.inf, -1e38):
         submitted = submit(name, gradients.masked_fill(MASK[..., None], leftover), MASK)
-        assert torch.equal(submitted[MASK], expected[MASK])
+        torch.testing.assert_close(submitted[MASK], expected[MASK], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +148,18 @@ def test_blind_attacks_ignore_byzantine_rows(name, dimension):
         ("bit_flip", {"victims": "some"}),
         ("gambler", {"probability": 1.5}),
         ("gambler", {"server": 20}),
+        ("min_max", {"perturbation": "unit_vec"}),
+        ("min_sum", {"perturbation": None}),
+        ("fang_trimmed_mean", {"b": 0.5}),
+        ("fang_krum", {"halvings": 1001}),
+        ("mimic", {"warmup": 0}),
+        ("replay", {"delay": 0}),
+        ("rop", {"location": 1.5}),
+        ("rop", {"reference": -0.1}),
+        ("rop", {"angle": float("nan")}),
+        ("one_coordinate", {"coordinate": -1}),
+        ("non_finite", {"value": float("nan")}),
+        ("sybils", {"noise": -1}),
     ],
 )
 def test_bad_parameters_are_named(name, parameters):

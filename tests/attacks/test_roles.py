@@ -171,3 +171,18 @@ def test_bad_parameters_are_named(name, parameters):
 def test_bounds_beyond_the_workers_are_refused(parameters):
     with pytest.raises(ValueError, match=f"{next(iter(parameters))} must be at most"):
         play(roles.make("fluctuating", **parameters), mask_of(4, [0]), 1)
+
+
+def test_redrawn_keeps_the_number_and_changes_the_workers_when_due():
+    redrawn = roles.make("redrawn", period=5)
+    assigned = mask_of(8, [0, 1, 2], [7], [])
+    context = context_for(torch.zeros(3, 8, 2))
+    seen = []
+    for number in range(16):
+        current = seen[-1] if seen else assigned
+        context.round[:] = number
+        seen.append(redrawn(assigned, current, context))
+        assert seen[-1].sum(1).tolist() == [3, 1, 0]
+        if number % 5 or not number:
+            assert torch.equal(seen[-1], current)
+    assert len({tuple(mask[0].tolist()) for mask in seen}) > 2

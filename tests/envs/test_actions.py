@@ -262,11 +262,17 @@ def test_encode_and_decode_are_inverse():
         torch.testing.assert_close(again.update, decision.update)
 
 
+def test_credits_below_one_are_scaled_up():
+    env = started()
+    for short in (0.1, 1e-20):
+        decision = Decision.from_credits(torch.tensor([[short, short, 2 * short, 0, 0, 0]]), env.view)
+        np.testing.assert_allclose(env.actions.encode(decision, env.view), [[0.25, 0.25, 0.5, 0, 0, 0]])
+    none = Decision.from_credits(torch.zeros(1, 6), env.view)
+    assert not env.actions.encode(none, env.view).any()
+
+
 def test_what_credits_cannot_say_is_refused():
     env = started()
-    short = Decision.from_credits(torch.full((1, 6), 0.1), env.view)
-    with pytest.raises(ValueError, match="action='null_slot'"):
-        env.actions.encode(short, env.view)
     with pytest.raises(NotLinearError, match="action='update'"):
         env.actions.encode(Decision(env.view.theta), env.view)
 

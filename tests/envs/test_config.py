@@ -36,7 +36,7 @@ def test_the_signature_shows_all_arguments():
 
 def test_the_default_is_the_documented_one():
     env = gym.make(ID).unwrapped
-    assert env.observation_space.shape == (11, 32)
+    assert env.observation_space.shape == (11, 128)
     assert env.action_space.shape == (10,)
     setup = env.simulation.setup
     assert (setup.num_byzantine, setup.qv_size, setup.rounds) == ((7, 7), 10, 100)
@@ -53,6 +53,7 @@ def test_the_default_is_the_documented_one():
         ("observation", [["norms"]], "observation must be one of"),
         ("action", "nope", "action must be one of 'credits', 'null_slot', 'rule', 'update'"),
         ("pool_size", 10**6, "pool_size must be an integer from 1 to"),
+        ("pooling", "mean", "pooling must be one of 'sketch', 'blocks', got 'mean'"),
         ("evaluate_every", 0, "evaluate_every must be an integer of at least 1"),
         ("device", "abacus", "device must be"),
     ],
@@ -73,4 +74,4 @@ def test_models_with_fewer_parameters_than_blocks(observation):
     assert env.unwrapped.simulation.num_parameters == 27
     assert env.observation_space.shape == ((7, 27) if observation == "pooled" else (6,))
     assert make().observation_space.shape == (7, 8)
-    assert gym.make(ID, **TINY).observation_space.shape == (7, 32)
+    assert gym.make(ID, **TINY).observation_space.shape == (7, 128)

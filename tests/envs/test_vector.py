@@ -58,6 +58,7 @@ def assert_same(first, second, path="result"):
         {"attack": ATTACKS},  # some environments diverge, so that episodes end at different times
         {"attack": ["alie"], "observation": "all", "action": "null_slot", "evaluate_every": 2},
         {"attack": "ipm", "secure_group_size": 5, "num_byzantine": (0, 4)},
+        {"attack": ["alie"], "reward_size": 9, "reward_form": "log", "pooling": "blocks"},
     ],
 )
 def test_environment_i_equals_the_single_one(mode, arguments):

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from byzgym.numerics import distances
-from byzgym.numerics.distances import BLOCK, Geometry, row_norms, squared_distances
+from byzgym.numerics.distances import (
+    BLOCK,
+    Geometry,
+    row_norms,
+    squared_diameter,
+    squared_distances,
+    unit_rows,
+)
 
 RTOL = {torch.float32: 1e-4, torch.float64: 1e-8}
 both_types = pytest.mark.parametrize("dtype", list(RTOL), ids=str)
@@ -132,3 +139,26 @@ def test_gradient_of_norms(dtype, d):
     row_norms(rows).sum().backward()
     units = torch.nn.functional.normalize(rows.detach().double(), eps=1e-40)
     torch.testing.assert_close(rows.grad.double(), units, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_squared_diameter(size):
+    rows = torch.stack([reference.draw("gaussian", 6, 300, seed=seed) for seed in range(3)]) * size
+    rows[1, 2:] = 0
+    rows[2] = 0
+    rows = rows - rows.mean(1, keepdim=True)
+    expected = [reference.distances(run).max() ** 2 for run in rows]
+    np.testing.assert_allclose(squared_diameter(rows).numpy(), expected, rtol=1e-5, atol=0)
+    assert squared_diameter(rows[0]).shape == ()
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-30, 1.0, 1e30])
+def test_unit_rows(size):
+    rows = reference.draw("gaussian", 4, 50, seed=2) * size
+    rows[1] = 0
+    units = unit_rows(rows)
+    assert units.dtype == rows.dtype
+    expected = rows.double().numpy() / np.linalg.norm(rows.double().numpy(), axis=1, keepdims=True).clip(
+        1e-60
+    )
+    np.testing.assert_allclose(units.numpy(), expected, rtol=1e-5, atol=1e-7)

@@ -96,14 +96,16 @@ def test_views_and_contexts_lead_to_no_secret():
         return first
 
     contexts = {}
-    simulation = make(attack=remember, roles=remember)
+    simulation = make(attack=remember, roles=remember, reward_size=4)
     simulation.memory.write("rule", torch.ones(2, 3))
+    simulation.reward_loss()
     task, workers = simulation.setup.task, simulation.workers
     secrets = {
         "data": (task.test, task.train),
         "byzantine": (workers.assigned, workers.byzantine, workers.attack_of),
         "roles": workers.roles_memory,
         "attack": workers.memories[1:],
+        "reward": (task.held_out, simulation.reward_set.samples),
     }
     for view in (simulation.view, simulation.view.of(torch.tensor([1]))):
         reached = storages(view)

@@ -126,7 +126,7 @@ def make_vec_env(
 
     >>> venv = make_vec_env(2, seed=0, task="synthetic", num_workers=4, num_byzantine=1)
     >>> venv.reset().shape
-    (2, 5, 32)
+    (2, 5, 128)
     >>> observations, rewards, dones, infos = venv.step(np.full((2, 4), 0.25))
     >>> infos[0]["credits"]
     array([0.25, 0.25, 0.25, 0.25], dtype=float32)

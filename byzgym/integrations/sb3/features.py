@@ -13,8 +13,9 @@ from byzgym.envs.observations import PARTS
 LARGEST_EXPONENT = 30.0
 """Compressed entries are clipped here; exp(30) is 1e13 times the median submission."""
 _LOG_ZERO = -60.0  # stands for the logarithm of the norm of a row of zeros
-_COLUMNS = ("norms", "trust", "credits")
-_GLOBAL = ("loss", "progress")
+_COLUMNS = ("norms", "trust", "credits", "relative_norms")
+_MEANS = ("reputation", "history")
+_GLOBAL = ("loss", "age", "progress")
 
 
 class EquivariantExtractor(BaseFeaturesExtractor):
@@ -23,7 +24,8 @@ class EquivariantExtractor(BaseFeaturesExtractor):
     A worker's gradient is described by its cosines with the server's own gradient, with the mean of the other
     workers' gradients and with these themselves (mean, largest, smallest), and by its norm relative to the
     server's and to the smallest. The cosine with the server's gradient is also passed on between gradients
-    that resemble each other.
+    that resemble each other. Running means are given as they are, and in units of their root mean square over
+    the workers.
 
     The output [B, rows * row_dim + global_dim] has the features of one worker after the other and then those
     of the round, so an ordinary MLP can use it, too.
@@ -68,7 +70,8 @@ class EquivariantExtractor(BaseFeaturesExtractor):
 
 def _parts(space: spaces.Space[object]) -> dict[str, spaces.Box]:
     if isinstance(space, spaces.Box) and len(space.shape) == 2:
-        others = [(PARTS[name].low, PARTS[name].high) for name in ("gradients", "similarity")]
+        tables = ("gradients", "similarity", "relative_norms", "history")
+        others = [(PARTS[name].low, PARTS[name].high) for name in tables]
         if (space.low.min(), space.high.max()) not in others:
             return {"pooled": space}
     if isinstance(space, spaces.Dict):
@@ -95,7 +98,11 @@ def _features(parts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             columns.append(_endorsed(parts["similarity"], parts["trust"][..., None]))
     if "norms" in parts:
         columns.append((parts["norms"] - _shortest(parts["norms"], 0.0))[..., None])
-    columns += [parts[name][..., None] for name in _COLUMNS if name in parts]
+    columns += [_columns(parts[name]) for name in _COLUMNS if name in parts]
+    for name in _MEANS:
+        if name in parts:
+            means = _columns(parts[name])
+            columns += [means, _beside_others(means)]
     whole = [parts[name] for name in _GLOBAL if name in parts]
     per_row = torch.cat(columns, 2)
     return per_row, torch.cat(whole, 1) if whole else per_row.new_zeros(len(per_row), 0)
@@ -146,6 +153,16 @@ def _endorsed(similarity: Tensor, trust: Tensor) -> Tensor:
     others = similarity - torch.diag_embed(torch.diagonal(similarity, dim1=1, dim2=2))
     once = others @ trust
     return torch.cat([once, others @ once], 2)
+
+
+def _columns(part: Tensor) -> Tensor:
+    """A number [B, n], or F numbers [B, n, F], for each row as columns [B, n, F]."""
+    return part[..., None] if part.dim() == 2 else part
+
+
+def _beside_others(means: Tensor) -> Tensor:
+    """Columns [B, n, F] in units of their root mean square over the rows."""
+    return means / means.square().mean(1, keepdim=True).sqrt().clamp(min=1e-6)
 
 
 def _summary(similarity: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from byzgym.simulation.config import config_from
 from byzgym.validation import check_real
 from byzgym.wrappers import softmax_credits
 
-OWN_ARGUMENTS = frozenset({"observation", "pool_size", "action", "rules"})
+OWN_ARGUMENTS = frozenset({"observation", "pool_size", "pooling", "action", "rules"})
 """Arguments of the environment that say what the model observes and what its actions mean."""
 _TESTED = frozenset({"attack", "num_byzantine", "roles", "device", "evaluate_every"})
 """Arguments in which an evaluation may differ from the training without a word."""

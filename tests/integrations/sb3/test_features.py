@@ -87,7 +87,9 @@ def test_extractor_refuses_other_observations(space):
         EquivariantExtractor(space)
 
 
-@pytest.mark.parametrize("part", ["gradients", "similarity", "trust", "loss"])
+@pytest.mark.parametrize(
+    "part", ["gradients", "similarity", "trust", "loss", "relative_norms", "reputation", "history"]
+)
 def test_single_parts_are_not_taken_for_pooled(tiny, part):
     space = gym.make("ByzantineAggregation-v0", observation=part, **tiny).observation_space
     with pytest.raises(ValueError, match="observation must be the pooled Box"):
@@ -103,6 +105,27 @@ def test_rejected_rows_are_not_the_shortest():
     assert received.tolist() == [1, 0, 1]
     assert relative.tolist() == pytest.approx([0, 0, np.log(4)], abs=1e-5)
     assert not seen[1].any()
+
+
+def test_means_over_rounds_beside_those_of_others():
+    spaces_of = {"reputation": spaces.Box(-1, 1, (2,)), "history": spaces.Box(-1, 1, (2, 2))}
+    extractor = EquivariantExtractor(spaces.Dict(spaces_of))
+    parts = {
+        "reputation": torch.tensor([[0.3, -0.4]]),
+        "history": torch.tensor([[[0.01, 0.0], [0.01, 0.0]]]),
+    }
+    seen = extractor(parts).view(2, 6)
+    size = (0.25 / 2) ** 0.5  # root mean square of 0.3 and 0.4
+    expected = [[0.3, 0.3 / size, 0.01, 0, 1, 0], [-0.4, -0.4 / size, 0.01, 0, 1, 0]]
+    torch.testing.assert_close(seen, torch.tensor(expected))
+    tiny = extractor({name: part * 1e-30 for name, part in parts.items()})
+    assert tiny.isfinite().all()
+
+
+def test_the_age_is_of_the_round():
+    boxes = {"trust": spaces.Box(-1, 1, (3,)), "age": spaces.Box(0, 1, (1,))}
+    extractor = EquivariantExtractor(spaces.Dict(boxes))
+    assert (extractor.rows, extractor.row_dim, extractor.global_dim) == (3, 1, 1)
 
 
 def test_norms_are_relative_to_the_smallest():

@@ -24,7 +24,7 @@ def permuted(observation, order):
     if not isinstance(observation, dict):
         return observation[[*order, len(order)]]
     moved = dict(observation)
-    for name in moved.keys() & {"gradients", "norms", "similarity", "trust", "credits"}:
+    for name in moved.keys() - {"pooled", "loss", "age", "progress"}:
         moved[name] = moved[name][order]
     if "similarity" in moved:
         moved["similarity"] = moved["similarity"][:, order]

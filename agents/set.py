@@ -1,0 +1,422 @@
+"""Train the set aggregator (`byzgym.agents.SetAggregator`) from nothing. Results: agents/README.md.
+
+Usage: python agents/set.py --out runs/set            again with the same command: goes on where it stopped
+
+The network is trained on simulations of small tasks under random attacks. In each round it sees what a server
+sees, and its credits are judged by what the simulation knows: how far the update is from the honest mean, and
+whether submissions that get credit lower the loss on a larger batch of training data. A generation plays one
+episode of each of several groups of environments, whose tasks, attacks and settings are drawn anew, with an
+update of the weights after each window of rounds. Attacks that hurt most are kept in a bank and played again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from safetensors.torch import save_file
+from torch import Tensor, distributed
+from torch.nn import functional as F
+
+from byzgym import agents, attacks, files, tasks
+
+from byzgym.agents.set.features import observe, remember, start
+from byzgym.agents.set.network import SetNetwork
+from byzgym.aggregation import Decision, ServerView
+from byzgym.attacks.mixture import SIZE as MIXTURE_SIZE
+from byzgym.numerics.sketch import Sketch
+from byzgym.simulation import Simulation
+
+NAMED = (
+    "none", "random", "gaussian", "sign_flip", "omniscient", "omniscient:factor=0.3", "ipm",
+    "ipm:epsilon=0.1", "alie", "alie:z=0.3", "label_flip", "zero", "scaled",
+)  # fmt: skip
+"""Named attacks of the training; all others come from `mixture`."""
+
+
+Bank = list[tuple[float, list[float]]]
+"""Attacks: the damage that each did, and its point of the space of `mixture`."""
+
+
+@dataclass
+class Config:
+    """Train the set aggregator."""
+
+    out: Path
+    """Folder for checkpoint.pt, log.csv and set.safetensors."""
+    generations: int = 480
+    """Generations in all; the learning rate falls over them."""
+    groups: int = 4
+    """Simulations of a generation, each with a task and settings of its own."""
+    num_envs: int = 32
+    """Environments of each simulation."""
+    window: int = 8
+    """Rounds between updates, through which the memory is differentiated."""
+    learning_rate: float = 2e-3
+    """Of Adam at the start."""
+    skewed: float = 0.6
+    """Part of the groups whose workers have different classes; it grows from a third of this at first."""
+    sketch: int = 1024
+    """Length of the sketches; half of what the agent has later, because training is then faster."""
+    averaging: float = 0.004
+    """Weight of an update in the running mean of the network's weights, which is what is kept."""
+    bank: int = 60
+    """Attacks that are kept to be played again."""
+    seed: int = 0
+    """Of everything."""
+    processes: int = 2
+    """Processes with one thread each. Another number gives other results."""
+
+
+class Banked(attacks.Mixture):
+    """The attack mixture in training: points from a bank in two of five episodes, else new ones.
+
+    Wrong labels, and nothing else, are more frequent than in `mixture` where Byzantine workers are a majority.
+    Stale gradients are left out, so that replay is an attack that the network has not seen.
+    """
+
+    components = tuple(name for name in attacks.Mixture.components if name != "stale")
+
+    def __init__(self, bank: Bank, poisoned: float) -> None:
+        super().__init__()
+        self.bank, self.poisoned = bank, poisoned  # the part of majorities with nothing but wrong labels
+
+    def _draw_points(self, byzantine: Tensor, context: attacks.AttackContext, where: Tensor) -> Tensor:
+        points = super()._draw_points(byzantine, context, where)
+        again, poisons = context.uniform(2, where=where).unbind(1)
+        if self.bank:
+            chosen = context.integers(len(self.bank), 1, where=where)[:, 0]
+            old = torch.tensor([row for _, row in self.bank])[chosen]
+            points = torch.where(again[:, None] < 0.4, old, points)
+        majority = byzantine.sum(1) * 2 >= byzantine.shape[1]
+        points[:, 0] *= torch.where(majority & (poisons < self.poisoned), 0.18, 1)
+        return points
+
+
+def relative(rng: np.random.Generator) -> tuple[tasks.Task, str]:
+    """A small relative of the digits task, and a model for it: other features, classes, noise and scale."""
+    digits = tasks.make("digits")
+    x = torch.cat([digits.train[0], digits.held_out[0]]).flatten(1)  # never the test set
+    y = torch.cat([digits.train[1], digits.held_out[1]])
+    num_classes = int(rng.choice([3, 5, 7, 10, 10, 10]))
+    classes = rng.permutation(10)[:num_classes]
+    keep = torch.from_numpy(np.isin(y.numpy(), classes))
+    labels = torch.full((10,), -1)
+    labels[torch.from_numpy(classes)] = torch.arange(num_classes)
+    x, y = x[keep], labels[y[keep]]
+    size = int(rng.choice([12, 20, 32, 64]))
+    if size < 64 or rng.random() < 0.3:
+        x = x @ torch.from_numpy(rng.normal(size=(64, size)) / 8).float()
+    noise = float(rng.choice([0, 0, 0.1, 0.3]))
+    x = x + noise * x.std() * torch.from_numpy(rng.normal(size=x.shape)).float()
+    x = (x - x.mean() * float(rng.random() < 0.3)) * float(10 ** rng.uniform(-0.2, 0.4))
+    order = torch.from_numpy(rng.permutation(len(x)))
+    x, y = x[order], y[order]
+    held = len(x) // 8
+    task = tasks.Task((x[held:], y[held:]), (x[:held], y[:held]), num_classes, held_out=(x[:held], y[:held]))
+    return task, str(rng.choice(["softmax", "mlp:10", "mlp:16", "mlp:16", "mlp:32", "mlp:12,12"]))
+
+
+class Group:
+    """Environments of one simulation, and the network's memory of them, for one episode."""
+
+    def __init__(self, config: Config, bank: Bank, skewed: float, rng: np.random.Generator) -> None:
+        task, model = relative(rng)
+        n = int(rng.integers(3, 13 if rng.random() < 0.75 else 21))
+        share = len(task.train[1]) // n
+        skews = rng.random() < skewed
+        partition: Any = "iid"
+        if skews:
+            partition = f"dirichlet:alpha={10 ** rng.uniform(-1.3, 0):.3f}"
+            if rng.random() < 0.2:
+                partition = "shards"
+        self.rounds = int(24 * 10 ** rng.uniform(0, 1))
+        self.mixture = Banked(bank, 0.6 if skews else 0.35)
+        named = [str(name) for name in rng.choice(NAMED, 2, replace=False)]
+        overrides = []
+        for _ in range(config.num_envs):
+            attack, f = _attack(rng, named, self.mixture, n, skews)
+            overrides.append({"attack": attack, "num_byzantine": f})
+        self.simulation = Simulation.make(
+            num_envs=config.num_envs,
+            seed=int(rng.integers(2**40)),
+            per_environment=overrides,
+            task=task,
+            model=model,
+            num_workers=n,
+            partition=partition,
+            roles=f"redrawn:period={rng.integers(1, 20)}" if rng.random() < 0.35 else "static",
+            batch_size=min(share, int(rng.choice([8, 16, 16, 32]))),
+            learning_rate=float(10 ** rng.uniform(-1.3, 0)),
+            qv_size=int(rng.integers(6, 21)),
+            qv_source=f"noise:std={rng.uniform(0, 0.6) * float(task.train[0].std()):.3f}"
+            if rng.random() < 0.2
+            else "held_out",
+            rounds=self.rounds,
+        )
+        self.simple = rng.random() < 0.1  # a job that offers the mean QV loss alone
+        self.rng = rng
+        self.sketch = Sketch(self.simulation.num_parameters, config.sketch)
+        self.state = self._start()
+        # A third of the environments forget in mid-episode: a server may begin with a model half trained.
+        self.forget = np.where(
+            rng.random(config.num_envs) < 0.33, rng.integers(1, self.rounds, config.num_envs), 0
+        )
+        self.damage = torch.zeros(config.num_envs)
+        self.first_loss = torch.zeros(config.num_envs)
+        self.round = 0
+
+    def _start(self) -> dict[str, Tensor]:
+        simulation = self.simulation
+        return start(simulation.num_envs, simulation.num_rows, self.sketch.size, simulation.server.theta)
+
+    def windows(self, network: SetNetwork, length: int) -> Iterator[dict[str, Tensor]]:
+        """Play the episode; yields the losses of each window, each a mean over rounds and environments."""
+        while self.round < self.rounds:
+            steps = min(length, self.rounds - self.round)
+            self.state["hidden"] = self.state["hidden"].detach()
+            terms = [self._play(network) for _ in range(steps)]
+            yield {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
+
+    def _play(self, network: SetNetwork) -> dict[str, Tensor]:
+        """One round: decide, step, and judge the decision."""
+        simulation = self.simulation
+        if self.round > 0:
+            self._forget(torch.from_numpy(self.forget == self.round))
+        view = simulation.view
+        if self.simple:
+            view = ServerView(
+                view.gradients,
+                view.theta,
+                view.learning_rate,
+                view.qv_loss,
+                view.round,
+                view.rejected,
+                view.previous_update,
+                view.previous_credits,
+                qv_loss_and_gradient=view.qv_loss_and_gradient,
+            )
+        features, state = observe(view, self.sketch, self.state)
+        result = network(features, self.state["hidden"])
+        honest = ~simulation.byzantine
+        rows, log_norms = state["rows"][:, 0], features.log_norms  # unit submissions, sketched
+        simulation.apply(Decision.from_credits(result.credits.detach(), view))
+        self.state = remember(state, result.credits, result.hidden)
+        self.round += 1
+
+        # How far the update is from the honest mean, relative to it, by inner products alone.
+        share = honest / honest.sum(1, keepdim=True).clamp(min=1)
+        shift = (log_norms.masked_fill(~honest, -60)).amax(1, keepdim=True)  # the scale of honest submissions
+        lengths = (log_norms - shift).clamp(max=30).exp()
+        target = share * lengths
+        given = result.weights * (result.factors * lengths)
+        norm = _square(target, features.pairs[:, 0]).clamp(min=1e-6)
+        distance = _square(given - target, features.pairs[:, 0]) / norm
+
+        # The slope of the loss on more data along each (shortened) submission, at the new parameters.
+        loss, gradient = self._larger_loss()
+        self.first_loss = torch.where(torch.tensor(self.round == 1), loss, self.first_loss)
+        slope = (rows @ self.sketch(gradient)[..., None])[..., 0] * (
+            log_norms.clamp(max=30).exp() * result.factors
+        )
+        slope = (-view.learning_rate[:, None] * slope / loss[:, None]).clamp(-1, 1).nan_to_num()
+        guess = F.binary_cross_entropy_with_logits(result.honest, honest.float())
+        far = torch.log1p(distance.clamp(min=0))
+        self._begin_anew((loss > 2 * self.first_loss + 1).nonzero()[:, 0].tolist())
+        self.damage += far.detach() / self.rounds
+        return {"distance": far.mean(), "slope": (result.weights * slope).sum(1).mean(), "honesty": guess}
+
+    def _forget(self, envs: Tensor) -> None:
+        """Begin the memory anew in some environments, bool [E]."""
+        if envs.any():
+            for name, new in self._start().items():
+                at = envs.view(-1, *[1] * (new.dim() - 1))
+                self.state[name] = torch.where(at, new, self.state[name])
+
+    def _begin_anew(self, envs: list[int]) -> None:
+        """New episodes where a model is spoilt, since there is nothing left to learn there."""
+        if envs:
+            self.simulation.reset([int(self.rng.integers(2**40)) for _ in envs], envs)
+            spoilt = torch.zeros(self.simulation.num_envs, dtype=torch.bool)
+            spoilt[envs] = True
+            self._forget(spoilt)
+
+    def _larger_loss(self) -> tuple[Tensor, Tensor]:
+        """The loss [E] on 128 samples of training data, and its gradient [E, d]."""
+        simulation = self.simulation
+        x, y = simulation.setup.task.train
+        rows = torch.from_numpy(self.rng.integers(len(y), size=(simulation.num_envs, 128)))
+        loss, gradient = simulation.engine.loss_and_gradient(simulation.server.theta, x[rows], y[rows])
+        return loss.clamp(min=0.05), gradient.nan_to_num(0, 0, 0)
+
+    def attackers(self) -> Bank:
+        """The damage done by each point of the mixture."""
+        played = [attack.attack for attack in self.simulation.workers.attacks]
+        if self.mixture not in played:
+            return []
+        number = played.index(self.mixture)
+        points = self.simulation.workers.memories[number + 1].read("point", MIXTURE_SIZE)
+        own = (self.simulation.workers.attack_of == number).nonzero()[:, 0].tolist()
+        return [(float(self.damage[env]), points[env].tolist()) for env in own]
+
+
+def _attack(
+    rng: np.random.Generator, named: list[str], mixture: Banked, n: int, skewed: bool
+) -> tuple[Any, int]:
+    """The attack of an environment and its f."""
+    if skewed and rng.random() < 0.3:
+        return "none", 0
+    f = n - 1 if rng.random() < 0.25 else int(rng.integers(n))
+    if rng.random() < 0.4:
+        f = max(f, -(-n // 2))
+    return (str(rng.choice(named)) if rng.random() < 1 / 3 else mixture), f
+
+
+def _square(weights: Tensor, cosines: Tensor) -> Tensor:
+    """The squared norm [E] of unit rows with these cosines [E, n, n] times weights [E, n]."""
+    return (weights[:, None] @ cosines @ weights[..., None])[:, 0, 0]
+
+
+def validate(network: SetNetwork) -> dict[str, float]:
+    """Accuracy beside the oracle's on the digits data, for cells that are part of the training."""
+    ratios = {}
+    for name, arguments in {
+        "sign_flip": {"attack": "sign_flip", "num_byzantine": 9},
+        "label_flip": {"attack": "label_flip", "num_byzantine": 9},
+        "mixture": {"attack": "mixture", "roles": "redrawn"},
+        "skew_none": {"attack": "none", "num_byzantine": 0, "partition": "dirichlet:alpha=0.1"},
+        "skew_flip": {"attack": "label_flip", "partition": "dirichlet:alpha=0.5"},
+    }.items():
+        accuracy = []
+        for policy in (agents.SetAggregator(pretrained=False), "oracle"):
+            simulation = Simulation.make(num_envs=8, seed=900, **arguments)
+            agent = agents.build(policy, simulation)
+            if isinstance(agent, agents.SetAggregator):
+                agent.network.load_state_dict(network.state_dict())
+            for _ in range(120):
+                simulation.apply(agent.decide(simulation.view))
+            accuracy.append(float(simulation.evaluate()["accuracy"].mean()))
+        ratios[name] = round(accuracy[0] / accuracy[1], 3)
+    return ratios
+
+
+def train(rank: int, config: Config) -> None:
+    """What each process does: it plays its share of the groups; gradients are added up over the processes."""
+    torch.set_num_threads(1)
+    meeting = (config.out / "meeting").absolute().as_uri()
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=config.processes)
+    torch.manual_seed(config.seed)  # for the initial weights
+    network, mean = SetNetwork(), SetNetwork()
+    mean.load_state_dict(network.state_dict())
+    mean.requires_grad_(False)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    bank: Bank = []
+    first, seconds = 0, 0.0
+    checkpoint = config.out / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint)
+        network.load_state_dict(saved["network"])
+        mean.load_state_dict(saved["mean"])
+        optimizer.load_state_dict(saved["optimizer"])
+        bank, first, seconds = saved["bank"], saved["generation"], saved["seconds"]
+    began = time.perf_counter() - seconds
+    for generation in range(first, config.generations):
+        # What a generation draws depends on the seed and its number alone, so a resumed run repeats it.
+        falling = 0.5 * (1 + math.cos(math.pi * generation / config.generations))
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = config.learning_rate * (0.02 + 0.98 * falling) * min(1, (generation + 1) / 5)
+        skewed = config.skewed * min(1, 1 / 3 + 2 * generation / config.generations)
+        groups = [
+            Group(config, bank, skewed, np.random.default_rng([config.seed, generation, number]))
+            for number in range(rank, config.groups, config.processes)
+        ]
+        log = play(config, groups, network, mean, optimizer)
+        found = gathered([entry for group in groups for entry in group.attackers()])
+        bank = sorted([(0.97 * score, row) for score, row in bank] + found, reverse=True)[: config.bank]
+        seconds = time.perf_counter() - began
+        rows = gathered(log)
+        if rank > 0:
+            continue
+        saved = {"network": network.state_dict(), "mean": mean.state_dict()}
+        saved |= {"optimizer": optimizer.state_dict(), "bank": bank}
+        with files.write_whole(checkpoint) as path:
+            torch.save(saved | {"generation": generation + 1, "seconds": seconds}, path)
+        left = seconds / (generation + 1) * (config.generations - generation - 1)
+        means = {name: round(float(np.mean([row[name] for row in rows])), 3) for name in rows[0]}
+        clock = f"{seconds / 60:.1f} min, {left / 60:.0f} left"
+        print(f"{generation + 1}/{config.generations} {means} {clock}", flush=True)
+        if (generation + 1) % 25 == 0:
+            print(validate(mean), flush=True)
+    if rank == 0:
+        with files.write_whole(config.out / "set.safetensors") as path:
+            save_file(mean.state_dict(), path)
+    distributed.destroy_process_group()
+
+
+def play(
+    config: Config,
+    groups: list[Group],
+    network: SetNetwork,
+    mean: SetNetwork,
+    optimizer: torch.optim.Optimizer,
+) -> list[dict[str, float]]:
+    """Play the episodes of the groups, window by window in turn, and update the weights after each window."""
+    windows = interleaved([group.windows(network, config.window) for group in groups])
+    log: list[dict[str, float]] = []
+    while True:
+        terms = next(windows, None)
+        optimizer.zero_grad(set_to_none=False)
+        if terms is not None:
+            (terms["distance"] + 8 * terms["slope"] + 0.1 * terms["honesty"]).backward()
+            log.append({name: float(value.detach()) for name, value in terms.items()})
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+        total = torch.cat([torch.tensor([float(terms is not None)]), *map(torch.flatten, gradients)])
+        distributed.all_reduce(total)
+        if total[0] == 0:  # no process has a window left
+            return log
+        vector_to_gradients(total[1:] / total[0], network)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        for slow, fast in zip(mean.parameters(), network.parameters(), strict=True):
+            slow.data.lerp_(fast.data, config.averaging)
+
+
+def interleaved(iterators: list[Iterator[Any]]) -> Iterator[Any]:
+    """The items of several iterators in turn."""
+    running = list(iterators)
+    while running:
+        for iterator in list(running):
+            try:
+                yield next(iterator)
+            except StopIteration:
+                running.remove(iterator)
+
+
+def vector_to_gradients(vector: Tensor, network: SetNetwork) -> None:
+    sizes = [parameter.numel() for parameter in network.parameters()]
+    for parameter, part in zip(network.parameters(), vector.split(sizes), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def gathered(mine: list[Any]) -> list[Any]:
+    """The items of all processes."""
+    everybody: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everybody, mine)
+    return [item for items in everybody for item in items]
+
+
+def main(config: Config) -> None:
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "meeting").unlink(missing_ok=True)
+    torch.multiprocessing.spawn(train, (config,), nprocs=config.processes)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

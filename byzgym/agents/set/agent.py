@@ -1,0 +1,94 @@
+"""The set aggregator as an agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from byzgym.agents.base import Agent
+from byzgym.agents.registry import registry
+from byzgym.agents.set.features import observe, remember, shapes
+from byzgym.agents.set.network import SetNetwork
+from byzgym.aggregation import Decision, ServerView
+from byzgym.ambient import seeded, shielded
+from byzgym.memory import Memory
+from byzgym.numerics.sketch import Sketch
+
+PRETRAINED = Path(__file__).with_name("pretrained.safetensors")
+SKETCH_SIZE = 2048
+"""Submissions are compared by sketches of this length: cosines are then right to about 0.02."""
+
+
+@registry.built_in("set")
+class SetAggregator(Agent):
+    """A learned aggregator that knows workers only by what they submit.
+
+    One small network looks at every worker in the same way: at how its submissions, and two momenta of them,
+    agree with the quasi-validation (QV) gradient, with single QV samples and their label contrasts, with
+    accepted updates and with the other workers; it remembers each worker and lets workers attend to each
+    other. It is not told f, the attack or anybody's identity, so it works for any number n of workers, any
+    model and any task without being trained again.
+
+    It was trained by ``agents/set.py`` on simulated attacks; the file CARD.md beside the weights says on
+    which, and what it reaches on others. It needs a view with a QV loss and a memory. Single QV samples'
+    gradients (``qv_per_sample``) make it better and are not needed.
+
+    Args:
+        pretrained: Whether to load the weights that are in the package. A network that is not trained acts
+            like the rule trust.
+
+    Example:
+        >>> from byzgym.memory import Memory
+        >>> gradients = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [-1.0, 0.0]]])
+        >>> view = ServerView(
+        ...     gradients, torch.zeros(1, 2), 0.1, lambda theta: theta @ torch.tensor([1.0, 0.0]),
+        ...     memory=Memory(num_envs=1),
+        ... )
+        >>> SetAggregator().credits(view)[0, 2] < 0.1
+        tensor(True)
+    """
+
+    def __init__(self, pretrained: bool = True) -> None:
+        with seeded(torch.Generator().manual_seed(0)):
+            self.network = SetNetwork().eval()
+        if pretrained:
+            self.network.load_state_dict(load_file(PRETRAINED))
+        self.network.requires_grad_(False)
+        self._sketch: Sketch | None = None
+
+    @shielded
+    def decide(self, view: ServerView) -> Decision:
+        """See `Policy.decide`.
+
+        Raises:
+            ValueError: If the view has no memory or no QV loss.
+        """
+        if view.memory is None:
+            raise ValueError(
+                "set keeps a memory: build every ServerView with the same memory=Memory(num_envs)"
+            )
+        num_workers, dimension = view.gradients.shape[1:]
+        if self._sketch is None or self._sketch.dimension != dimension:
+            self._sketch = Sketch(dimension, SKETCH_SIZE, device=view.theta.device)
+            self.network.to(view.theta.device)
+        until = view.memory.read("set.until", dtype=torch.int64)  # the round after the last one remembered
+        new = until != view.round + 1
+        if new.any():
+            self._remember(view, view.memory, self._sketch, new)
+        return Decision.from_credits(view.memory.read("set.credits", num_workers), view)
+
+    def _remember(self, view: ServerView, memory: Memory, sketch: Sketch, new: Tensor) -> None:
+        """Decide in the runs where this round is ``new`` [E], and write decision and state into the memory."""
+        names = shapes(view.num_workers, sketch.size)
+        before = {name: memory.read(f"set.{name}", *shape) for name, shape in names.items()}
+        features, state = observe(view, sketch, before)
+        with torch.no_grad():
+            result = self.network(features, state["hidden"])
+        state = remember(state, result.credits, result.hidden)
+        for name, shape in names.items():
+            here = new.view(-1, *[1] * len(shape))
+            memory.write(f"set.{name}", torch.where(here, state[name], before[name]))
+        memory.write("set.until", view.round + 1)
