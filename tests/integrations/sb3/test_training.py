@@ -15,7 +15,8 @@ from byzgym.integrations.sb3.config import NAME, TrainingConfig
 from byzgym.integrations.sb3.training import Training
 
 pytestmark = pytest.mark.global_rng
-SETTING = {"task": "synthetic", "rounds": 5, "attack": ["ipm", "gaussian"], "observation": ["norms", "reputation"]}
+PARTS = ["norms", "reputation"]  # a running mean, so that a checkpoint needs the memory
+SETTING = {"task": "synthetic", "rounds": 5, "attack": ["ipm", "gaussian"], "observation": PARTS}
 SMALL = {"num_envs": 4, "evaluate_every": 20, "evaluation_episodes": 2}
 
 
