@@ -121,7 +121,8 @@ class Registry(Generic[T]):
     def make_from(self, spec: str | Mapping[str, Any] | T, inject: Mapping[str, Any] | None = None) -> T:
         """Build from "name", "name:key=value,..." or {"name": ..., **parameters}; return an object as it is.
 
-        Values of ``inject`` are used where the factory `takes` a parameter that ``spec`` does not give.
+        The value of "name:value" is for the one parameter that the factory cannot do without. Values of
+        ``inject`` are used where the factory `takes` a parameter that ``spec`` does not give.
 
         Raises:
             ValueError: If the name is missing or unknown, or a text has another form.
@@ -139,8 +140,23 @@ class Registry(Generic[T]):
         if "name" not in parameters:
             raise ValueError(f"{self.kind}: a mapping needs the key 'name', got {shown(spec)}")
         name = parameters.pop("name")
+        if specs.BARE in parameters:
+            parameters[self._main(name, inject or {})] = parameters.pop(specs.BARE)
         injected = {key: value for key, value in (inject or {}).items() if self.takes(name, key)}
         return self.make(name, **(injected | parameters))
+
+    def _main(self, name: str, inject: Mapping[str, Any]) -> str:
+        """The one parameter that the factory cannot do without."""
+        parameters = inspect.signature(self.factory(name)).parameters.values()
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        needed = [p.name for p in named if p.default is p.empty and p.name not in inject]
+        if len(needed) != 1:
+            known = ", ".join(p.name for p in named) or "none"
+            raise ValueError(
+                f"{self.kind} {name!r}: expected '{name}:key=value', got a value without a key; its "
+                f"parameters: {known}"
+            )
+        return needed[0]
 
 
 def is_callable(value: Any) -> bool:

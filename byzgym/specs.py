@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
+BARE = ""
+"""The key of a value that has none, as in ``model:runs/ppo/model.zip``; `Registry.make_from` names it."""
 _OPENING = ("'", '"', "(", "[", "{")
+_KEY = re.compile(r"\s*[^\W\d]\w*\s*=")
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Read ``name`` or ``name:key=value,key=value``.
+    """Read ``name``, ``name:key=value,key=value`` or ``name:value``.
 
     A value that is a Python literal stands for that literal; any other value is plain text up to the next
-    comma. Quote text that holds a comma, begins with a quote or a bracket, or looks like a literal.
+    comma. Quote text that holds a comma, begins with a quote or a bracket, or looks like a literal. What does
+    not begin with a key is one value to its end, commas included. It is for the one parameter without which
+    the thing cannot be made.
 
     Returns:
-        ``{"name": name, key: value, ...}``, which every ``make_from`` of byzgym takes.
+        ``{"name": name, key: value, ...}``, which every ``make_from`` of byzgym takes. The key of a value
+        without one is `BARE`.
 
     Raises:
         ValueError: If the text has another form.
@@ -27,6 +34,8 @@ def parse(text: str) -> dict[str, Any]:
         {'name': 'csv', 'path': '/data/mine.csv', 'label': 'column'}
         >>> parse("fixed:credits=[1, 0, 2],scale=1e-3,note='1,000'")
         {'name': 'fixed', 'credits': [1, 0, 2], 'scale': 0.001, 'note': '1,000'}
+        >>> parse("model:runs/a,b/model.zip")
+        {'name': 'model', '': 'runs/a,b/model.zip'}
     """
     problem = ValueError(
         f"expected 'name' or 'name:key=value,...' with text or Python literals as values, got {text!r}"
@@ -35,6 +44,8 @@ def parse(text: str) -> dict[str, Any]:
         raise problem
     name, colon, rest = text.partition(":")
     spec: dict[str, Any] = {"name": name.strip()}
+    if spec["name"] and rest.strip() and not _KEY.match(rest):
+        return spec | {BARE: _value(rest.strip())}
     pending = ""
     for piece in rest.split(",") if colon else ():
         pending += piece
@@ -44,7 +55,7 @@ def parse(text: str) -> dict[str, Any]:
             continue
         if not value or not key.isidentifier() or key in spec:
             raise problem
-        spec[key] = ast.literal_eval(value) if _is_literal(value) else value
+        spec[key] = _value(value)
         pending = ""
     if pending or not spec["name"]:
         raise problem
@@ -58,6 +69,10 @@ def label(spec: Mapping[str, Any]) -> str:
         >>> label({"name": "csv", "path": "/data/mine.csv", "label": "None"})
         "csv:path=/data/mine.csv,label='None'"
     """
+    if BARE in spec:
+        value = spec[BARE]
+        spelt = repr(value) if isinstance(value, str) and _KEY.match(value) else _spelt(value)
+        return f"{spec['name']}:{spelt}"
     parameters = ",".join(f"{key}={_spelt(value)}" for key, value in spec.items() if key != "name")
     return f"{spec['name']}:{parameters}" if parameters else str(spec["name"])
 
@@ -70,6 +85,10 @@ def canonical(text: str) -> str:
         'gaussian:mean=-1,std=1000.0'
     """
     return label(parse(text))
+
+
+def _value(text: str) -> Any:
+    return ast.literal_eval(text) if _is_literal(text) else text
 
 
 def _is_literal(text: str) -> bool:

@@ -36,7 +36,11 @@ def test_every_form_of_a_spec(rules, spec):
         ("quite_other", ValueError, "unknown rule 'quite_other'; known: mean, scale$"),
         ({"name": 3}, ValueError, "unknown rule 3; known"),
         ({"factor": 3}, ValueError, "rule: a mapping needs the key 'name', got {'factor': 3}"),
-        ("scale:factor", ValueError, "expected 'name' or"),
+        (
+            "scale:factor",
+            ValueError,
+            "expected 'scale:key=value', got a value without a key; .*: factor, offset",
+        ),
         ("scale:f=3", TypeError, "rule 'scale': .*'f'; its parameters: factor=2.0, offset=0"),
         ("mean:f=3", TypeError, "its parameters: none"),
         (["scale"], TypeError, r"rule must be 'name', .* a mapping .* or a callable, got \['scale'\]$"),
@@ -103,3 +107,13 @@ def test_descriptions_hold_no_address():
     specs = ["ipm:epsilon=1", {"name": "ipm", "epsilon": 1}, {"name": "ipm"}, scale, Rule(), partial(scale)]
     assert [describe(spec) for spec in specs] == ["ipm:epsilon=1"] * 2 + ["ipm", "scale", "Rule", "partial"]
     assert registry.describe(lambda: 0) == "<lambda>"
+
+
+def test_a_value_without_a_key_is_for_the_parameter_that_is_needed():
+    registry = Registry("task")
+    registry.register("read", lambda path, limit=None: (path, limit))
+    registry.register("join", lambda left, right: (left, right))
+    assert registry.make_from("read:a,b.csv") == ("a,b.csv", None)
+    assert registry.make_from({"name": "read", "path": "x", "limit": 3}) == ("x", 3)
+    with pytest.raises(ValueError, match=r"expected 'join:key=value'.*: left, right"):
+        registry.make_from("join:1")

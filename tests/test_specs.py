@@ -18,6 +18,11 @@ from byzgym import specs
         (r"csv:path=C:\new\x.csv", {"name": "csv", "path": r"C:\new\x.csv"}),
         ("a:b=None,c=none,d='None',e=if", {"name": "a", "b": None, "c": "none", "d": "None", "e": "if"}),
         ("a:b=x=y,c=2020-01-02", {"name": "a", "b": "x=y", "c": "2020-01-02"}),
+        ("model: runs/x/model.zip", {"name": "model", specs.BARE: "runs/x/model.zip"}),
+        (r"model:C:\new\x.zip", {"name": "model", specs.BARE: r"C:\new\x.zip"}),
+        ("model:a,b/c d=1,e=2.zip", {"name": "model", specs.BARE: "a,b/c d=1,e=2.zip"}),
+        ("model:'lr=0.1/x.zip'", {"name": "model", specs.BARE: "lr=0.1/x.zip"}),
+        ("ipm:1", {"name": "ipm", specs.BARE: 1}),
     ],
 )
 def test_names_with_parameters(text, spec):
@@ -25,7 +30,7 @@ def test_names_with_parameters(text, spec):
     assert specs.parse(specs.canonical(text)) == spec
 
 
-BAD = ["", ":", "ipm:", ":a=1", "ipm:1", "ipm:epsilon", "ipm:epsilon=", "a:b=,c=1", "a:b=1,", "a:b=1,b=2"]
+BAD = ["", ":", "ipm:", ":a=1", ":a", "ipm:epsilon=", "a:b=,c=1", "a:b=1,", "a:b=1,c", "a:b=1,b=2"]
 BAD += ["a:name=1", "a:b=[1,2", "a:b='x", "a:b=[c]", 1, None, ["a"]]
 
 
@@ -54,4 +59,10 @@ KEYS = st.from_regex(r"[a-z_][a-z0-9_]*", fullmatch=True).filter(lambda key: key
 @given(parameters=st.dictionaries(KEYS, VALUES | st.sampled_from([float("inf"), -float("inf")]), max_size=4))
 def test_labels_are_read_back(parameters):
     spec = {"name": "any", **parameters}
+    assert specs.parse(specs.label(spec)) == spec
+
+
+@given(value=VALUES)
+def test_labels_of_values_without_a_key_are_read_back(value):
+    spec = {"name": "any", specs.BARE: value}
     assert specs.parse(specs.label(spec)) == spec

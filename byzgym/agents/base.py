@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -110,6 +111,13 @@ class Agent(Policy):
             self.reset(began)
         actions = self._env.actions.encode(self.decide(view), view)
         return (actions if self._is_batch(observation) else actions[0]), state
+
+    def differences(self, arguments: Mapping[str, Any]) -> list[str]:
+        """What was otherwise in the agent's training than these arguments of a simulation or environment say.
+
+        Each is one line of text. There is none for an agent that has not been trained.
+        """
+        return []
 
     def _attach(self, simulation: Simulation) -> None:
         """Take from the simulation what the agent may know, and tell it the rule that attacks may know."""

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
         )
         _import(given.imports)
-        given.command.run(Terminal(given.imports))
+        given.command.run(Terminal(given.imports, words))
     except InputError as error:
         print(f"byzgym: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ from typing import Any
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from byzgym.aggregation import RuleSpec
 from byzgym.simulation.config import Spec
 
 registry = ConstructorRegistry()
@@ -20,6 +21,8 @@ def _read(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         return _words(1, "STR", lambda words: words[0])
     if type_info.type == Spec | Sequence[Spec]:
         return _words("*", "[STR [STR ...]]", tuple)
+    if type_info.type == Sequence[RuleSpec] | None:
+        return _words("*", "[STR [STR ...]]", lambda words: None if words == ["None"] else tuple(words))
     if type_info.type == float | Mapping[str, Any] | None:
         return _words(1, "FLOAT|MAPPING|None", _literal)
     return None

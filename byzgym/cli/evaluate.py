@@ -11,7 +11,7 @@ import gymnasium
 from byzgym import agents
 from byzgym.aggregation import NotLinearError
 from byzgym.cli.terminal import Terminal, mistakes
-from byzgym.cli.train import Algorithm, Episodes
+from byzgym.cli.train import Episodes
 from byzgym.envs import ENV_ID
 from byzgym.validation import check_int
 
@@ -21,50 +21,65 @@ class Player(Episodes):
     """A policy or a model, and the environment that it plays in."""
 
     policy: str | None = None
-    """A rule or another agent, such as krum; gaa where neither a policy nor a model is given."""
+    """A rule or another agent, such as krum or model:runs/ppo/model.zip; gaa where neither a policy nor a
+    model is given."""
     model_path: Path | None = None
-    """A model saved by `byzgym train` or stable-baselines3, instead of a policy. Actions that may be below
-    0 are taken for logits, of which a softmax (--softmax-beta) makes credits, others for credits.
+    """A model saved by `byzgym train` or stable-baselines3, instead of a policy. What it observes and what
+    its actions mean is read from config.json beside it. Without that, --observation, --action and their like
+    say it; actions that may be below 0 are then taken for logits, of which a softmax makes credits.
     Observations are not normalised: a model trained in VecNormalize is not played as in its training."""
-    algorithm: Algorithm | None = None
-    """What made that model; ppo where not given."""
+    algorithm: str | None = None
+    """What made that model, such as ppo, recurrent_ppo or dqn; needed only where it is not found out."""
     softmax_beta: float | None = None
-    """Inverse temperature of the softmax that turns the model's logits into credits, as in its training; 10,
-    which `byzgym train` uses, where not given."""
+    """Inverse temperature of the softmax that turns the model's logits into credits; 10, which `byzgym train`
+    uses, where neither this nor config.json says it."""
 
     def make_player(self, terminal: Terminal) -> tuple[gymnasium.Env[Any, Any], Any]:
         """The environment, and the method `predict` of what plays in it."""
-        return self._with_policy(terminal) if self.model_path is None else self._with_model(self.model_path)
+        agent = self._agent(terminal)
+        # Credits that sum to less than 1 need the null slot.
+        env = self.make_environment(action="null_slot" if agent.linear else "update", rules=None)
+        agent.bind(env)
+        self._say_what_differs(agent, env, terminal)
+        return env, agent.predict
 
     def make_environment(self, **others: Any) -> gymnasium.Env[Any, Any]:
         """The environment, with other arguments than those of the command line."""
         arguments = {**self.environment_arguments(), **others}
         return gymnasium.make(ENV_ID, disable_env_checker=True, **arguments)
 
-    def _with_policy(self, terminal: Terminal) -> tuple[gymnasium.Env[Any, Any], Any]:
-        from byzgym.experiments.play import told_less
-
+    def _agent(self, terminal: Terminal) -> agents.Agent:
+        path = self.model_path
+        if path is not None:
+            if self.policy is not None:
+                raise ValueError(f"either --policy or --model-path, not both: {self.policy}, {path}")
+            return self._model(path, terminal)
         for option, value in (("algorithm", self.algorithm), ("softmax-beta", self.softmax_beta)):
             if value is not None:
                 raise ValueError(f"--{option} {value} is for the model of --model-path, which is missing")
+        return agents.make_from("gaa" if self.policy is None else self.policy)
+
+    def _model(self, path: Path, terminal: Terminal) -> agents.Agent:
+        from byzgym.integrations.sb3.config import TrainingConfig
+        from byzgym.integrations.sb3.model import OWN_ARGUMENTS, ModelPolicy
+
+        own = {name: v for name, v in self.environment_arguments().items() if name in OWN_ARGUMENTS}
+        if path.is_file() and TrainingConfig.beside(path) is not None:
+            # config.json says it, and options may only contradict it.
+            own = {name: value for name, value in own.items() if name in terminal.given}
+        return ModelPolicy(path, self.algorithm, self.softmax_beta, own)
+
+    def _say_what_differs(self, agent: agents.Agent, env: Any, terminal: Terminal) -> None:
+        from byzgym.experiments.play import told_less
+
         policy = "gaa" if self.policy is None else self.policy
-        agent = agents.make_from(policy)
-        env = self.make_environment(action="null_slot" if agent.linear else "update")
-        agent.bind(env)
-        told = told_less(policy, agent, env.unwrapped.simulation)  # type: ignore[attr-defined]
         if agent.reference:
             terminal.print(f"{policy} is a reference: it sees more than a server would")
+        told = told_less(policy, agent, env.unwrapped.simulation)
         if told is not None:
             terminal.print(f"{policy} is {told}")
-        return env, agent.predict
-
-    def _with_model(self, path: Path) -> tuple[gymnasium.Env[Any, Any], Any]:
-        from byzgym.integrations.sb3.training import load
-
-        if self.policy is not None:
-            raise ValueError(f"either --policy or --model-path, not both: {self.policy}, {path}")
-        model, env = load(path, self.algorithm or "ppo", self.make_environment(), self.softmax_beta)
-        return env, model.predict
+        for line in agent.differences(self.environment_arguments()):
+            terminal.print(line)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -19,10 +21,16 @@ class Terminal:
 
     Args:
         imports: The user's modules that have been imported; commands that are printed import them, too.
+        words: The words of the command line.
+
+    Attributes:
+        given: The names of the options among the words, such as "qv_size".
     """
 
-    def __init__(self, imports: Sequence[str] = ()) -> None:
+    def __init__(self, imports: Sequence[str] = (), words: Sequence[str] = ()) -> None:
         self.imports = tuple(imports)
+        options = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
+        self.given = {option.replace("-", "_") for option in options}
         # Names and paths are printed as they are: brackets are no markup, colons no emoji.
         self.console = Console(markup=False, emoji=False, highlight=False)
 
@@ -31,20 +39,47 @@ class Terminal:
         self.console.print(*objects)
 
     @contextmanager
-    def progress(self, total: int) -> Iterator[Callable[[str, int], None]]:
+    def progress(
+        self, total: int, done: int = 0, every: float | None = None
+    ) -> Iterator[Callable[[str, int], None]]:
         """Show a bar on a terminal until the block ends.
+
+        Args:
+            total: How much there is to do.
+            done: How much of it has been done before.
+            every: Where the output is no terminal, print a line after so many seconds; none where None.
 
         Yields:
             A function that takes what is being done, and how much of ``total`` has just been done.
         """
         if not self.console.is_terminal:
-            yield lambda what, done: None  # rich below 14 prints an empty line for a bar that is disabled
+            # rich below 14 prints an empty line for a bar that is disabled
+            yield (lambda what, done: None) if every is None else _Lines(self, total, done, every)
             return
         text = TextColumn("{task.description}", markup=False)
         columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True) as bars:
-            bar = bars.add_task("", total=total)
+            bar = bars.add_task("", total=total, completed=done)
             yield lambda what, done: bars.update(bar, description=f"{what:<16}", advance=done)
+
+
+class _Lines:
+    """Says in plain lines how far something is."""
+
+    def __init__(self, terminal: Terminal, total: int, done: int, every: float) -> None:
+        self._terminal, self._total, self._every = terminal, total, every
+        self._before = self._done = done
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, what: str, done: int) -> None:
+        self._done += done
+        now = time.monotonic()
+        if now - self._last < self._every:
+            return
+        self._last = now
+        left = (self._total - self._done) * (now - self._began) / (self._done - self._before)
+        time_left = timedelta(seconds=max(0, round(left)))
+        self._terminal.print(f"{what}: {self._done} of {self._total}, {time_left} left")
 
 
 @contextmanager

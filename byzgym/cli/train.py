@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from byzgym import files
 from byzgym.cli.terminal import Terminal, mistakes
+from byzgym.envs.config import EnvConfig
 from byzgym.experiments.config import arguments, command, options
-from byzgym.simulation.config import SimulationConfig
-from byzgym.validation import check_int
 
-Algorithm = Literal["ppo", "a2c", "sac", "td3"]
+if TYPE_CHECKING:
+    from byzgym.integrations.sb3.config import TrainingConfig
+
+Algorithm = Literal["ppo", "a2c", "sac", "td3", "recurrent_ppo", "tqc"]
+NOT_OF_THE_ENVIRONMENT = ("evaluate_every",)
+"""Of the environment's arguments: test metrics on the way, which the commands show nothing of."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Episodes(SimulationConfig):
+class Episodes(EnvConfig):
     """The environment of one policy."""
 
     observation: tuple[str, ...] = ("norms", "similarity", "trust")
     """Parts of the observation; these tell a policy more than the environment's default, pooled."""
+    evaluate_every: Annotated[int | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
 
     def environment_arguments(self) -> dict[str, Any]:
         """The keyword arguments of the environment."""
         # A single part is a Dict, too: learners know the parts by their names.
         alone = self.observation in (("pooled",), ("all",))
         observation = self.observation[0] if alone else list(self.observation)
-        return arguments(self, Episodes) | {"observation": observation}
+        given = arguments(self, EnvConfig) | {"observation": observation}
+        return {name: value for name, value in given.items() if name not in NOT_OF_THE_ENVIRONMENT}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Episodes):
     """Train a stable-baselines3 agent.
 
-    ppo and a2c have the permutation-equivariant policy, sac and td3 an MLP on its features. The settings of
-    ppo are those of agents/ppo.py.
+    The folder gets model.zip, best_model.zip (of the evaluation with the highest return), evaluations.csv,
+    config.json, checkpoints, and logs where TensorBoard is installed. Ctrl-C saves a checkpoint, and --resume
+    goes on from the last one. ppo and a2c have the permutation-equivariant policy, the others its features;
+    recurrent_ppo and tqc need sb3-contrib.
     """
 
     algorithm: Algorithm = "ppo"
@@ -46,28 +57,103 @@ class Train(Episodes):
     """Environments side by side."""
     seed: int = 0
     """Of the learner and of its environments."""
+    evaluate_every: int = 20_000  # not the environment's argument of this name
+    """Steps between evaluations, each of which also saves a checkpoint."""
+    evaluation_episodes: int = 32
+    """Episodes of an evaluation; the same ones in each, and none of the training."""
     out: Path = Path("byzgym-agent")
-    """Folder for model.zip."""
+    """Folder for the model and all that belongs to it."""
+    resume: bool = False
+    """Go on with the training in the folder, up to --steps if given; all else is as it was."""
     overwrite: bool = False
-    """Replace a model that the folder holds."""
+    """Replace a training that the folder holds."""
 
     def run(self, terminal: Terminal) -> None:
-        """Train and save."""
+        """Train, evaluate and save."""
         from byzgym.integrations.sb3 import training
 
-        path = self.out / "model.zip"
         with mistakes():
-            steps = check_int("steps", self.steps, low=1)
-            model = training.make(self.algorithm, self.num_envs, self.seed, self.environment_arguments())
+            config = self._config(terminal)
+            run = training.Training(self.out, config, self.resume)
         with mistakes(OSError), files.lock(self.out):
-            if path.exists() and not self.overwrite:
-                raise FileExistsError(
-                    f"{path} exists; choose another folder (--out) or replace it (--overwrite)"
-                )
-            with terminal.progress(steps) as advance:
-                training.learn(model, steps, lambda done: advance(self.algorithm, done))
-            with files.write_whole(path) as temporary:
-                model.save(temporary)
-        words = ["--model-path", str(path), "--algorithm", self.algorithm, *options(self, Episodes)]
-        evaluate = command(terminal.imports, "evaluate", *words)
+            self._check_folder(training.held(self.out))
+            if not training.has_tensorboard():
+                terminal.print("no logs for TensorBoard, which is not installed: pip install 'byzgym[train]'")
+            try:
+                with terminal.progress(config.steps, run.steps_done, every=30) as advance:
+                    run.run(
+                        lambda done, reward: advance(_named(config.algorithm, reward), done),
+                        lambda row: terminal.print(_described(row)),
+                    )
+            except KeyboardInterrupt:
+                done = run.config.steps_done
+                go_on = command(terminal.imports, "train", "--out", str(self.out), "--resume")
+                print(f"byzgym: interrupted; {done} steps are saved, and `{go_on}` goes on", file=sys.stderr)
+                raise
+        path = self.out / training.MODEL
+        evaluate = command(terminal.imports, "evaluate", "--model-path", str(path), *self._options(config))
         terminal.console.print(f"{path}; `{evaluate}` plays it", soft_wrap=True)
+
+    def _config(self, terminal: Terminal) -> TrainingConfig:
+        """How to train: by the arguments, or as before."""
+        from byzgym.integrations.sb3 import learners
+        from byzgym.integrations.sb3.config import NAME, TrainingConfig
+
+        environment = self.environment_arguments()
+        given = TrainingConfig(
+            algorithm=self.algorithm,
+            environment=environment,
+            softmax_beta=learners.softmax_beta(environment),
+            seed=self.seed,
+            num_envs=self.num_envs,
+            steps=self.steps,
+            evaluate_every=self.evaluate_every,
+            evaluation_episodes=self.evaluation_episodes,
+            imports=list(terminal.imports),
+        )
+        if not self.resume:
+            return replace(given, settings=learners.settings(self.algorithm, self.num_envs, environment))
+        if self.overwrite:
+            raise ValueError("either --resume or --overwrite, not both")
+        path = self.out / NAME
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.out} holds no training to resume: {NAME} is missing")
+        held = TrainingConfig.read(path)
+        others = given.contradictions(held, terminal.given - {"steps"})
+        if others:
+            raise ValueError(f"--resume goes on as {path} says; leave out: {'; '.join(others)}")
+        if "steps" in terminal.given:
+            held = replace(held, steps=self.steps)
+        if held.steps_done >= held.steps:
+            raise ValueError(
+                f"{self.out} has {held.steps_done} steps; say with --steps up to how many to go on"
+            )
+        return held
+
+    def _check_folder(self, held: list[Path]) -> None:
+        if held and not (self.overwrite or self.resume):
+            names = ", ".join(path.name for path in held)
+            raise FileExistsError(
+                f"{self.out} already holds {names}; choose another folder (--out), replace what it holds "
+                "(--overwrite) or go on with it (--resume)"
+            )
+
+    def _options(self, config: TrainingConfig) -> list[str]:
+        """The options with which `byzgym evaluate` plays in the environment of the training."""
+        from byzgym.integrations.sb3.model import OWN_ARGUMENTS
+
+        named: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in config.environment.items()
+            if name not in OWN_ARGUMENTS
+        }
+        return options(Episodes(**named), Episodes)
+
+
+def _named(algorithm: str, reward: float | None) -> str:
+    return algorithm if reward is None else f"{algorithm}, reward {reward:.2f}"
+
+
+def _described(row: dict[str, Any]) -> str:
+    name = f"{row['policy']}, {row['steps']} steps" if row["steps"] else row["policy"]
+    return f"{name:<24} return {row['return']:7.3f}  accuracy {row['accuracy']:.3f}"

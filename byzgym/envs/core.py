@@ -14,7 +14,7 @@ from byzgym.aggregation import ServerView
 from byzgym.ambient import episode_seed, shielded
 from byzgym.envs.actions import Actions, make_actions
 from byzgym.envs.config import EnvConfig
-from byzgym.envs.observations import ObservationBuilder
+from byzgym.envs.observations import make_observations
 from byzgym.envs.rewards import FORMS, WORST_REWARD, exploded
 from byzgym.simulation import Simulation
 from byzgym.simulation.config import SimulationConfig, byzantine_bounds, config_from, named_attacks
@@ -48,13 +48,8 @@ class Core:
         simulation = Simulation.make(num_envs, seed=0, per_environment=per_environment, **simulated)
         self.simulation = simulation
         self.rounds = simulation.setup.rounds
-        self.observations = ObservationBuilder(
-            self.config.observation,
-            self.config.pool_size,
-            simulation.num_rows,
-            simulation.num_parameters,
-            self.rounds,
-            self.config.pooling,
+        self.observations = make_observations(
+            self.config, simulation.num_rows, simulation.num_parameters, self.rounds
         )
         self._reward = FORMS[check_choice("reward_form", self.config.reward_form, FORMS)]
         self.actions = make_actions(self.config.action, self.config.rules, simulation)

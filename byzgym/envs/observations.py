@@ -16,6 +16,7 @@ from torch import Tensor
 from byzgym.aggregation import ServerView
 from byzgym.aggregation.trust import RATE, pass_on, running_mean
 from byzgym.ambient import without_autocast
+from byzgym.envs.config import EnvConfig
 from byzgym.numerics.distances import unit_rows
 from byzgym.numerics.sketch import Sketch
 from byzgym.validation import check_choice, check_int
@@ -114,6 +115,15 @@ class Seen:
     def evidence(self) -> Tensor:
         """What the rule `trust` learns of the workers in this round, [E, n]."""
         return pass_on(self.trust, self.similarity)
+
+
+def make_observations(
+    config: EnvConfig, num_rows: int, num_parameters: int, rounds: int
+) -> ObservationBuilder:
+    """The builder of a configuration's observations, for submissions [E, num_rows, num_parameters]."""
+    return ObservationBuilder(
+        config.observation, config.pool_size, num_rows, num_parameters, rounds, config.pooling
+    )
 
 
 @dataclass(frozen=True)

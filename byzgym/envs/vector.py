@@ -187,6 +187,34 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
             self._renderer.record(infos, began)
         return self._core.observe(), outcome.rewards, outcome.terminated, outcome.truncated, infos
 
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of everything that changes, for `restore`; what is drawn of it is left out."""
+        return {
+            "simulation": self.simulation.snapshot(),
+            "random": copy.deepcopy(self._random),
+            "done": self._done.copy(),
+            "begun": self._begun.copy(),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> Any:
+        """Go back to a snapshot of this environment; what follows repeats what followed it then.
+
+        Returns:
+            The observations at that time.
+
+        Raises:
+            ValueError: If the snapshot is invalid or of another environment; nothing changes then.
+        """
+        try:
+            simulation, random, done, begun = (
+                snapshot[key] for key in ("simulation", "random", "done", "begun")
+            )
+        except (KeyError, TypeError):
+            raise ValueError("snapshot must be what snapshot() returned, got an invalid snapshot") from None
+        self.simulation.restore(simulation)
+        self._random, self._done, self._begun = copy.deepcopy(random), done.copy(), begun.copy()
+        return self._core.observe()
+
     def render(self) -> tuple[np.ndarray, ...] | None:
         """A frame (height, width, 3) for each environment, as Gymnasium's video wrappers expect.
 

@@ -72,6 +72,8 @@ def begin(comparison: Comparison) -> Results:
                 results.told.append(told)
             if agent.reference and policy not in results.references:
                 results.references.append(policy)
+            notes = [f"{policy}: {line}" for line in agent.differences(arguments(comparison, RunConfig))]
+            results.notes += [note for note in notes if note not in results.notes]
     return results
 
 

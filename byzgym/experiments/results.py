@@ -64,6 +64,7 @@ class Results:
         curves: One row an evaluation, `CURVE_COLUMNS`.
         told: Rules that were told a smaller f than the true one.
         references: Policies that see more than a server would.
+        notes: What was otherwise when a policy was trained, one line each.
         versions: Of byzgym and the libraries that results depend on.
         imports: The user's modules that had been imported (`byzgym --import`).
     """
@@ -73,6 +74,7 @@ class Results:
     curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CURVE_COLUMNS)))
     told: list[Told] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=_versions)
     imports: Sequence[str] = ()
 
@@ -112,6 +114,7 @@ class Results:
             "arguments": asdict(self.comparison),
             "told": [asdict(entry) for entry in self.told],
             "references": self.references,
+            "notes": self.notes,
             "versions": self.versions,
             "imports": self.imports,
         }

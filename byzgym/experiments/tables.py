@@ -93,6 +93,7 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
     table.notes.extend(f"{mark} {text}" for text, mark in marks.items())
     if any(entry["diverged"] for entry in summary.values()):
         table.notes.append(f"{signs.diverged} {_DIVERGED}")
+    table.notes.extend(results.notes)
     table.notes.extend(_notes_on_z(comparison.attacks, comparison.num_workers, num_byzantine))
     return table
 

@@ -74,3 +74,23 @@ def test_the_author_of_an_error_is_named(mistake, tmp_path):
     error = mistake(*SMALL, "--attacks", "test_typo", "--out", tmp_path / "out")
     assert "unsupported operand" in error
     assert "(raised by attack" in error
+
+
+@pytest.mark.global_rng
+def test_a_model_is_compared(tmp_path, output, mistake, monkeypatch):
+    from byzgym.integrations.sb3 import evaluation
+
+    monkeypatch.setattr(evaluation, "CONTROLS", ())
+    folder = tmp_path / "a,b"
+    train = ["--task", "synthetic", "--rounds", "3", "--num-envs", "128", "--evaluation-episodes", "2"]
+    output("train", *train, "--steps", "256", "--qv-size", "30", "--out", folder)
+    policy = f"model:{folder}/model.zip"
+    text = output(*SMALL, "--policies", policy, "mean", "--attacks", "ipm", "--out", tmp_path / "out")
+    note = "trained with qv_size 30, evaluated with 10"
+    assert note in " ".join(text.split())
+    results = Results.read(tmp_path / "out")
+    label = f"model:'{folder}/model.zip'"  # quoted because of the comma
+    assert list(results.comparison.policies) == [label, "mean"]
+    assert results.notes == [f"{label}: {note}"]
+    assert note in (tmp_path / "out" / "report.md").read_text()
+    assert "already holds results" in mistake(*SMALL, "--policies", "mean", "--out", folder)

@@ -72,7 +72,7 @@ def test_modes_change_nothing(vector, mode, agent, model):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", sorted({*agents.names()} - {"fixed", "gaa"}))
+@pytest.mark.parametrize("name", sorted({*agents.names()} - {"fixed", "gaa", "model"}))
 def test_modes_change_no_decision(name, mode):
     env = make(True)
     env.reset(seed=0)

@@ -302,3 +302,24 @@ def test_what_gymnasium_calls_by_name():
     assert venv.get_attr("autoreset_mode") == (AutoresetMode.NEXT_STEP,) * 3
     assert venv.call("render") == (None, None, None)
     assert gym.make_vec(venv.spec, num_envs=2).spec.max_episode_steps == 6
+
+
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_what_follows_a_snapshot_can_be_repeated(mode):
+    def play(env):
+        actions = np.random.default_rng(0).random((12, 4, 5)).astype(np.float32)
+        return [env.step(action) for action in actions]  # episodes of 6 rounds: resets are drawn anew
+
+    env, other = (make(attack=ATTACKS, learning_rate=0.01, autoreset_mode=mode) for _ in range(2))
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step(np.full((4, 5), 0.2, np.float32))
+    snapshot, before = env.snapshot(), env._core.observe()
+    expected = play(env)
+    other.reset(seed=7)
+    for restored in (env, other):
+        assert data_equivalence(restored.restore(snapshot), before, exact=True)
+        assert data_equivalence(play(restored), expected, exact=True)
+    for broken in (None, {}, {**snapshot, "simulation": {}}):
+        with pytest.raises(ValueError, match="snapshot"):
+            env.restore(broken)

@@ -31,7 +31,7 @@ def test_names_have_one_spelling():
         ({"policies": ()}, "policies must not be empty"),
         ({"policies": ("mean", "mean")}, "policies must not repeat mean"),
         ({"attacks": ("ipm: epsilon=1", "ipm:epsilon=1")}, "attacks must not repeat ipm:epsilon=1"),
-        ({"attacks": "ipm:epsilon"}, "name:key=value"),
+        ({"attacks": "ipm:epsilon="}, "name:key=value"),
         ({"evaluate_every": 0}, "evaluate_every"),
     ],
 )

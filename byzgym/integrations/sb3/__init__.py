@@ -4,6 +4,7 @@ from byzgym.integrations.sb3.adapter import VecEnvAdapter, make_vec_env
 from byzgym.integrations.sb3.distributions import DirichletDistribution
 from byzgym.integrations.sb3.features import EquivariantExtractor
 from byzgym.integrations.sb3.floor import CutAtFloor
+from byzgym.integrations.sb3.model import ModelPolicy
 from byzgym.integrations.sb3.policies import DirichletPolicy, EquivariantDirichletPolicy, EquivariantPolicy
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "EquivariantDirichletPolicy",
     "EquivariantExtractor",
     "EquivariantPolicy",
+    "ModelPolicy",
     "VecEnvAdapter",
     "make_vec_env",
 ]

@@ -1,117 +1,260 @@
-"""Training a stable-baselines3 agent on the native vector environment, and loading one."""
+"""A training in a folder: it evaluates and saves itself, stops when asked to, and goes on after any end."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+import csv
+import importlib.util
+import io
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
-import gymnasium
-import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.utils import safe_mean
 
-from byzgym.integrations.sb3.adapter import make_vec_env
-from byzgym.integrations.sb3.features import EquivariantExtractor
-from byzgym.integrations.sb3.floor import CutAtFloor
-from byzgym.integrations.sb3.policies import EquivariantPolicy
-from byzgym.validation import check_int, check_real
-from byzgym.wrappers import SoftmaxCredits
+from byzgym import files
+from byzgym.integrations.sb3 import checkpoints, evaluation, learners
+from byzgym.integrations.sb3.config import CHECKPOINTS, NAME, TrainingConfig
 
-BETA = 10.0
-"""Inverse temperature of the softmax that turns the agent's actions into credits."""
-GAMMA = 0.9
-"""Discount: what a round's credits are worth shows within some rounds."""
-
-_OWN = {"ppo": "clip_range", "sac": "target_entropy", "td3": "policy_delay", "a2c": "gae_lambda"}
-"""What the models of an algorithm hold and those of the ones behind it do not."""
-
-
-def make(algorithm: str, num_envs: int, seed: int, arguments: Mapping[str, Any]) -> BaseAlgorithm:
-    """A learner: ppo and a2c with the permutation-equivariant policy, sac and td3 with its features.
-
-    All learn from rewards cut at a floor and discounted by 0.9. ppo has the settings of agents/ppo.py. The
-    others have the defaults of stable-baselines3, but a2c explores less at first, and the buffers of sac and
-    td3 are smaller. ``arguments`` are the keyword arguments of the environment.
-
-    Raises:
-        ValueError: If a value is not allowed.
-        TypeError: If an argument of the environment does not exist.
-    """
-    check_int("num_envs", num_envs, low=1)
-    check_int("seed", seed, low=0, high=2**32 - 1)  # all that NumPy's global generator takes
-    env = make_vec_env(num_envs, seed=seed, softmax_beta=BETA, **arguments)
-    learner = getattr(stable_baselines3, algorithm.upper())
-    common: dict[str, Any] = {"env": CutAtFloor(env), "gamma": GAMMA, "seed": seed, "device": "cpu"}
-    if algorithm == "ppo":
-        # Rollouts of about 1280 steps in two minibatches, whatever the number of environments.
-        length = max(2, 1280 // num_envs // 2 * 2)
-        common |= {"n_steps": length, "batch_size": length * num_envs // 2, "n_epochs": 4}
-        common["learning_rate"] = _falling
-    if algorithm in ("ppo", "a2c"):
-        return learner(EquivariantPolicy, policy_kwargs={"log_std_init": -1.0}, **common)
-    features = {"features_extractor_class": EquivariantExtractor}
-    network = "MultiInputPolicy" if isinstance(env.observation_space, gymnasium.spaces.Dict) else "MlpPolicy"
-    return learner(network, policy_kwargs=features, buffer_size=100_000, **common)
+MODEL, BEST, EVALUATIONS, TENSORBOARD = "model.zip", "best_model.zip", "evaluations.csv", "tensorboard"
+PAUSE = 300.0
+"""Seconds after which a checkpoint is saved also between evaluations."""
+COLUMNS: dict[str, type] = {
+    "policy": str,
+    "steps": int,
+    "episodes": int,
+    **dict.fromkeys(("return", "return_std", "accuracy", "accuracy_std", "diverged"), float),
+}
+"""The columns of evaluations.csv."""
 
 
-def learn(model: BaseAlgorithm, steps: int, progress: Callable[[int], None]) -> None:
-    """Train for at least so many environment steps; ``progress`` is called with those just played."""
+class Training:
+    """A learner in a folder.
 
-    class Progress(BaseCallback):
-        def _on_step(self) -> bool:
-            progress(self.training_env.num_envs)
-            return True
-
-    model.learn(steps, callback=Progress())
-
-
-def load(
-    path: Path, algorithm: str, env: gymnasium.Env[Any, Any], softmax_beta: float | None = None
-) -> tuple[BaseAlgorithm, gymnasium.Env[Any, Any]]:
-    """Read a model, and put what turns its actions into credits around the environment where it needs that.
+    The folder holds config.json, evaluations.csv, the last two checkpoints, best_model.zip (of the evaluation
+    with the highest mean return; accuracy on test data has no part in it), logs for TensorBoard where that is
+    installed, and in the end model.zip. Each file is replaced as a whole. Checkpoints are saved between two
+    rollouts, so that a training that goes on from one does what it would have done without the interruption.
 
     Args:
-        path: What stable-baselines3 has saved. A model does not hold the beta that it was trained with.
-        algorithm: What has saved it.
-        env: Its actions are credits.
-        softmax_beta: Of the softmax that turns logits into credits, greater than 0; `BETA` where None.
+        folder: Where everything goes. The caller has locked it.
+        config: How to train.
+        resume: Whether to go on from the last checkpoint; otherwise what the folder holds of another training
+            is removed when `run` begins.
+
+    Attributes:
+        model: The learner.
+        rows: The rows of evaluations.csv.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no model of this algorithm, its spaces are not those of the environment, or beta
-            is not allowed.
+        ValueError: If a value is not allowed, or a checkpoint cannot be read.
+        TypeError: If an argument does not exist.
+        ImportError: If the algorithm needs sb3-contrib, which is not installed.
     """
-    beta = BETA if softmax_beta is None else check_real("softmax_beta", softmax_beta, above=0)
+
+    def __init__(self, folder: Path, config: TrainingConfig, resume: bool = False) -> None:
+        self.folder, self.config = folder, config
+        checkpoint = checkpoints.latest(folder / CHECKPOINTS) if resume else None
+        self.model: BaseAlgorithm
+        self.rows: list[dict[str, Any]] = []
+        if checkpoint is None:
+            self.model = learners.make(config)
+        else:
+            self.model = checkpoints.load(checkpoint, config.algorithm, learners.environments(config))
+            self.rows = [row for row in _read(folder / EVALUATIONS) if row["steps"] <= self.steps_done]
+        self._fresh = checkpoint is None
+        self._asked_to_stop = False
+        self._saved_at = time.monotonic()
+        arguments = config.environment
+        self._evaluated = evaluation.environments(config.evaluation_episodes, config.softmax_beta, arguments)
+
+    @property
+    def steps_done(self) -> int:
+        """Environment steps of the learner so far."""
+        return self.model.num_timesteps
+
+    def run(
+        self,
+        on_steps: Callable[[int, float | None], None] = lambda steps, reward: None,
+        on_evaluation: Callable[[dict[str, Any]], None] = lambda row: None,
+    ) -> None:
+        """Train up to the steps of the configuration, and write model.zip.
+
+        Args:
+            on_steps: Called with the steps just done, and the mean return of the last 100 training episodes
+                (None before the first one has ended).
+            on_evaluation: Called with each new row of evaluations.csv.
+
+        Raises:
+            files.WriteError: If a file cannot be written.
+            KeyboardInterrupt: After SIGINT; a checkpoint has been saved.
+        """
+        self._on_evaluation = on_evaluation
+        with _asked_by_signal(self._stop):
+            if self._fresh:
+                self._begin()
+            self._evaluate_controls()
+            self.model.set_logger(_logger(self.folder))
+            left = self.config.steps - self.steps_done
+            if left > 0:
+                self.model.learn(left, _Between(self, on_steps), reset_num_timesteps=False)
+            self._evaluate()
+            self._save()
+            self._write_model(MODEL)
+
+    def between_rollouts(self) -> None:
+        """Evaluate and save where it is time, and stop if asked to."""
+        if self.steps_done == 0:
+            self._save()
+        every, last = self.config.evaluate_every, self._last_evaluation()
+        if self.steps_done // every > last // every:
+            self._evaluate()
+            self._save()
+        elif self._asked_to_stop or time.monotonic() - self._saved_at > PAUSE:
+            self._save()
+        self._end_if_asked()
+
+    def _stop(self) -> None:
+        self._asked_to_stop = True
+
+    def _end_if_asked(self) -> None:
+        if self._asked_to_stop:
+            raise KeyboardInterrupt
+
+    def _begin(self) -> None:
+        """Make the folder one of this training: remove what an earlier one has left."""
+        discard(self.folder)
+        files.write_texts({self.folder / NAME: self.config.text()})
+
+    def _evaluate_controls(self) -> None:
+        for name in evaluation.controls():
+            if not any(row["policy"] == name for row in self.rows):
+                episodes = self.config.evaluation_episodes
+                self._add(name, 0, evaluation.play_control(name, episodes, self.config.environment))
+            self._end_if_asked()
+
+    def _evaluate(self) -> None:
+        """Evaluate the model, unless it has been since its last step; keep it if it is the best so far."""
+        before = [row["return"] for row in self.rows if row["policy"] == self.config.algorithm]
+        if before and self._last_evaluation() == self.steps_done:
+            return
+        scores = evaluation.play(self._evaluated, self.model.predict)
+        for name in ("return", "accuracy"):
+            self.model.logger.record(f"evaluation/{name}", scores[name])
+        self.model.logger.dump(self.steps_done)
+        if scores["return"] > max(before, default=-float("inf")):
+            self._write_model(BEST)
+        self._add(self.config.algorithm, self.steps_done, scores)
+
+    def _last_evaluation(self) -> int:
+        return max((row["steps"] for row in self.rows), default=0)
+
+    def _add(self, policy: str, steps: int, scores: dict[str, float]) -> None:
+        row = {"policy": policy, "steps": steps, "episodes": self.config.evaluation_episodes, **scores}
+        self.rows.append(row)
+        files.write_texts({self.folder / EVALUATIONS: _text(self.rows)})
+        self._on_evaluation(row)
+
+    def _save(self) -> None:
+        """Write a checkpoint, and remove the oldest."""
+        folder = self.folder / CHECKPOINTS
+        folder.mkdir(exist_ok=True)
+        checkpoints.save(self.model, folder / f"{self.steps_done}.zip")
+        self.config = replace(self.config, steps_done=self.steps_done)
+        files.write_texts({self.folder / NAME: self.config.text()})
+        checkpoints.prune(folder)
+        self._saved_at = time.monotonic()
+
+    def _write_model(self, name: str) -> None:
+        with files.write_whole(self.folder / name) as temporary:
+            self.model.save(temporary)
+
+
+class _Between(BaseCallback):
+    """Tells a training of its rollouts and steps."""
+
+    def __init__(self, training: Training, on_steps: Callable[[int, float | None], None]) -> None:
+        super().__init__()
+        self._owner, self._on_steps = training, on_steps
+
+    def _on_rollout_start(self) -> None:
+        self._owner.between_rollouts()
+
+    def _on_step(self) -> bool:
+        episodes = self.model.ep_info_buffer
+        reward = safe_mean([episode["r"] for episode in episodes]) if episodes else None
+        self._on_steps(self.training_env.num_envs, reward)
+        return True
+
+
+def held(folder: Path) -> list[Path]:
+    """The files of a training in a folder, without its logs."""
+    names = (NAME, MODEL, BEST, EVALUATIONS)
+    return [path for path in (folder / name for name in names) if path.exists()]
+
+
+def discard(folder: Path) -> None:
+    """Remove the files of a training, and nothing else."""
+    for path in held(folder):
+        path.unlink()
+    checkpoints.prune(folder / CHECKPOINTS, kept=0)
+    for path in (folder / TENSORBOARD).glob("events.out.tfevents.*"):
+        path.unlink()
+
+
+def has_tensorboard() -> bool:
+    """Whether TensorBoard is installed."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+def _logger(folder: Path) -> Logger:
+    if not has_tensorboard():
+        return Logger(None, [])
+    return configure(str(folder / TENSORBOARD), ["tensorboard"])
+
+
+def _text(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {name: f"{v:.7g}" if isinstance(v, float) else v for name, v in row.items()} for row in rows
+    )
+    return text.getvalue()
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no model {path}")
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        try:
+            return [{name: kind(row[name]) for name, kind in COLUMNS.items()} for row in csv.DictReader(file)]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"{path} does not hold the evaluations of a training") from None
+
+
+@contextmanager
+def _asked_by_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """Let the first SIGINT only ask to stop; the second one raises KeyboardInterrupt at once."""
+    if threading.current_thread() is not threading.main_thread():  # others may set no handlers, and get none
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: Any) -> None:
+        stop()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
     try:
-        model = _read(path, algorithm)
-    except Exception as error:  # whatever unpickling a foreign file raises
-        raise ValueError(f"{path} is not a model that {algorithm} has saved: {error}") from None
-    space = model.action_space
-    logits = isinstance(space, gymnasium.spaces.Box) and bool((space.low < 0).any())
-    if softmax_beta is not None and not logits:
-        raise ValueError(f"softmax_beta is for a model whose actions are logits; those of {path} are not")
-    wrapped = SoftmaxCredits(env, beta) if logits else env
-    for name in ("observation_space", "action_space"):
-        given, here = getattr(model, name), getattr(wrapped, name)
-        if given != here:
-            raise ValueError(f"{path} was trained with the {name} {given}, but the environment has {here}")
-    return model, wrapped
-
-
-def _read(path: Path, algorithm: str) -> BaseAlgorithm:
-    """The model, unless another algorithm has saved it: a2c would read, and play, that of ppo."""
-    with ZipFile(path) as archive:
-        held = json.loads(archive.read("data"))
-    saved_by = next((name for name, entry in _OWN.items() if entry in held), algorithm)
-    if saved_by != algorithm:
-        raise ValueError(f"it is one of {saved_by}")
-    return getattr(stable_baselines3, algorithm.upper()).load(path, device="cpu")
-
-
-def _falling(remaining: float) -> float:
-    return 1e-3 * remaining  # a lambda would be saved as bytecode, which other versions of Python cannot read
+        yield
+    finally:
+        with suppress(TypeError):  # a handler that Python has not set cannot be put back
+            signal.signal(signal.SIGINT, before)

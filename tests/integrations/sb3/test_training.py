@@ -1,0 +1,235 @@
+"""A training in a folder: what it writes, and that it goes on as if it had not been interrupted."""
+
+import signal
+import subprocess
+import sys
+import time
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+import torch
+
+from byzgym.integrations.sb3 import checkpoints, evaluation, learners, training
+from byzgym.integrations.sb3.config import NAME, TrainingConfig
+from byzgym.integrations.sb3.training import Training
+
+pytestmark = pytest.mark.global_rng
+PARTS = ["norms", "reputation"]  # a running mean, so that a checkpoint needs the memory
+SETTING = {"task": "synthetic", "rounds": 5, "attack": ["ipm", "gaussian"], "observation": PARTS}
+SMALL = {"num_envs": 4, "evaluate_every": 20, "evaluation_episodes": 2}
+
+
+def config(algorithm="ppo", steps=80, **others):
+    if algorithm in ("recurrent_ppo", "tqc"):
+        pytest.importorskip("sb3_contrib")
+    settings = learners.settings(algorithm, 4, SETTING)
+    small = {"n_steps": 4} if "n_steps" in settings else {"buffer_size": 100, "learning_starts": 20}
+    settings = {**settings, "batch_size": 8, **small}
+    if algorithm == "a2c":
+        settings = {**settings, "n_steps": 4}
+        del settings["batch_size"], settings["buffer_size"], settings["learning_starts"]
+    beta = learners.softmax_beta(SETTING)
+    given = {"environment": SETTING, "settings": settings, "softmax_beta": beta, "steps": steps}
+    return TrainingConfig(algorithm=algorithm, **{**SMALL, **given, **others})
+
+
+@pytest.fixture(autouse=True)
+def _few_controls(monkeypatch):
+    monkeypatch.setattr(evaluation, "CONTROLS", ("uniform",))
+
+
+def tensors(value):
+    """All tensors in nested dictionaries."""
+    if isinstance(value, dict):
+        return [tensor for entry in value.values() for tensor in tensors(entry)]
+    return [value] if isinstance(value, torch.Tensor) else []
+
+
+def assert_same_model(path, other):
+    found, expected = (tensors(learners.read(each).get_parameters()) for each in (path, other))
+    assert len(found) == len(expected) > 10
+    assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
+
+
+def folder_of(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    return folder
+
+
+def run(folder, config, resume=False, stop_after=None):
+    """Run a training; with ``stop_after`` it is asked to stop after so many steps."""
+    made = Training(folder, config, resume)
+    if stop_after is None:
+        made.run()
+        return made
+    done = made.steps_done
+
+    def on_steps(steps, reward):
+        nonlocal done
+        done += steps
+        if done - steps < stop_after <= done:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        made.run(on_steps)
+    return made
+
+
+def test_what_a_training_leaves(tmp_path):
+    rows = []
+    made = Training(tmp_path, config())
+    made.run(on_evaluation=rows.append)
+    names = {"model.zip", "best_model.zip", "config.json", "evaluations.csv", "checkpoints"}
+    assert names <= {path.name for path in tmp_path.iterdir()} <= names | {"tensorboard"}
+    assert [(row["policy"], row["steps"]) for row in rows] == [
+        ("uniform", 0), ("ppo", 32), ("ppo", 48), ("ppo", 64), ("ppo", 80),
+    ]  # fmt: skip
+    assert (tmp_path / "evaluations.csv").read_text().splitlines()[0] == ",".join(training.COLUMNS)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["64.zip", "80.zip"]
+    held = TrainingConfig.read(tmp_path / NAME)
+    assert (held.steps_done, held.steps, held.environment) == (80, 80, SETTING)
+    assert learners.read(tmp_path / "checkpoints" / "80.zip").num_timesteps == 80
+    assert_same_model(tmp_path / "checkpoints" / "80.zip", tmp_path / "model.zip")
+
+
+def test_the_best_model_has_the_highest_return(tmp_path, monkeypatch):
+    returns = iter([0.0, 1.0, 3.0, 2.0, 2.5])
+    scores = dict.fromkeys(("return_std", "accuracy_std", "diverged"), 0.0)
+    monkeypatch.setattr(
+        evaluation, "play", lambda env, predict: {"return": (r := next(returns)), "accuracy": -r, **scores}
+    )
+    Training(tmp_path, config()).run()
+    assert learners.read(tmp_path / "best_model.zip").num_timesteps == 48
+    assert learners.read(tmp_path / "model.zip").num_timesteps == 80
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c", "recurrent_ppo", "sac", "td3", "tqc"])
+def test_an_interrupted_training_ends_as_another(tmp_path, algorithm):
+    whole, parts = folder_of(tmp_path, "whole"), folder_of(tmp_path, "parts")
+    run(whole, config(algorithm))
+    stopped = run(parts, config(algorithm), stop_after=36)
+    assert 36 <= stopped.config.steps_done < 60
+    assert not (parts / "model.zip").exists()
+    run(parts, TrainingConfig.read(parts / NAME), resume=True)
+    for name in ("model.zip", "best_model.zip"):
+        assert_same_model(parts / name, whole / name)
+    assert (parts / "evaluations.csv").read_text() == (whole / "evaluations.csv").read_text()
+
+
+def test_what_came_after_the_checkpoint_is_forgotten(tmp_path):
+    """As after SIGKILL between an evaluation and its checkpoint."""
+    run(tmp_path, config())
+    (tmp_path / "checkpoints" / "80.zip").unlink()
+    expected = (tmp_path / "evaluations.csv").read_text()
+    resumed = Training(tmp_path, config(), resume=True)
+    assert (resumed.steps_done, resumed.rows[-1]["steps"]) == (64, 64)
+    resumed.run()
+    assert (tmp_path / "evaluations.csv").read_text() == expected
+
+
+def test_more_steps_after_a_normal_end(tmp_path):
+    run(tmp_path, config())
+    made = Training(tmp_path, config(steps=112), resume=True)
+    rates = []
+    made.run(lambda steps, reward: rates.append(made.model.policy.optimizer.param_groups[0]["lr"]))
+    assert made.steps_done == 112
+    assert rates[0] == pytest.approx(0.0)  # of the update before the end at 80 steps
+    assert rates[4] == pytest.approx(1e-3 * (1 - 96 / 112))
+
+
+def test_another_training_takes_the_folder(tmp_path):
+    run(tmp_path, config())
+    (tmp_path / "mine.txt").write_text("")
+    run(tmp_path, config(steps=16))
+    assert {path.stem for path in (tmp_path / "checkpoints").iterdir()} == {"0", "16"}
+    assert (tmp_path / "mine.txt").exists()
+    assert "80" not in (tmp_path / "evaluations.csv").read_text()
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path):
+    def on_steps(steps, reward):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    made = Training(tmp_path, config())
+    with pytest.raises(KeyboardInterrupt):
+        made.run(on_steps)
+    assert made.config.steps_done == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_damaged_checkpoint(tmp_path):
+    run(tmp_path, config(steps=16))
+    path = tmp_path / "checkpoints" / "16.zip"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"16\.zip is not a checkpoint of ppo that can be read"):
+        Training(tmp_path, config(), resume=True)
+
+
+def test_a_checkpoint_is_written_whole(tmp_path, monkeypatch):
+    run(tmp_path, config(steps=16))
+    before = (tmp_path / "checkpoints" / "16.zip").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ZipFile, "open", full)
+    made = learners.make(config())
+    made._last_obs = made.env.reset()
+    with pytest.raises(OSError, match=r"cannot write .*16\.zip: No space left on device"):
+        checkpoints.save(made, tmp_path / "checkpoints" / "16.zip")
+    assert (tmp_path / "checkpoints" / "16.zip").read_bytes() == before
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_episodes_are_reported(tmp_path):
+    rewards = []
+    Training(tmp_path, config()).run(lambda steps, reward: rewards.append(reward))
+    assert rewards[0] is None
+    assert np.isfinite(rewards[-1])
+
+
+def test_without_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "has_tensorboard", lambda: False)
+    run(tmp_path, config(steps=16))
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_logs_for_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path, config())
+    logs = EventAccumulator(str(tmp_path / "tensorboard"))
+    logs.Reload()
+    assert {"rollout/ep_rew_mean", "train/loss", "evaluation/return", "evaluation/accuracy"} <= set(
+        logs.Tags()["scalars"]
+    )
+
+
+def train_command(folder, *words):
+    return [sys.executable, "-m", "byzgym", "train", "--out", str(folder), *words]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_a_process_that_is_ended(tmp_path, ending):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    words = ["--task", "synthetic", "--rounds", "5", "--num-envs", "16", "--steps", "5120"]
+    words += ["--evaluate-every", "1280", "--evaluation-episodes", "2"]
+    subprocess.run(train_command(whole, *words), check=True, capture_output=True)
+    process = subprocess.Popen(train_command(parts, *words), stderr=subprocess.PIPE, text=True)
+    while not (parts / "checkpoints" / "1280.zip").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(ending)
+    error = process.communicate()[1]
+    assert process.returncode == (130 if ending == signal.SIGINT else -signal.SIGKILL)
+    assert not (parts / "model.zip").exists()
+    if ending == signal.SIGINT:
+        assert f"steps are saved, and `byzgym train --out {parts} --resume` goes on" in error
+    subprocess.run(train_command(parts, "--resume"), check=True, capture_output=True)
+    assert_same_model(parts / "model.zip", whole / "model.zip")
+    assert (parts / "evaluations.csv").read_text() == (whole / "evaluations.csv").read_text()
