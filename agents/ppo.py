@@ -20,6 +20,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from byzgym import agents
 from byzgym.integrations.sb3 import CutAtFloor, EquivariantDirichletPolicy, EquivariantPolicy, make_vec_env
 
 matplotlib.use("Agg")
@@ -35,7 +36,7 @@ class Config:
 
     out: Path
     """Folder for results.csv, learning_curve.png and the trained models."""
-    seeds: int = 3
+    seeds: int = 5
     """Number of trainings, with the seeds 0, 1, ..."""
     total_steps: int = 150_000
     """Rounds of training per seed, over all environments."""
@@ -125,7 +126,7 @@ def row(
     return made
 
 
-def make(config: Config, num_envs: int, seed: int, beta: float | None) -> VecEnv:
+def make(config: Config, num_envs: int, seed: int, beta: float | None, action: str = "credits") -> VecEnv:
     return make_vec_env(
         num_envs,
         seed=seed,
@@ -135,6 +136,7 @@ def make(config: Config, num_envs: int, seed: int, beta: float | None) -> VecEnv
         rounds=config.rounds,
         reward_size=config.reward_size,
         reward_form=config.reward_form,
+        action=action,
     )
 
 
@@ -142,14 +144,21 @@ def play(
     config: Config, act: Callable[[Any, np.ndarray], np.ndarray], beta: float | None = None
 ) -> dict[str, float]:
     """Means over one episode of every evaluation environment; `act` sees observations and Byzantine masks."""
-    count = config.evaluation_episodes
-    env = make(config, count, EVALUATION_SEED, beta)
+    env = make(config, config.evaluation_episodes, EVALUATION_SEED, beta)
     seen = env.reset()
     byzantine = np.stack([info["byzantine"] for info in env.reset_infos])  # the same in all rounds
+    return played(env, lambda seen: act(seen, byzantine), seen, byzantine)
+
+
+def played(
+    env: VecEnv, act: Callable[[Any], np.ndarray], seen: Any, byzantine: np.ndarray
+) -> dict[str, float]:
+    """Means over the first episode of every environment."""
+    count = len(byzantine)
     going = np.ones(count, dtype=bool)
     totals, credit, length, accuracy, diverged = (np.zeros(count) for _ in range(5))
     while going.any():
-        seen, rewards, dones, infos = env.step(act(seen, byzantine))
+        seen, rewards, dones, infos = env.step(act(seen))
         for i in np.flatnonzero(going):
             totals[i] += rewards[i]
             credit[i] += infos[i]["credits"][byzantine[i]].sum()
@@ -166,17 +175,16 @@ def play(
 
 
 def controls(config: Config) -> list[dict[str, Any]]:
-    """What needs no training: uniform and random credits, and the reference that knows who is honest."""
-    rng = np.random.default_rng(0)
-    policies: dict[str, Callable[[Any, np.ndarray], np.ndarray]] = {
-        "uniform": lambda seen, byzantine: np.ones(byzantine.shape, np.float32),
-        "random": lambda seen, byzantine: rng.dirichlet(np.ones(byzantine.shape[1]), len(byzantine)),
-        "oracle (reference)": lambda seen, byzantine: (~byzantine).astype(np.float32),
-    }
+    """What needs no training; the oracle knows who is honest."""
     rows = []
-    for name, act in policies.items():
+    for name in ("uniform", "fixed", "random", "trust", "gaa", "oracle"):
         started = time.perf_counter()
-        rows.append(row(name, play(config, act), started))
+        env = make(config, config.evaluation_episodes, EVALUATION_SEED, None, action="null_slot")
+        seen = env.reset()
+        byzantine = np.stack([info["byzantine"] for info in env.reset_infos])
+        agent = agents.make(name).bind(env)
+        means = played(env, lambda seen, agent=agent: agent.predict(seen)[0], seen, byzantine)
+        rows.append(row("oracle (reference)" if name == "oracle" else name, means, started))
     return rows
 
 
@@ -213,7 +221,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         values = [[entry[field] for entry in ppo if entry["steps"] == step] for step in steps]
         axes.plot(steps, [np.mean(v) for v in values], color="C0", marker="o", label="PPO")
         axes.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color="C0", alpha=0.2)
-        for colour, control in zip(("C7", "C1", "C2"), rows, strict=False):  # controls come first
+        for colour, control in zip(
+            ("C7", "C5", "C1", "C3", "C4", "C2"), rows, strict=False
+        ):  # they come first
             axes.axhline(control[field], color=colour, linestyle="--", label=control["policy"])
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("rounds of training")

@@ -26,7 +26,6 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from byzgym import agents, attacks, files, tasks
-
 from byzgym.agents.set.features import observe, remember, start
 from byzgym.agents.set.network import SetNetwork
 from byzgym.aggregation import Decision, ServerView
@@ -78,7 +77,7 @@ class Config:
 class Banked(attacks.Mixture):
     """The attack mixture in training: points from a bank in two of five episodes, else new ones.
 
-    Wrong labels, and nothing else, are more frequent than in `mixture` where Byzantine workers are a majority.
+    Wrong labels alone are more frequent than in `mixture` where Byzantine workers are a majority.
     Stale gradients are left out, so that replay is an attack that the network has not seen.
     """
 
@@ -308,7 +307,7 @@ def validate(network: SetNetwork) -> dict[str, float]:
 
 
 def train(rank: int, config: Config) -> None:
-    """What each process does: it plays its share of a generation; then the processes average what they learned."""
+    """What each process does: it plays its share of a generation; then all average what they learned."""
     torch.set_num_threads(1)
     meeting = (config.out / "meeting").absolute().as_uri()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=config.processes)

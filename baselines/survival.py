@@ -1,10 +1,10 @@
-"""Who survives: every rule, agent and control under every attack, for growing f. Results: baselines/README.md.
+"""Who survives: every rule and agent under many attacks, for growing f. Results: baselines/README.md.
 
 Usage: python baselines/survival.py --out runs/survival      again: goes on with what is not finished
 
-Digits, 10 workers; f of them Byzantine for f in 0, 3, 5, 7, 9; roles static, or redrawn every 5 rounds so that
-nobody stays honest. Rules are told the true f, or the largest that they accept. A cell is one attack, f and
-kind of roles; its score is the mean final test accuracy over seeds divided by that of the benign-only oracle.
+Digits, 10 workers; f of them Byzantine for f in 0, 3, 5, 7, 9; roles static, or redrawn every 5 rounds so
+that nobody stays honest. Rules are told the true f, or the largest that they accept. A cell is one attack, f
+and kind of roles; its score is the mean final test accuracy over seeds divided by that of the benign-only oracle.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Config:
 
 
 def main(config: Config) -> None:
+    """Play the parts and print the table."""
     rules = [name for name in agents.names() if name not in ALONE]
     policies = (*rules, *LEARNED, *CONTROLS)
     common = {"policies": policies, "seeds": config.seeds, "rounds": config.rounds, "batch_size": 16}

@@ -22,7 +22,7 @@ LARGEST = 1.5
 
 @registry.built_in("trust")
 class Trust(ServerRule):
-    """Credits from a running mean of each worker's agreement with the server's quasi-validation (QV) gradient.
+    """Credits from a running mean of each worker's agreement with the quasi-validation (QV) gradient.
 
     A round's evidence for worker i is ``y_i = sum_j C_ij x_j / sum_j |C_ij|`` with ``x_j`` the cosine of
     submission j with the QV gradient and ``C`` the cosines between submissions: honest submissions resemble
@@ -78,7 +78,7 @@ def reputation(view: ServerView) -> Tensor:
 
 
 def pass_on(agreement: Tensor, similarity: Tensor) -> Tensor:
-    """Each worker's mean of the others' agreement [..., n], weighted by its similarity [..., n, n] with them."""
+    """Each worker's mean of all agreement [..., n], weighted by its similarity [..., n, n] to them."""
     total = similarity.abs().sum(-1).clamp(min=1e-12)
     return (similarity @ agreement[..., None])[..., 0] / total
 

@@ -40,9 +40,9 @@ class ServerView:
         memory: What rules keep from round to round. A job passes the same `Memory` in every round. None where
             there is none; rules that need it then say so.
         qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
-        qv_per_sample: Optional: maps parameters [E, d] to the gradients of the QV samples' own losses [E, q, d]
-            and to their label contrasts [E, q, d], both detached; see `qv_sample_gradients` and
-            `qv_contrasts`. A job that has no labels gives None for the contrasts.
+        qv_per_sample: Optional: maps parameters [E, d] to the gradients of the QV samples' own losses and to
+            their label contrasts, each [E, q, d] and detached; see `qv_sample_gradients` and `qv_contrasts`.
+            A job that has no labels gives None for the contrasts.
 
     Raises:
         TypeError: If ``gradients`` or ``theta`` is no dense tensor of real numbers.

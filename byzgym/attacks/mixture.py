@@ -26,24 +26,26 @@ class Mixture(DataPoisoning):
     An attack is a point of the unit cube with 31 sides; each side decides one thing. Agents are trained
     against random points, and an attacker that adapts can search the cube. It knows all honest gradients.
 
-    *The sum.* One to three of these components, each with a factor of either sign from 0.1 to 10:
-    ``own`` (what the worker would honestly send), ``mean`` (of the honest gradients), ``std`` (their standard
-    deviation), ``sign`` (the sign of the mean times the deviation), ``own_noise`` and ``common_noise``
-    (normal, drawn in each round), ``direction`` (normal, the same throughout), ``previous`` (the last update),
-    ``mimic`` (what one honest worker sends), ``copies`` (each copies a random honest worker),
-    ``stale`` (the honest mean of up to ten rounds ago), ``spikes`` (a hundredth of the coordinates). Those that are not
-    gradients have the norm of the honest mean.
+    *The sum* (sides 11 to 20, and 21 to 30 for a second one). One to three of these components, each with a
+    factor of either sign from 0.1 to 10: ``own`` (what the worker would honestly send), ``mean`` (of the
+    honest gradients), ``std`` (their standard deviation), ``sign`` (the sign of the mean times the
+    deviation), ``own_noise`` and ``common_noise`` (normal, drawn in each round), ``direction`` (normal, the
+    same throughout), ``previous`` (the last update), ``mimic`` (what one honest worker sends), ``copies``
+    (each copies a random honest worker), ``stale`` (the honest mean of up to ten rounds ago) and ``spikes``
+    (a hundredth of the coordinates). Noise, directions and spikes have the norm of the honest mean.
 
-    *The target* (sides 6 and 7). All coordinates, or only some: random ones, a contiguous block, or every k-th. The others are
-    those of the worker's own gradient. *Sizes* (sides 8 to 10). Workers may differ in size, by a factor of up
-    to 10; the norm may be made that of the honest mean; a tenth of the attacks are 1 to 10,000 times larger.
+    *The target* (sides 6 and 7). All coordinates, or only some: random ones, a contiguous block, or every
+    k-th. The others are those of the worker's own gradient.
+
+    *Sizes* (sides 8 to 10). Workers may differ in size, by a factor of up to 10. The norm may be made that of
+    the honest mean. A tenth of the attacks are 1 to 10,000 times larger.
 
     *Labels* (sides 0 and 1). In a quarter of the attacks Byzantine workers train on wrong labels (reversed,
-    shifted, all the same, or permuted), and ``own`` is the gradient on these; mostly it is then all they send.
+    shifted, all the same, or permuted), and ``own`` is the gradient on these. Mostly they send nothing else.
 
-    *The timetable* (sides 2 to 5). The attack may begin later (up to round 60), may be on and off in turn (for
-    1 to 20 rounds, all workers together or one after the other), and may change to a second sum (in a round
-    from 10 to 80). Workers that are not attacking send their own gradients.
+    *The timetable* (sides 2 to 5). The attack may begin later (up to round 60). It may be on and off in turn,
+    for 1 to 20 rounds, all workers together or one after the other. It may change to the second sum in a
+    round from 10 to 80. Workers that are not attacking send their own gradients.
 
     Args:
         point: 31 numbers from 0 to 1; None draws them for each episode.
@@ -159,8 +161,8 @@ class Mixture(DataPoisoning):
 
 
 Maker = Callable[[Tensor, Tensor, Tensor, AttackContext, Tensor], Tensor]
-"""A component [E, 1 or n, d] from the gradients [E, n, d], who is Byzantine [E, n], the honest mean [E, d], the
-context, and which environments use it [E]."""
+"""A component [E, 1 or n, d] from the gradients [E, n, d], who is Byzantine [E, n], the honest mean [E, d],
+the context, and which environments use it [E]."""
 
 
 def _direction(context: AttackContext, dimension: int, used: Tensor) -> Tensor:

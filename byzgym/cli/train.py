@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 Algorithm = Literal["ppo", "a2c", "sac", "td3", "recurrent_ppo", "tqc"]
 NOT_OF_THE_ENVIRONMENT = ("evaluate_every",)
 """Of the environment's arguments: test metrics on the way, which the commands show nothing of."""
+OBSERVATION = ("similarity", "trust", "relative_norms", "reputation", "history", "age")
+"""What a policy without a memory can learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes(EnvConfig):
     """The environment of one policy."""
 
-    observation: tuple[str, ...] = ("norms", "similarity", "trust")
+    observation: tuple[str, ...] = OBSERVATION
     """Parts of the observation; these tell a policy more than the environment's default, pooled."""
     evaluate_every: Annotated[int | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
 
@@ -49,6 +51,8 @@ class Train(Episodes):
     recurrent_ppo and tqc need sb3-contrib.
     """
 
+    reward: str = "held_out"
+    """Samples on which the reward is computed: held_out ones, or the few of qv, which can be overfitted."""
     algorithm: Algorithm = "ppo"
     """The learner."""
     steps: int = 150_000

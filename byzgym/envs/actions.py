@@ -81,7 +81,7 @@ class CreditActions(Actions):
         return Decision.from_credits(self._normalised(actions, view), view)
 
     def encode(self, decision: Decision, view: ServerView) -> np.ndarray:
-        """See `Actions.encode`. Credits that sum to less than 1 are scaled up; only a null slot keeps them."""
+        """See `Actions.encode`. Credits that sum to less than 1 are scaled up; a null slot keeps them."""
         credits = _credits_of(decision)
         total = credits.sum(1, keepdim=True)
         credits = torch.where(total > 0, credits / total.clamp(min=1e-30), credits)

@@ -22,6 +22,8 @@ KNOWLEDGE = frozenset({"qv", "rule"})
 """What of the server an attack or a role function may ask for."""
 SCOPES = ("workers", "transmission")
 REWARDS = ("qv", "held_out")
+REWARD_SIZE = 128
+"""Samples of reward="held_out", if there are so many."""
 DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie", "random")
 
 Attack = Callable[[Tensor, Tensor, AttackContext], Tensor]
@@ -76,7 +78,7 @@ class SimulationConfig(RunConfig):
     reward: str = "qv"
     """Samples on which the reward is computed: qv, or held_out for others that only the reward sees."""
     reward_size: int | None = None
-    """Held-out samples for the reward; None is none of them with qv, and all but qv_size with held_out."""
+    """Held-out samples for the reward; None is none of them with qv, and up to 128 with held_out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +268,9 @@ def _reward_size(config: SimulationConfig, task: tasks.Task, taken: int) -> int 
             f"reward must be 'qv' and reward_size None where all {held_out} held-out samples are for the QV "
             f"set, got reward={config.reward!r}, reward_size={config.reward_size!r} and qv_size={taken}"
         )
-    return left if config.reward_size is None else check_int("reward_size", config.reward_size, 1, left)
+    if config.reward_size is None:
+        return min(left, REWARD_SIZE)
+    return check_int("reward_size", config.reward_size, 1, left)
 
 
 def _below_one(name: str, value: float) -> float:

@@ -42,7 +42,7 @@ class GradientEngine(Protocol):
     def sample_gradients(self, theta: Tensor, x: Tensor, weights: Tensor) -> Tensor:
         """Gradients [E, k q, d] of -sum_c w_c log p_c(x) for each of q samples and k label weights, detached.
 
-        Inputs are x [E, q, ...] and weights w [E, k q, C]: the first q are for the q samples, so are the next.
+        Inputs are x [E, q, ...] and weights w [E, k q, C]: k times q of them, in the order of the samples.
         """
         ...
 

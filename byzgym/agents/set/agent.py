@@ -81,7 +81,7 @@ class SetAggregator(Agent):
         return Decision.from_credits(view.memory.read("set.credits", num_workers), view)
 
     def _remember(self, view: ServerView, memory: Memory, sketch: Sketch, new: Tensor) -> None:
-        """Decide in the runs where this round is ``new`` [E], and write decision and state into the memory."""
+        """Decide where this round is ``new`` [E], and write decision and state into the memory."""
         names = shapes(view.num_workers, sketch.size)
         before = {name: memory.read(f"set.{name}", *shape) for name, shape in names.items()}
         features, state = observe(view, sketch, before)

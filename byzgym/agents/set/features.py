@@ -1,4 +1,4 @@
-"""What the set aggregator sees of each worker: numbers without a scale, whatever the model and the number n."""
+"""What the set aggregator sees of each worker: numbers without a scale, for any model and any n."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _corrected(mean: Tensor, rate: float, age: Tensor) -> Tensor:
 
 
 def _t_statistic(products: Tensor) -> Tensor:
-    """How sure the sign of products [E, n, q] with q samples is, [E, n]: their mean over its standard error."""
+    """Mean over standard error [E, n] of products [E, n, q] with q samples: how sure is the sign?"""
     if products.shape[2] == 1:
         return torch.zeros_like(products[..., 0])
     error = products.std(2) / math.sqrt(products.shape[2])

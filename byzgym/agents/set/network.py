@@ -31,7 +31,7 @@ class Result:
 
 
 class SetNetwork(nn.Module):
-    """Credits from features: layers for each worker, a memory (GRU), attention, and trust as a starting point.
+    """Credits from features: layers for each worker, a memory (GRU), attention, and trust as a start.
 
     Permuting the workers permutes the credits, and n may be any number.
     """

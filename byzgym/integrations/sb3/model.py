@@ -25,7 +25,9 @@ from byzgym.wrappers import softmax_credits
 
 OWN_ARGUMENTS = frozenset({"observation", "pool_size", "pooling", "action", "rules"})
 """Arguments of the environment that say what the model observes and what its actions mean."""
-_TESTED = frozenset({"attack", "num_byzantine", "roles", "device", "evaluate_every"})
+_TESTED = frozenset(
+    {"attack", "num_byzantine", "roles", "device", "evaluate_every", "reward", "reward_size", "reward_form"}
+)
 """Arguments in which an evaluation may differ from the training without a word."""
 
 
