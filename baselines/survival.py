@@ -4,7 +4,8 @@ Usage: python baselines/survival.py --out runs/survival      again: goes on with
 
 Digits, 10 workers; f of them Byzantine for f in 0, 3, 5, 7, 9; roles static, or redrawn every 5 rounds so
 that nobody stays honest. Rules are told the true f, or the largest that they accept. A cell is one attack, f
-and kind of roles; its score is the mean final test accuracy over seeds divided by that of the benign-only oracle.
+and kind of roles. Its score is the mean final test accuracy over seeds, divided by that of the benign-only
+oracle.
 """
 
 from __future__ import annotations

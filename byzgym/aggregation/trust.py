@@ -87,8 +87,12 @@ def running_mean(view: ServerView, name: str, values: Tensor, rate: float) -> Te
     """The exponential mean of a value [E, ...] over the rounds so far, corrected for its start at zero.
 
     It is kept in ``view.memory`` under the name, and moves once a round, however often this is called.
+
+    Raises:
+        ValueError: If the view has no memory.
     """
-    assert view.memory is not None
+    if view.memory is None:
+        raise ValueError("running means need a memory: build every ServerView with the same Memory(num_envs)")
     mean = view.memory.read(f"{name}.mean", *values.shape[1:], dtype=values.dtype)
     age = view.memory.read(f"{name}.age", dtype=torch.int64)
     until = view.memory.read(f"{name}.until", dtype=torch.int64)  # the round after the last one in the mean
