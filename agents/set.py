@@ -50,7 +50,7 @@ class Config:
 
     out: Path
     """Folder for checkpoint.pt, log.csv and set.safetensors."""
-    generations: int = 480
+    generations: int = 440
     """Generations in all; the learning rate falls over them."""
     groups: int = 8
     """Simulations of a generation, each with a task and settings of its own."""
@@ -136,7 +136,8 @@ class Group:
             partition = f"dirichlet:alpha={10 ** rng.uniform(-1.3, 0):.3f}"
             if rng.random() < 0.2:
                 partition = "shards"
-        self.rounds = int(24 * 10 ** rng.uniform(0, 1))
+        # Most episodes are short, because runs are won or lost in their first rounds.
+        self.rounds = int(16 * 10 ** rng.uniform(0, 0.7 if rng.random() < 0.8 else 1.2))
         self.mixture = Banked(bank, 0.6 if skews else 0.35)
         named = [str(name) for name in rng.choice(NAMED, 2, replace=False)]
         overrides = []
@@ -151,7 +152,7 @@ class Group:
             model=model,
             num_workers=n,
             partition=partition,
-            roles=f"redrawn:period={rng.integers(1, 20)}" if rng.random() < 0.35 else "static",
+            roles=f"redrawn:period={rng.integers(1, 20)}" if rng.random() < 0.4 else "static",
             batch_size=min(share, int(rng.choice([8, 16, 16, 32]))),
             learning_rate=float(10 ** rng.uniform(-1.3, 0)),
             qv_size=int(rng.integers(6, 21)),
@@ -270,7 +271,7 @@ def _attack(
     rng: np.random.Generator, named: list[str], mixture: Banked, n: int, skewed: bool
 ) -> tuple[Any, int]:
     """The attack of an environment and its f."""
-    if skewed and rng.random() < 0.3:
+    if skewed and rng.random() < 0.25:
         return "none", 0
     f = n - 1 if rng.random() < 0.25 else int(rng.integers(n))
     if rng.random() < 0.4:
@@ -392,7 +393,7 @@ def interleaved(iterators: list[Iterator[Any]]) -> Iterator[Any]:
 
 def average(network: SetNetwork, mean: SetNetwork, optimizer: torch.optim.Optimizer) -> None:
     """Replace weights and Adam's moments by their means over the processes."""
-    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq", "step")]
     for tensor in (*network.parameters(), *mean.parameters(), *moments):
         distributed.all_reduce(tensor.data)
         tensor.data /= distributed.get_world_size()
@@ -407,8 +408,9 @@ def gathered(mine: list[Any]) -> list[Any]:
 
 def main(config: Config) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "meeting").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(train, (config,), nprocs=config.processes)
+    with files.lock(config.out):
+        (config.out / "meeting").unlink(missing_ok=True)
+        torch.multiprocessing.spawn(train, (config,), nprocs=config.processes)
 
 
 if __name__ == "__main__":

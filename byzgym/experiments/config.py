@@ -14,7 +14,7 @@ from byzgym import specs
 from byzgym.simulation.config import RunConfig, byzantine_bounds
 from byzgym.validation import check_int
 
-DEFAULT_POLICIES = ("mean", "krum", "median", "geometric_median", "faba", "gaa", "oracle")
+DEFAULT_POLICIES = ("mean", "krum", "median", "geometric_median", "faba", "gaa", "trust", "set", "oracle")
 DEFAULT_ATTACKS = ("gaussian", "sign_flip", "ipm", "alie")
 
 _SEVEN_TENTHS = tyro.conf.arg(help_behavior_hint="(default: seven tenths of the workers)")

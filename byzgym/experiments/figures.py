@@ -19,6 +19,7 @@ from byzgym.files import write_whole
 # and with yellow darkened for a white ground.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#6A3D9A")
 _AGENT_COLOR = "#D55E00"
+_AGENT_DASHES: dict[str, Any] = {"set": "-", "gaa": (0, (4, 1.2))}
 _REFERENCE_COLOR = "#222222"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 _GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.8}
@@ -195,9 +196,9 @@ def _style(results: Results, policy: str) -> dict[str, Any]:
     """The same colour and dashes for a policy in every figure."""
     if policy in results.references:
         return {"color": _REFERENCE_COLOR, "linestyle": "--", "linewidth": 1.6, "zorder": 4}
-    if policy == "gaa":
-        return {"color": _AGENT_COLOR, "linestyle": "-", "linewidth": 2.6, "zorder": 5}
-    special = {"gaa", *results.references}
+    if policy in _AGENT_DASHES:
+        return {"color": _AGENT_COLOR, "linestyle": _AGENT_DASHES[policy], "linewidth": 2.4, "zorder": 5}
+    special = {*_AGENT_DASHES, *results.references}
     number = [name for name in results.comparison.policies if name not in special].index(policy)
     dashes = _DASHES[(number // len(_COLORS)) % len(_DASHES)]
     return {"color": _COLORS[number % len(_COLORS)], "linestyle": dashes, "linewidth": 1.8, "zorder": 3}
