@@ -41,16 +41,19 @@ class SetAggregator(Agent):
             like the rule trust.
 
     Example:
-        >>> from byzgym.memory import Memory
-        >>> gradients = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [-1.0, 0.0]]])
-        >>> view = ServerView(
-        ...     gradients, torch.zeros(1, 2), 0.1, lambda theta: theta @ torch.tensor([1.0, 0.0]),
-        ...     memory=Memory(num_envs=1),
-        ... )
-        >>> SetAggregator().credits(view)[0, 2] < 0.1
-        tensor(True)
+        Nine of ten workers submit reversed gradients.
+
+        >>> from byzgym import agents
+        >>> from byzgym.simulation import Simulation
+        >>> simulation = Simulation.make(seed=0, num_byzantine=9, attack="ipm")
+        >>> agent = agents.build("set", simulation)
+        >>> for _ in range(50):
+        ...     simulation.apply(agent.decide(simulation.view))
+        >>> bool(simulation.previous_credits[simulation.byzantine].sum() < 0.1)
+        True
     """
 
+    @shielded
     def __init__(self, pretrained: bool = True) -> None:
         with seeded(torch.Generator().manual_seed(0)):
             self.network = SetNetwork().eval()
