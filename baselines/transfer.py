@@ -1,0 +1,99 @@
+"""How far a policy carries: other attacks, partitions, QV samples, numbers of workers, tasks and models.
+
+Usage: python baselines/transfer.py --policies set trust --mnist DATA_ROOT     results: byzgym/agents/set/CARD.md
+
+A cell is one attack, f and kind of roles in a setting. Its score is the mean final test accuracy over seeds,
+divided by that of the benign-only oracle. A row gives the mean and the worst cell of a setting, and the worst
+single run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import tyro
+from survival import TRAINED, UNSEEN
+
+from byzgym.experiments import Comparison
+from byzgym.experiments.play import play_batch
+
+
+@dataclass
+class Config:
+    """Play the settings."""
+
+    policies: tuple[str, ...] = ("set", "trust")
+    """What is played beside the oracle."""
+    seeds: int = 3
+    """Runs of each cell, with the seeds 0, 1, ..."""
+    mnist: Path | None = None
+    """Folder of torchvision's MNIST; without it these settings are left out."""
+    only: tuple[str, ...] = ()
+    """Names of settings; all where empty."""
+
+
+def settings(config: Config) -> dict[str, list[Comparison]]:
+    """The settings by name; each is one comparison or, with redrawn roles, two."""
+    base = Comparison(
+        attacks=TRAINED,
+        num_byzantine=(3, 7, 9),
+        rounds=150,
+        seeds=config.seeds,
+        batch_size=16,
+        learning_rate=0.3,
+        evaluate_every=150,
+    )
+    redrawn = replace(base, num_byzantine=(7,), roles="redrawn:period=5")
+    calm = replace(base, attacks=("none",), num_byzantine=(0,), seeds=8)
+    seven = replace(base, num_byzantine=(7,))
+    made = {
+        "attacks of the training": [base, redrawn],
+        "other attacks": [replace(base, attacks=UNSEEN), replace(redrawn, attacks=UNSEEN)],
+        "no attack": [calm],
+        "no attack, Dirichlet(0.5)": [replace(calm, partition="dirichlet:alpha=0.5")],
+        "no attack, Dirichlet(0.1)": [replace(calm, partition="dirichlet:alpha=0.1")],
+        "f=7, Dirichlet(0.5)": [replace(seven, partition="dirichlet:alpha=0.5")],
+        "f=7, Dirichlet(0.1)": [replace(seven, partition="dirichlet:alpha=0.1")],
+        "QV noise of 0.5": [replace(base, qv_source="noise:std=0.5")],
+        "QV rotated by 30 degrees": [replace(base, qv_source="rotation:degrees=30")],
+        "n=25": [replace(base, attacks=TRAINED + UNSEEN, num_workers=25, num_byzantine=(12, 24))],
+        "n=50": [replace(base, num_workers=50, num_byzantine=(45,))],
+        "the environment's own settings, 300 rounds": [
+            replace(base, rounds=300, evaluate_every=300, batch_size=None, learning_rate=None)
+        ],
+        "breast_cancer": [replace(base, task="breast_cancer", attacks=TRAINED + UNSEEN, learning_rate=None)],
+    }
+    if config.mnist is not None:
+        mnist = replace(base, task=f"mnist:root={config.mnist}", learning_rate=0.1, num_byzantine=(7, 9))
+        made["MNIST"] = [replace(mnist, attacks=TRAINED + UNSEEN, seeds=1)]
+        made["MNIST, LeNet"] = [replace(mnist, model="lenet", num_byzantine=(7,), seeds=1)]
+    return {name: made[name] for name in config.only or made}
+
+
+def main(config: Config) -> None:
+    """Play and print the settings one after the other."""
+    print(f"{'setting':<44}{'policy':<10}{'mean':>7}{'worst':>7}{'run':>7}  worst cells")
+    for name, comparisons in settings(config).items():
+        frames = {policy: played(comparisons, policy) for policy in ("oracle", *config.policies)}
+        best = frames.pop("oracle")
+        for policy, own in frames.items():
+            cells = own.groupby(level=["attack", "num_byzantine", "roles"]).mean()
+            cells = (cells / best.groupby(level=["attack", "num_byzantine", "roles"]).mean()).sort_values()
+            worst = [
+                f"{score:.2f} {attack} f={f} {roles.split(':')[0]}"
+                for (attack, f, roles), score in cells[:3].items()
+            ]
+            numbers = f"{cells.mean():7.3f}{cells.iloc[0]:7.3f}{(own / best).min():7.3f}"
+            print(f"{name:<44}{policy:<10}{numbers}  {'; '.join(worst)}", flush=True)
+
+
+def played(comparisons: list[Comparison], policy: str) -> pd.Series:
+    """The final accuracy of every run, by attack, f, roles and seed."""
+    rows = [row for one in comparisons for f in one.num_byzantine for row in play_batch(one, policy, f)[0]]
+    return pd.DataFrame(rows).set_index(["attack", "num_byzantine", "roles", "seed"])["accuracy"]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
