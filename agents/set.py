@@ -393,7 +393,8 @@ def interleaved(iterators: list[Iterator[Any]]) -> Iterator[Any]:
 
 def average(network: SetNetwork, mean: SetNetwork, optimizer: torch.optim.Optimizer) -> None:
     """Replace weights and Adam's moments by their means over the processes."""
-    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq", "step")]
+    names = ("exp_avg", "exp_avg_sq", "step")
+    moments = [state[name] for state in optimizer.state.values() for name in names]
     for tensor in (*network.parameters(), *mean.parameters(), *moments):
         distributed.all_reduce(tensor.data)
         tensor.data /= distributed.get_world_size()

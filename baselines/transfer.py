@@ -1,6 +1,7 @@
 """How far a policy carries: other attacks, partitions, QV samples, numbers of workers, tasks and models.
 
-Usage: python baselines/transfer.py --policies set trust --mnist DATA_ROOT     results: byzgym/agents/set/CARD.md
+Usage: python baselines/transfer.py --policies set trust --mnist DATA_ROOT
+Results: byzgym/agents/set/CARD.md
 
 A cell is one attack, f and kind of roles in a setting. Its score is the mean final test accuracy over seeds,
 divided by that of the benign-only oracle. A row gives the mean and the worst cell of a setting, and the worst
