@@ -104,7 +104,8 @@ class Ensemble(Agent):
         """See `Policy.decide`."""
         if view.memory is None:
             raise ValueError("an ensemble keeps a memory: build every ServerView with the same Memory")
-        before, memory = view.qv_value.double(), view.memory.section("ensemble")  # [E]
+        before = view.qv_value.double().clamp(max=LARGEST_LOSS)  # [E]
+        memory = view.memory.section("ensemble")
         decisions = []
         for number, member in enumerate(self.members):
             own = copy.copy(view)

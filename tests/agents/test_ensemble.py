@@ -70,6 +70,11 @@ def test_a_mixture_worse_than_its_parts_is_not_played():
     assert ensemble.weights.tolist() == [[0, 1]]
 
 
+def test_a_mixture_is_no_better_than_a_loss_that_is_the_largest():
+    ensemble, table = proposing(2, 1.0), Table(2)
+    assert table.play(ensemble, [0.0, 0.0], 1e30, before=1e30) == 0
+
+
 loss = st.one_of(st.floats(0, 3), st.sampled_from([0.0, 1.0, 1e6, 1e30, math.inf]))
 
 
