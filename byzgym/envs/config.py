@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from byzgym.aggregation import RuleSpec
-from byzgym.simulation.config import SimulationConfig
+from byzgym.simulation.config import SimulationConfig, Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +22,7 @@ class EnvConfig(SimulationConfig):
     """The reward: relative (drop of the loss, divided by it) or log (drop of its logarithm)."""
     action: str = "credits"
     """What an action is: credits, null_slot, rule or update."""
-    rules: Sequence[RuleSpec] | None = None
+    rules: Sequence[Spec] | None = None
     """With action="rule" the rules to choose from, such as median and krum."""
     evaluate_every: int | None = None
     """Rounds between evaluations on test data; None is only at the end of an episode."""
