@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pandas as pd
 import tyro
-from rich.console import Console
 from rich.progress import Progress
 
 from byzgym import agents
@@ -67,7 +66,7 @@ def main(config: Config) -> None:
             frames.append(results.runs)
     table = scores(pd.concat(frames))
     table.to_csv(config.out / "table.csv")
-    Console(width=200).print(table.to_markdown(floatfmt=".2f"), markup=False, highlight=False)
+    print(table.round(2).to_string())
 
 
 def played(comparison: Comparison, folder: Path, advance: Callable[[str, int], None]) -> Results:
