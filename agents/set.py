@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Config:
     """Train the set aggregator."""
 
     out: Path
-    """Folder for checkpoint.pt, log.csv and set.safetensors."""
+    """Folder for checkpoint.pt and set.safetensors."""
     generations: int = 440
     """Generations in all; the learning rate falls over them."""
     groups: int = 8
@@ -169,7 +169,9 @@ class Group:
         self.forget = np.where(
             rng.random(config.num_envs) < 0.33, rng.integers(1, self.rounds, config.num_envs), 0
         )
-        self.damage = torch.zeros(config.num_envs)
+        self.damage = torch.zeros(config.num_envs)  # of the present attacks, added up over their rounds
+        self.age = torch.zeros(config.num_envs)
+        self._spoilers: Bank = []
         self.first_loss = torch.zeros(config.num_envs)
         self.round = 0
 
@@ -222,15 +224,17 @@ class Group:
 
         # The slope of the loss on more data along each (shortened) submission, at the new parameters.
         loss, gradient = self._larger_loss()
-        self.first_loss = torch.where(torch.tensor(self.round == 1), loss, self.first_loss)
+        if self.round == 1:
+            self.first_loss = loss
         slope = (rows @ self.sketch(gradient)[..., None])[..., 0] * (
             log_norms.clamp(max=30).exp() * result.factors
         )
         slope = (-view.learning_rate[:, None] * slope / loss[:, None]).clamp(-1, 1).nan_to_num()
         guess = F.binary_cross_entropy_with_logits(result.honest, honest.float())
         far = torch.log1p(distance.clamp(min=0))
+        self.damage += far.detach()
+        self.age += 1
         self._begin_anew((loss > 2 * self.first_loss + 1).nonzero()[:, 0].tolist())
-        self.damage += far.detach() / self.rounds
         return {"distance": far.mean(), "slope": (result.weights * slope).sum(1).mean(), "honesty": guess}
 
     def _forget(self, envs: Tensor) -> None:
@@ -243,6 +247,8 @@ class Group:
     def _begin_anew(self, envs: list[int]) -> None:
         """New episodes where a model is spoilt, since there is nothing left to learn there."""
         if envs:
+            self._spoilers += self._points(envs)  # the reset draws other points
+            self.damage[envs] = self.age[envs] = 0
             self.simulation.reset([int(self.rng.integers(2**40)) for _ in envs], envs)
             spoilt = torch.zeros(self.simulation.num_envs, dtype=torch.bool)
             spoilt[envs] = True
@@ -257,14 +263,19 @@ class Group:
         return loss.clamp(min=0.05), gradient.nan_to_num(0, 0, 0)
 
     def attackers(self) -> Bank:
-        """The damage done by each point of the mixture."""
+        """The damage a round done by each point of the mixture that was played."""
+        return self._spoilers + self._points(range(self.simulation.num_envs))
+
+    def _points(self, envs: Iterable[int]) -> Bank:
+        """The damage a round and the point of those of the environments in which the mixture is played."""
         played = [attack.attack for attack in self.simulation.workers.attacks]
         if self.mixture not in played:
             return []
         number = played.index(self.mixture)
         points = self.simulation.workers.memories[number + 1].read("point", MIXTURE_SIZE)
-        own = (self.simulation.workers.attack_of == number).nonzero()[:, 0].tolist()
-        return [(float(self.damage[env]), points[env].tolist()) for env in own]
+        damage = self.damage / self.age.clamp(min=1)
+        own = [env for env in envs if self.simulation.workers.attack_of[env] == number]
+        return [(float(damage[env]), points[env].tolist()) for env in own]
 
 
 def _attack(
@@ -322,6 +333,10 @@ def train(rank: int, config: Config) -> None:
     checkpoint = config.out / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint)
+        if saved["config"] != _settings(config):
+            raise ValueError(
+                f"{checkpoint} is of {saved['config']}, got {_settings(config)}; choose another --out"
+            )
         network.load_state_dict(saved["network"])
         mean.load_state_dict(saved["mean"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -345,7 +360,7 @@ def train(rank: int, config: Config) -> None:
         if rank > 0:
             continue
         saved = {"network": network.state_dict(), "mean": mean.state_dict()}
-        saved |= {"optimizer": optimizer.state_dict(), "bank": bank}
+        saved |= {"optimizer": optimizer.state_dict(), "bank": bank, "config": _settings(config)}
         with files.write_whole(checkpoint) as path:
             torch.save(saved | {"generation": generation + 1, "seconds": seconds}, path)
         left = seconds / (generation + 1) * (config.generations - generation - 1)
@@ -398,6 +413,11 @@ def average(network: SetNetwork, mean: SetNetwork, optimizer: torch.optim.Optimi
     for tensor in (*network.parameters(), *mean.parameters(), *moments):
         distributed.all_reduce(tensor.data)
         tensor.data /= distributed.get_world_size()
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """All that decides what is learned."""
+    return {name: value for name, value in asdict(config).items() if name != "out"}
 
 
 def gathered(mine: list[Any]) -> list[Any]:

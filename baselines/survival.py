@@ -18,7 +18,7 @@ import pandas as pd
 import tyro
 from rich.progress import Progress
 
-from byzgym import agents
+from byzgym import aggregation
 from byzgym.experiments import Comparison, compare
 from byzgym.experiments.results import Results
 
@@ -28,7 +28,6 @@ UNSEEN = ("min_max", "min_sum", "rop", "replay", "mimic", "fang_krum", "fang_tri
 """Attacks on which it was not."""
 LEARNED = ("gaa", "gaa:start=trust", "gaa:start=set", "set", "ensemble:members=krum+gaa+trust")
 CONTROLS = ("uniform", "random", "fixed", "oracle")
-ALONE = {"gaa", "set", "ensemble", "model", "uniform", "random", "fixed", "oracle"}
 
 
 @dataclass
@@ -45,8 +44,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Play the parts and print the table."""
-    rules = [name for name in agents.names() if name not in ALONE]
-    policies = (*rules, *LEARNED, *CONTROLS)
+    policies = (*aggregation.names(), *LEARNED, *CONTROLS)
     common = {"policies": policies, "seeds": config.seeds, "rounds": config.rounds, "batch_size": 16}
     common |= {"learning_rate": 0.3, "evaluate_every": config.rounds}
     under_attack = {**common, "attacks": TRAINED + UNSEEN, "num_byzantine": (3, 5, 7, 9)}

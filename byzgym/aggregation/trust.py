@@ -32,8 +32,8 @@ class Trust(ServerRule):
     norms, weighted by the credits, and kept between 1 and 3 times the norm of the QV gradient.
 
     It uses what FLTrust (Cao et al. 2021, https://arxiv.org/abs/2012.13995) uses, the cosine with a gradient
-    of the server's own, but ten samples suffice, because it remembers. It is not told f, and the condition on
-    f is only that somebody is honest.
+    of the server's own. It remembers, so ten samples can do at first. In long runs the model fits them, their
+    gradient says little, and trust may follow attackers: baselines/README.md has figures. It is not told f.
 
     Condition: n >= f + 1. Cost: n^2 d, and one gradient of the QV loss.
 

@@ -1,10 +1,12 @@
 """agents/set.py: a training that is killed goes on and ends with the same weights."""
 
+import importlib.util
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +20,37 @@ TINY = ["--generations", "3", "--groups", "2", "--num-envs", "2", "--processes",
 def start(folder):
     command = [sys.executable, str(SCRIPT), "--out", str(folder), *TINY]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_the_bank_keeps_the_attack_that_spoiled_a_model():
+    spec = importlib.util.spec_from_file_location("train_set", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    sys.modules["train_set"] = script  # dataclasses look their module up
+    spec.loader.exec_module(script)
+    config = script.Config(out=Path(), num_envs=8)
+    for number in range(5):  # until an environment has the mixture
+        group = script.Group(config, [], 0.0, np.random.default_rng(number))
+        before = group.attackers()
+        if before:
+            break
+    group.damage[:], group.age[:] = 6.0, 2.0
+    env = next(e for e in range(8) if group._points([e]))
+    spoiler = group._points([env])
+    group._begin_anew([env])
+    after = group.attackers()
+    assert spoiler[0] in after
+    assert spoiler[0][0] == 3
+    assert group._points([env])[0][1] != spoiler[0][1]
+    assert group._points([env])[0][0] == 0
+    assert len(after) == len(before) + 1
+
+
+def test_a_folder_with_other_settings_is_refused(tmp_path):
+    torch.save({"config": {"seed": 1}}, tmp_path / "checkpoint.pt")
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), *TINY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "choose another --out" in done.stderr
 
 
 @pytest.mark.slow
