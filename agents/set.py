@@ -126,7 +126,9 @@ def relative(rng: np.random.Generator) -> tuple[tasks.Task, str]:
 class Group:
     """Environments of one simulation, and the network's memory of them, for one episode."""
 
-    def __init__(self, config: Config, bank: Bank, skewed: float, rng: np.random.Generator) -> None:
+    def __init__(
+        self, config: Config, bank: Bank, skewed: float, rounds: int, rng: np.random.Generator
+    ) -> None:
         task, model = relative(rng)
         n = int(rng.integers(3, 13 if rng.random() < 0.75 else 21))
         share = len(task.train[1]) // n
@@ -136,8 +138,7 @@ class Group:
             partition = f"dirichlet:alpha={10 ** rng.uniform(-1.3, 0):.3f}"
             if rng.random() < 0.2:
                 partition = "shards"
-        # Most episodes are short, because runs are won or lost in their first rounds.
-        self.rounds = int(16 * 10 ** rng.uniform(0, 0.7 if rng.random() < 0.8 else 1.2))
+        self.rounds = rounds
         self.mixture = Banked(bank, 0.6 if skews else 0.35)
         named = [str(name) for name in rng.choice(NAMED, 2, replace=False)]
         overrides = []
@@ -152,7 +153,7 @@ class Group:
             model=model,
             num_workers=n,
             partition=partition,
-            roles=f"redrawn:period={rng.integers(1, 20)}" if rng.random() < 0.4 else "static",
+            roles=f"redrawn:period={int(2 * 10 ** rng.uniform(0, 1))}" if rng.random() < 0.5 else "static",
             batch_size=min(share, int(rng.choice([8, 16, 16, 32]))),
             learning_rate=float(10 ** rng.uniform(-1.3, 0)),
             qv_size=int(rng.integers(6, 21)),
@@ -348,9 +349,13 @@ def train(rank: int, config: Config) -> None:
         for parameters in optimizer.param_groups:
             parameters["lr"] = config.learning_rate * (0.02 + 0.98 * falling) * min(1, (generation + 1) / 5)
         skewed = config.skewed * min(1, 1 / 3 + 2 * generation / config.generations)
+        # All processes play episodes of the same lengths, so that none waits for the others.
+        rounds = episode_lengths(config, np.random.default_rng([config.seed, generation]))
         groups = [
-            Group(config, bank, skewed, np.random.default_rng([config.seed, generation, number]))
-            for number in range(rank, config.groups, config.processes)
+            Group(
+                config, bank, skewed, length, np.random.default_rng([config.seed, generation, rank, number])
+            )
+            for number, length in enumerate(rounds)
         ]
         rows = gathered(play(config, groups, network, mean, optimizer))
         average(network, mean, optimizer)
@@ -373,6 +378,15 @@ def train(rank: int, config: Config) -> None:
         with files.write_whole(config.out / "set.safetensors") as path:
             save_file(mean.state_dict(), path)
     distributed.destroy_process_group()
+
+
+def episode_lengths(config: Config, rng: np.random.Generator) -> list[int]:
+    """Rounds of the episodes that a process plays in a generation.
+
+    Most episodes are short, because runs are won or lost in their first rounds.
+    """
+    count = config.groups // config.processes
+    return [int(16 * 10 ** rng.uniform(0, 0.7 if rng.random() < 0.8 else 1.2)) for _ in range(count)]
 
 
 def play(

@@ -126,8 +126,9 @@ class ServerView:
         """The label contrast of each QV sample at ``theta``, shape [E, q, d]; None where the job has none.
 
         This is the gradient of the loss of sample k on its own label less the mean of its losses on the other
-        labels in the QV set. What a model gains by preferring some classes everywhere cancels in it, so it
-        tells a worker with few classes from one with wrong labels. Zero if all samples have one label.
+        labels in the QV set, without its projection on the gradients that make the model prefer one of these
+        labels whatever the input. So it does not depend on how frequent the classes are, and it tells a worker
+        with wrong labels from one with few classes. Zero if all samples have one label.
         """
         return self._per_sample()[1]
 

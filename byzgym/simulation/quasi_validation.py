@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from byzgym.ambient import without_autocast
+from byzgym.numerics.distances import row_norms
 from byzgym.simulation.batches import described
 from byzgym.simulation.config import Setup
 from byzgym.simulation.gradients import GradientEngine
@@ -60,9 +61,29 @@ class QuasiValidation:
         others = own.amax(1, keepdim=True) * (1 - own)  # the labels in the set that are not the sample's
         others = others / others.sum(2, keepdim=True).clamp(min=1)
         contrast = torch.where(others.any(2, keepdim=True), own - others, 0)
-        gradients = self._engine.sample_gradients(theta, self.x, torch.cat([own, contrast], 1))
-        gradients = torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0)
-        return gradients.tensor_split(2, dim=1)  # type: ignore[return-value]
+        rows = self._engine.sample_gradients(theta, self.x, torch.cat([own, contrast], 1))
+        gradients, contrasts = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0).tensor_split(2, dim=1)
+        contrasts = without(contrasts, self._preferences(theta))
+        return gradients, torch.nan_to_num(contrasts, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _preferences(self, theta: Tensor) -> Tensor:
+        """The gradients [E, q, d] for preferring the label of each sample, whatever the input, less their mean."""
+        num_envs, q = self.y.shape
+        x = self.x[:, None].expand(-1, q, *self.x.shape[1:]).flatten(0, 1)
+        y = self.y[..., None].expand(-1, -1, q).flatten(0, 1)
+        gradients = self._engine.loss_and_gradient(theta.repeat_interleave(q, 0), x, y)[1]
+        gradients = torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0).view(num_envs, q, -1)
+        return gradients - gradients.mean(1, keepdim=True)
+
+
+def without(rows: Tensor, others: Tensor) -> Tensor:
+    """What is left of rows [E, m, d] when their projections on the span of others [E, k, d] are taken away."""
+    scale = row_norms(others).amax(1).clamp(min=1e-30)[:, None, None]
+    others = others / scale.to(others.dtype)
+    products = (others @ others.mT).double()
+    inverse = torch.linalg.pinv(products, rtol=1e-5, hermitian=True)
+    shares = (rows @ others.mT).double() @ inverse  # [E, m, k]
+    return rows - shares.to(rows.dtype) @ others
 
 
 def finite_loss(loss: Tensor) -> Tensor:

@@ -23,8 +23,9 @@ LONG, LONGER = 0.1, 0.03
 LIMIT = 5.0
 """All features are clamped to [-LIMIT, LIMIT]."""
 REFERENCES, ROWS, RANKED, TRACKED = 7, 3, 8, 6
-PER_WORKER = ROWS * REFERENCES + 16 + RANKED + 2 * TRACKED + 2 + 3
+PER_WORKER = ROWS * REFERENCES + 19 + RANKED + 2 * TRACKED + 2 + 3
 PER_RUN = 8
+EVIDENCE = 6
 HIDDEN = 32
 TINY = math.exp(-60)
 """Norms below this count as this."""
@@ -37,7 +38,7 @@ class Features:
     workers: Tensor  # [E, n, PER_WORKER]
     run: Tensor  # [E, PER_RUN]
     pairs: Tensor  # [E, ROWS, n, n], cosines between submissions, and between their momenta
-    trust: Tensor  # [E, n, 4], running means (LONG, LONGER) of passed on trust and of its label contrast
+    evidence: Tensor  # [E, n, EVIDENCE], the features that say most by themselves, for a short way to credits
     log_norms: Tensor  # [E, n], of the submissions
     log_server_norm: Tensor  # [E], of the QV gradient
     rejected: Tensor  # [E, n] bool
@@ -120,6 +121,7 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
     log_loss = view.qv_value.clamp(min=1e-6).log()
     log_step = view.learning_rate.clamp(min=1e-30).log() + log_server_norm - log_loss  # [E]
     decrease = (log_norms + log_step[:, None]).clamp(max=LIMIT).exp() * agreement[:, 0]
+    consistency = (rows[:, :1] * rows[:, 1:]).sum(3) * inverse[:, :1] * inverse[:, 1:]  # [E, 2, n]
     ranked = torch.stack(
         [
             agreement[:, 0],
@@ -136,8 +138,10 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
     workers = torch.cat(
         [
             cosines.transpose(1, 2).flatten(2),
-            torch.stack([sure, _t_statistic(on_own[:, 2]), _t_statistic(on_contrasts[:, 2])], 2) / 3,
+            torch.stack([sure, *map(_t_statistic, (on_own[:, 2], on_contrasts[:, 0], on_contrasts[:, 2]))], 2)
+            / 3,
             decrease[..., None],
+            consistency.mT,
             *alike,
             passed.mT,
             passed_contrast.mT,
@@ -169,7 +173,9 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
         workers=workers.clamp(-LIMIT, LIMIT),
         run=run.clamp(-LIMIT, LIMIT),
         pairs=pairs,
-        trust=torch.cat([long[..., :2], longer[..., :2]], 2),
+        evidence=torch.stack(
+            [passed[:, 0], contrast[:, 0], long[..., 0], long[..., 3], longer[..., 0], longer[..., 3]], 2
+        ),
         log_norms=log_norms,
         log_server_norm=log_server_norm,
         rejected=view.rejected,

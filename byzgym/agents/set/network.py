@@ -19,7 +19,7 @@ LARGEST = 2.0
 class Result:
     """What the network says in one round."""
 
-    weights: Tensor  # [E, n], not negative, with sums of at most 1
+    weights: Tensor  # [E, n], not negative, with a sum of 1
     factors: Tensor  # [E, n], from 0 to 1, which shorten long submissions
     honest: Tensor  # [E, n], logits of being honest
     hidden: Tensor  # [E, n, HIDDEN], the memory
@@ -47,11 +47,8 @@ class SetNetwork(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
         self.credit = nn.Linear(WIDTH, 1)
         self.honest = nn.Linear(WIDTH, 1)
-        self.gate = nn.Linear(WIDTH, 1)
-        self.trust = nn.Parameter(torch.tensor([3.0, 3.0, 0.0, 0.0]))
+        self.start = nn.Parameter(torch.tensor([0.0, 1.0, 2.0, 2.0, 0.0, 0.0]))
         nn.init.zeros_(self.credit.weight)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.constant_(self.gate.bias, 3.0)
 
     def forward(self, features: Features, hidden: Tensor) -> Result:
         """Decide, given the memory [E, n, HIDDEN]."""
@@ -63,11 +60,10 @@ class SetNetwork(nn.Module):
         for block in self.blocks:
             x = block(x, features.pairs, features.rejected)
         x = self.norm(x)
-        rms = features.trust.square().mean(1, keepdim=True).sqrt().clamp(min=1e-3)
-        logits = self.credit(x)[..., 0] + (features.trust / rms) @ self.trust
+        rms = features.evidence.square().mean(1, keepdim=True).sqrt().clamp(min=1e-3)
+        logits = self.credit(x)[..., 0] + (features.evidence / rms) @ self.start
         shares = torch.softmax(logits.masked_fill(features.rejected, -1e9), 1)
-        gate = torch.sigmoid((shares[..., None] * self.gate(x)).sum(1))  # [E, 1]
-        weights = (shares * gate).masked_fill(features.rejected, 0)
+        weights = shares.masked_fill(features.rejected, 0)
         return Result(weights, _clip(shares, features), self.honest(x)[..., 0], hidden)
 
 
