@@ -127,8 +127,8 @@ class ServerView:
 
         This is the gradient of the loss of sample k on its own label less the mean of its losses on the other
         labels in the QV set, without its projection on the gradients that make the model prefer one of these
-        labels whatever the input. So it does not depend on how frequent the classes are, and it tells a worker
-        with wrong labels from one with few classes. Zero if all samples have one label.
+        labels whatever the input. So it does not depend on how frequent the classes are, and it tells wrong
+        labels from few classes. Zero if all samples have one label.
         """
         return self._per_sample()[1]
 

@@ -67,7 +67,7 @@ class QuasiValidation:
         return gradients, torch.nan_to_num(contrasts, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _preferences(self, theta: Tensor) -> Tensor:
-        """The gradients [E, q, d] for preferring the label of each sample, whatever the input, less their mean."""
+        """The gradients for preferring each sample's label whatever the input, less their mean: [E, q, d]."""
         num_envs, q = self.y.shape
         x = self.x[:, None].expand(-1, q, *self.x.shape[1:]).flatten(0, 1)
         y = self.y[..., None].expand(-1, -1, q).flatten(0, 1)
@@ -77,7 +77,7 @@ class QuasiValidation:
 
 
 def without(rows: Tensor, others: Tensor) -> Tensor:
-    """What is left of rows [E, m, d] when their projections on the span of others [E, k, d] are taken away."""
+    """Rows [E, m, d] without their projections on the span of others [E, k, d]."""
     scale = row_norms(others).amax(1).clamp(min=1e-30)[:, None, None]
     others = others / scale.to(others.dtype)
     products = (others @ others.mT).double()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from byzgym import agents
-from byzgym.agents.set.features import PER_RUN, PER_WORKER, observe, remember, start
+from byzgym.agents.set.features import COLUMNS, PER_RUN, observe, remember, start
 from byzgym.aggregation import ServerView
 from byzgym.memory import Memory
 from byzgym.numerics.sketch import Sketch
@@ -126,7 +126,7 @@ def test_features_have_their_sizes_and_limits_and_know_no_identity():
     view = job(normal(2, 7, 3000) * 1e3, Memory(2))
     sketch = Sketch(3000, 500)
     features, state = observe(view, sketch, start(2, 7, sketch.size, view.theta))
-    assert features.workers.shape == (2, 7, PER_WORKER)
+    assert features.workers.shape == (2, 7, len(COLUMNS))
     assert features.run.shape == (2, PER_RUN)
     assert features.workers.abs().max() <= 5
     assert state["age"].tolist() == [1, 1]
@@ -136,7 +136,7 @@ def test_features_have_their_sizes_and_limits_and_know_no_identity():
     assert not new["credits"].requires_grad
 
 
-def test_a_network_that_is_not_trained_acts_like_trust():
+def test_a_network_that_is_not_trained_follows_the_evidence():
     simulation = Simulation.make(num_envs=4, seed=0, attack="sign_flip")
     agent = agents.SetAggregator(pretrained=False)
     for _ in range(5):

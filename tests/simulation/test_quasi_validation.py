@@ -206,7 +206,7 @@ def test_samples_own_gradients_and_contrasts_are_those_of_a_loop(model):
         theta = view.theta[env : env + 1].clone().requires_grad_()
         log_p = torch.log_softmax(simulation.engine.logits(theta, samples.x[env : env + 1])[0], 1)  # [4, C]
 
-        def gradient(loss: torch.Tensor) -> torch.Tensor:
+        def gradient(loss: torch.Tensor, theta: torch.Tensor = theta) -> torch.Tensor:
             return torch.autograd.grad(loss, theta, retain_graph=True)[0][0]
 
         preferences = torch.stack([gradient(-log_p[:, label].mean()) for label in present])

@@ -37,8 +37,8 @@ class SetAggregator(Agent):
     gradients (``qv_per_sample``) make it better and are not needed.
 
     Args:
-        pretrained: Whether to load the weights that are in the package. A network that is not trained acts
-            like the rule trust.
+        pretrained: Whether to load the weights that are in the package. Without them credits follow running
+            means of the agreement with the QV gradient and with the label contrasts.
 
     Example:
         Nine of ten workers submit reversed gradients.

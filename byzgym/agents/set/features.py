@@ -22,8 +22,27 @@ LONG, LONGER = 0.1, 0.03
 """Weights of a round in the running means: about ten and about 33 rounds."""
 LIMIT = 5.0
 """All features are clamped to [-LIMIT, LIMIT]."""
-REFERENCES, ROWS, RANKED, TRACKED = 7, 3, 8, 6
-PER_WORKER = ROWS * REFERENCES + 19 + RANKED + 2 * TRACKED + 2 + 3
+ROWS = ("submission", "fast", "slow")
+"""What is compared of a worker, along axes marked ROWS: its unit submission, and two momenta of these."""
+REFERENCES = ("qv", "qv unit", "qv mean", "update fast", "update slow", "contrast", "contrast unit")
+"""What it is compared with: the QV gradient, the mean of the samples' unit gradients, the momentum of the QV
+gradient, two momenta of accepted updates, the mean label contrast, the mean of unit label contrasts."""
+TRACKED = ("passed qv", "passed contrast", "qv", "contrast", "t qv", "alike")
+"""What running means are kept of."""
+COLUMNS = (
+    *(f"cosine {row} {reference}" for row in ROWS for reference in REFERENCES),
+    *(f"t {row} {of}" for of in ("qv", "contrast") for row in ("submission", "slow")),
+    "decrease",  # of the QV loss, in first order, if this submission were the update
+    *(f"consistency {row}" for row in ROWS[1:]),
+    *(f"{how} alike {row}" for row in ("submission", "slow") for how in ("mean", "largest", "credited")),
+    *(f"passed {row} {of}" for of in ("qv", "contrast") for row in ROWS),
+    *("rank submission qv", "rank slow qv", "rank slow contrast", "rank slow alike"),
+    *("rank passed qv", "rank length", "rank submission contrast", "rank passed contrast"),
+    *(f"mean {length} {name}" for length in ("long", "longer") for name in TRACKED),
+    *("last credits", "mean credits"),
+    *(f"length over {reference}" for reference in ("median", "qv", "usual")),
+)
+"""The features of a worker."""
 PER_RUN = 8
 EVIDENCE = 6
 HIDDEN = 32
@@ -35,7 +54,7 @@ TINY = math.exp(-60)
 class Features:
     """The features of one round."""
 
-    workers: Tensor  # [E, n, PER_WORKER]
+    workers: Tensor  # [E, n, COLUMNS]
     run: Tensor  # [E, PER_RUN]
     pairs: Tensor  # [E, ROWS, n, n], cosines between submissions, and between their momenta
     evidence: Tensor  # [E, n, EVIDENCE], the features that say most by themselves, for a short way to credits
@@ -48,8 +67,8 @@ def shapes(num_workers: int, dimension: int) -> dict[str, tuple[int, ...]]:
     """The shape of each part of the state, without E; ``dimension`` is that of sketched rows."""
     n, k = num_workers, dimension
     return {
-        "rows": (ROWS, n, k), "update_fast": (k,), "update_slow": (k,), "server": (k,),
-        "long": (n, TRACKED), "longer": (n, TRACKED), "credits": (n,), "mean_credits": (n,),
+        "rows": (len(ROWS), n, k), "update_fast": (k,), "update_slow": (k,), "server": (k,),
+        "long": (n, len(TRACKED)), "longer": (n, len(TRACKED)), "credits": (n,), "mean_credits": (n,),
         "norm": (), "loss": (), "hidden": (n, HIDDEN), "age": (),
     }  # fmt: skip
 
@@ -62,30 +81,105 @@ def start(num_envs: int, num_workers: int, dimension: int, like: Tensor) -> Stat
 @torch.no_grad()
 def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, State]:
     """The features of this round, and the state with this round in it (but for hidden and credits)."""
-    n = view.num_workers
-    age = state["age"] + 1  # [E]
+    new = dict(state, age=state["age"] + 1)
+    samples = sketch(view.qv_sample_gradients)  # [E, q, k]
+    contrasts = torch.zeros_like(samples) if view.qv_contrasts is None else sketch(view.qv_contrasts)
     submissions = sketch(view.gradients)
     norms = torch.linalg.vector_norm(submissions, dim=2, dtype=torch.float64).clamp(min=TINY)  # [E, n]
+    new["rows"] = _momenta(submissions, norms, state["rows"])
+    new |= _followed(view, sketch, samples, state)
+    seen = _compare(new, samples, contrasts)
+    tracked = _tracked(seen, state["mean_credits"])
+    new["long"] = torch.lerp(state["long"], tracked, LONG)
+    new["longer"] = torch.lerp(state["longer"], tracked, LONGER)
+    long, longer = _corrected(new["long"], LONG, new["age"]), _corrected(new["longer"], LONGER, new["age"])
+
     log_norms = norms.log().to(submissions.dtype)
-    own = sketch(view.qv_sample_gradients)  # [E, q, k]
-    contrasts = torch.zeros_like(own) if view.qv_contrasts is None else sketch(view.qv_contrasts)
-    server = unit_rows(own.mean(1))
-    last = unit_rows(sketch(view.previous_update[:, None])[:, 0])
+    server_norm = torch.linalg.vector_norm(samples.mean(1), dim=1, dtype=torch.float64)
+    log_server_norm = server_norm.clamp(min=TINY).log().to(samples.dtype)
+    lengths, new["norm"] = _lengths(view, log_norms, log_server_norm, state)
+    new["loss"] = view.qv_value.clamp(min=1e-6).log()
+    log_step = view.learning_rate.clamp(min=1e-30).log() + log_server_norm - new["loss"]  # [E]
+    decrease = (log_norms + log_step[:, None]).clamp(max=LIMIT).exp() * seen.agreement[:, 0]
+    workers = torch.cat(
+        [
+            seen.cosines.transpose(1, 2).flatten(2),
+            seen.certainty,
+            decrease[..., None],
+            seen.consistency.mT,
+            *(_others(seen.pairs[:, row], state["mean_credits"]) for row in (0, 2)),
+            seen.passed.mT,
+            seen.passed_contrast.mT,
+            _ranks(_ranked(seen, lengths)),
+            long,
+            longer,
+            _relative_credits(state),
+            lengths,
+        ],
+        2,
+    )
+    evidence = [
+        seen.passed[:, 0],
+        seen.contrast[:, 0],
+        long[..., 0],
+        long[..., 3],
+        longer[..., 0],
+        longer[..., 3],
+    ]
+    features = Features(
+        workers=workers.clamp(-LIMIT, LIMIT),
+        run=_run(new, state, seen, lengths, contrasts).clamp(-LIMIT, LIMIT),
+        pairs=seen.pairs,
+        evidence=torch.stack(evidence, 2),
+        log_norms=log_norms,
+        log_server_norm=log_server_norm,
+        rejected=view.rejected,
+    )
+    return features, new
 
-    new = dict(state, age=age)
-    rows = torch.empty_like(state["rows"])  # [E, ROWS, n, k]: unit submissions, and two momenta of these
+
+@dataclass
+class Comparison:
+    """How submissions (row 0) and their momenta (rows 1 and 2) agree with each other and with references."""
+
+    pairs: Tensor  # [E, ROWS, n, n], cosines
+    cosines: Tensor  # [E, ROWS, n, REFERENCES]
+    references: Tensor  # [E, REFERENCES, k], unit rows
+    certainty: Tensor  # [E, n, 4], t-statistics over the QV samples
+    consistency: Tensor  # [E, 2, n], cosines of submissions with the worker's own momenta
+
+    def __post_init__(self) -> None:
+        self.agreement = self.cosines[..., 0]  # [E, ROWS, n], with the QV gradient
+        self.contrast = self.cosines[..., 5]  # [E, ROWS, n], with the mean label contrast
+        self.passed = pass_on(self.agreement, self.pairs)
+        self.passed_contrast = pass_on(self.contrast, self.pairs)
+
+
+def _momenta(submissions: Tensor, norms: Tensor, before: Tensor) -> Tensor:
+    """Unit submissions, and two momenta of these: [E, ROWS, n, k]; norms [E, n]."""
+    rows = torch.empty_like(before)
     torch.mul(submissions, (1 / norms).to(submissions.dtype)[..., None], out=rows[:, 0])
-    torch.lerp(state["rows"][:, 1], rows[:, 0], FAST, out=rows[:, 1])
-    torch.lerp(state["rows"][:, 2], rows[:, 0], SLOW, out=rows[:, 2])
-    new["rows"] = rows
-    new["update_fast"] = (1 - FAST) * state["update_fast"] + FAST * last
-    new["update_slow"] = (1 - SLOW) * state["update_slow"] + SLOW * last
-    new["server"] = (1 - LONG) * state["server"] + LONG * server
+    torch.lerp(before[:, 1], rows[:, 0], FAST, out=rows[:, 1])
+    torch.lerp(before[:, 2], rows[:, 0], SLOW, out=rows[:, 2])
+    return rows
 
+
+def _followed(view: ServerView, sketch: Sketch, samples: Tensor, state: State) -> State:
+    """Momenta of accepted updates and of the QV gradient, from the samples' gradients [E, q, k]."""
+    update = unit_rows(sketch(view.previous_update[:, None])[:, 0])
+    return {
+        "update_fast": torch.lerp(state["update_fast"], update, FAST),
+        "update_slow": torch.lerp(state["update_slow"], update, SLOW),
+        "server": torch.lerp(state["server"], unit_rows(samples.mean(1)), LONG),
+    }
+
+
+def _compare(new: State, samples: Tensor, contrasts: Tensor) -> Comparison:
+    """Compare the rows of the new state with each other and with QV samples and contrasts [E, q, k]."""
     references = torch.stack(
         [
-            server,
-            unit_rows(unit_rows(own).mean(1)),
+            unit_rows(samples.mean(1)),
+            unit_rows(unit_rows(samples).mean(1)),
             unit_rows(new["server"]),
             unit_rows(new["update_fast"]),
             unit_rows(new["update_slow"]),
@@ -93,94 +187,76 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
             unit_rows(unit_rows(contrasts).mean(1)),
         ],
         1,
-    )  # [E, REFERENCES, k]
-    pairs = rows @ rows.mT  # [E, ROWS, n, n]
-    inverse = pairs.diagonal(dim1=2, dim2=3).clamp(min=1e-12).rsqrt()  # [E, ROWS, n], of the norms
-    pairs = pairs * inverse[..., None] * inverse[..., None, :]
-    others = torch.cat([references, own, contrasts], 1)  # [E, m, k]
-    products = (rows.flatten(1, 2) @ others.mT).view(*inverse.shape, -1) * inverse[..., None]
-    cosines, on_own, on_contrasts = products.split([REFERENCES, own.shape[1], own.shape[1]], 3)
-    agreement, contrast = cosines[..., 0], cosines[..., 5]  # [E, ROWS, n]
-    passed, passed_contrast = pass_on(agreement, pairs), pass_on(contrast, pairs)
-    sure = _t_statistic(on_own[:, 0])
-    alike = [_others(pairs[:, row], state["mean_credits"]) for row in (0, 2)]  # each [E, n, 3]
-
-    tracked = torch.stack(
-        [passed[:, 0], passed_contrast[:, 0], agreement[:, 0], contrast[:, 0], sure, alike[0][..., 0]], 2
     )
-    new["long"] = (1 - LONG) * state["long"] + LONG * tracked
-    new["longer"] = (1 - LONGER) * state["longer"] + LONGER * tracked
-    long, longer = _corrected(new["long"], LONG, age), _corrected(new["longer"], LONGER, age)
+    rows, q = new["rows"], samples.shape[1]
+    products = rows @ rows.mT  # [E, ROWS, n, n]
+    inverse = products.diagonal(dim1=2, dim2=3).clamp(min=1e-12).rsqrt()  # [E, ROWS, n], of the norms
+    others = torch.cat([references, samples, contrasts], 1)  # [E, REFERENCES + 2q, k]
+    with_others = (rows.flatten(1, 2) @ others.mT).view(*inverse.shape, -1) * inverse[..., None]
+    cosines, on_samples, on_contrasts = with_others.split([len(REFERENCES), q, q], 3)
+    certainty = [_t_statistic(of[:, row]) for of in (on_samples, on_contrasts) for row in (0, 2)]
+    return Comparison(
+        pairs=products * inverse[..., None] * inverse[..., None, :],
+        cosines=cosines,
+        references=references,
+        certainty=torch.stack(certainty, 2) / 3,
+        consistency=(rows[:, :1] * rows[:, 1:]).sum(3) * inverse[:, :1] * inverse[:, 1:],
+    )
 
-    server_norm = torch.linalg.vector_norm(own.mean(1), dim=1, dtype=torch.float64)
-    log_server_norm = server_norm.clamp(min=TINY).log().to(own.dtype)
+
+def _tracked(seen: Comparison, mean_credits: Tensor) -> Tensor:
+    """What running means are kept of, [E, n, TRACKED]."""
+    likeness = _others(seen.pairs[:, 0], mean_credits)[..., 0]
+    now = [seen.passed, seen.passed_contrast, seen.agreement, seen.contrast]
+    return torch.stack([*(part[:, 0] for part in now), 3 * seen.certainty[..., 0], likeness], 2)
+
+
+def _lengths(
+    view: ServerView, log_norms: Tensor, log_server_norm: Tensor, state: State
+) -> tuple[Tensor, Tensor]:
+    """Log norms over the median, the QV gradient's and the usual norm, [E, n, 3]; and the usual norm [E]."""
     median = log_norms.masked_fill(view.rejected, torch.nan).nanmedian(1).values.nan_to_num()
-    mean_norm = torch.where(state["age"] > 0, state["norm"], median)
-    new["norm"] = mean_norm + LONG * (median - mean_norm)
-    lengths = torch.stack([log_norms - other[:, None] for other in (median, log_server_norm, mean_norm)], 2)
-    log_loss = view.qv_value.clamp(min=1e-6).log()
-    log_step = view.learning_rate.clamp(min=1e-30).log() + log_server_norm - log_loss  # [E]
-    decrease = (log_norms + log_step[:, None]).clamp(max=LIMIT).exp() * agreement[:, 0]
-    consistency = (rows[:, :1] * rows[:, 1:]).sum(3) * inverse[:, :1] * inverse[:, 1:]  # [E, 2, n]
-    ranked = torch.stack(
-        [
-            agreement[:, 0],
-            agreement[:, 2],
-            contrast[:, 2],
-            alike[1][..., 0],
-            passed[:, 0],
-            lengths[..., 0],
-            contrast[:, 0],
-            passed_contrast[:, 0],
-        ],
-        2,
-    )
-    workers = torch.cat(
-        [
-            cosines.transpose(1, 2).flatten(2),
-            torch.stack([sure, *map(_t_statistic, (on_own[:, 2], on_contrasts[:, 0], on_contrasts[:, 2]))], 2)
-            / 3,
-            decrease[..., None],
-            consistency.mT,
-            *alike,
-            passed.mT,
-            passed_contrast.mT,
-            _ranks(ranked),
-            long,
-            longer,
-            n * state["credits"][..., None],
-            n * _corrected(state["mean_credits"], LONG, state["age"].clamp(min=1))[..., None],
-            lengths,
-        ],
-        2,
-    )
-    spread = (lengths[..., 0].clamp(-LIMIT, LIMIT)).std(1, correction=0)
-    run = torch.stack(
-        [
-            log_loss,
-            torch.where(state["age"] > 0, log_loss - state["loss"], 0) * 3,
-            age.rsqrt(),
-            torch.full_like(log_loss, math.log(n)),
-            (references[:, 0] * references[:, 4]).sum(1),
-            (references[:, 0] * references[:, 2]).sum(1),
-            spread,
-            contrasts.flatten(1).any(1).to(log_loss.dtype),
-        ],
-        1,
-    )
-    new["loss"] = log_loss
-    features = Features(
-        workers=workers.clamp(-LIMIT, LIMIT),
-        run=run.clamp(-LIMIT, LIMIT),
-        pairs=pairs,
-        evidence=torch.stack(
-            [passed[:, 0], contrast[:, 0], long[..., 0], long[..., 3], longer[..., 0], longer[..., 3]], 2
-        ),
-        log_norms=log_norms,
-        log_server_norm=log_server_norm,
-        rejected=view.rejected,
-    )
-    return features, new
+    usual = torch.where(state["age"] > 0, state["norm"], median)
+    lengths = [log_norms - other[:, None] for other in (median, log_server_norm, usual)]
+    return torch.stack(lengths, 2), torch.lerp(usual, median, LONG)
+
+
+def _ranked(seen: Comparison, lengths: Tensor) -> Tensor:
+    """What workers are ranked by, [E, n, 8]."""
+    slow_likeness = _others(seen.pairs[:, 2], torch.zeros_like(lengths[..., 0]))[..., 0]
+    columns = [
+        seen.agreement[:, 0],
+        seen.agreement[:, 2],
+        seen.contrast[:, 2],
+        slow_likeness,
+        seen.passed[:, 0],
+        lengths[..., 0],
+        seen.contrast[:, 0],
+        seen.passed_contrast[:, 0],
+    ]
+    return torch.stack(columns, 2)
+
+
+def _relative_credits(state: State) -> Tensor:
+    """The last credits and their running mean, times n: [E, n, 2]."""
+    mean = _corrected(state["mean_credits"], LONG, state["age"].clamp(min=1))
+    return torch.stack([state["credits"], mean], 2) * mean.shape[1]
+
+
+def _run(new: State, state: State, seen: Comparison, lengths: Tensor, contrasts: Tensor) -> Tensor:
+    """What concerns the run as a whole, [E, PER_RUN]."""
+    loss, references = new["loss"], seen.references
+    columns = [
+        loss,
+        torch.where(state["age"] > 0, loss - state["loss"], 0) * 3,
+        new["age"].rsqrt(),
+        torch.full_like(loss, math.log(lengths.shape[1])),
+        (references[:, 0] * references[:, 4]).sum(1),
+        (references[:, 0] * references[:, 2]).sum(1),
+        lengths[..., 0].clamp(-LIMIT, LIMIT).std(1, correction=0),
+        contrasts.flatten(1).any(1).to(loss.dtype),
+    ]
+    return torch.stack(columns, 1)
 
 
 def remember(state: State, credits: Tensor, hidden: Tensor) -> State:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from byzgym.agents.set.features import HIDDEN, PER_RUN, PER_WORKER, ROWS, Features
+from byzgym.agents.set.features import COLUMNS, HIDDEN, PER_RUN, ROWS, Features
 
 WIDTH, HEADS = 40, 4
 LARGEST = 2.0
@@ -31,7 +31,7 @@ class Result:
 
 
 class SetNetwork(nn.Module):
-    """Credits from features: layers for each worker, a memory (GRU), attention, and trust as a start.
+    """Credits from features: layers for each worker, a memory (GRU), attention, and evidence as a start.
 
     Permuting the workers permutes the credits, and n may be any number.
     """
@@ -39,7 +39,7 @@ class SetNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encode = nn.Sequential(
-            nn.Linear(PER_WORKER + PER_RUN, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU()
+            nn.Linear(len(COLUMNS) + PER_RUN, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU()
         )
         self.memory = nn.GRUCell(WIDTH, HIDDEN)
         self.join = nn.Linear(WIDTH + HIDDEN, WIDTH)
@@ -78,9 +78,9 @@ class Block(nn.Module):
         super().__init__()
         self.first, self.second = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.project = nn.Linear(WIDTH, 3 * WIDTH)
-        self.bias = nn.Parameter(torch.zeros(HEADS, ROWS))
-        self.signed = nn.Linear(WIDTH, ROWS * WIDTH // HEADS)
-        self.out = nn.Linear(WIDTH + ROWS * WIDTH // HEADS, WIDTH)
+        self.bias = nn.Parameter(torch.zeros(HEADS, len(ROWS)))
+        self.signed = nn.Linear(WIDTH, len(ROWS) * WIDTH // HEADS)
+        self.out = nn.Linear(WIDTH + len(ROWS) * WIDTH // HEADS, WIDTH)
         self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.ReLU(), nn.Linear(2 * WIDTH, WIDTH))
 
     def forward(self, x: Tensor, pairs: Tensor, rejected: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class Block(nn.Module):
         scores = q @ k.mT / math.sqrt(q.shape[-1]) + torch.einsum("hr,ernm->ehnm", self.bias, pairs)
         weights = torch.softmax(scores.masked_fill(rejected[:, None, None], -1e9), 3)
         attended = (weights @ v).transpose(1, 2).flatten(2)
-        values = self.signed(y).unflatten(2, (ROWS, -1)).transpose(1, 2)  # [E, ROWS, n, .]
+        values = self.signed(y).unflatten(2, (len(ROWS), -1)).transpose(1, 2)  # [E, ROWS, n, .]
         summed = pairs / pairs.abs().sum(3, keepdim=True).clamp(min=1e-6) @ values
         x = x + self.out(torch.cat([attended, summed.transpose(1, 2).flatten(2)], 2))
         return x + self.mlp(self.second(x))
