@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Config:
     generations: int = 440
     """Generations in all; the learning rate falls over them."""
     groups: int = 8
-    """Simulations of a generation, each with a task and settings of its own."""
+    """Simulations of a generation, each with a task and settings of its own; a multiple of the processes."""
     num_envs: int = 32
     """Environments of each simulation."""
     window: int = 8
@@ -319,94 +319,101 @@ def validate(network: SetNetwork) -> dict[str, float]:
     return ratios
 
 
-def train(rank: int, config: Config) -> None:
-    """What each process does: it plays its share of a generation; then all average what they learned."""
-    torch.set_num_threads(1)
-    meeting = (config.out / "meeting").absolute().as_uri()
-    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=config.processes)
-    torch.manual_seed(config.seed)  # for the initial weights
-    network, mean = SetNetwork(), SetNetwork()
-    mean.load_state_dict(network.state_dict())
-    mean.requires_grad_(False)
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    bank: Bank = []
-    first, seconds = 0, 0.0
-    checkpoint = config.out / "checkpoint.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint)
-        if saved["config"] != _settings(config):
-            raise ValueError(
-                f"{checkpoint} is of {saved['config']}, got {_settings(config)}; choose another --out"
-            )
-        network.load_state_dict(saved["network"])
-        mean.load_state_dict(saved["mean"])
-        optimizer.load_state_dict(saved["optimizer"])
-        bank, first, seconds = saved["bank"], saved["generation"], saved["seconds"]
-    began = time.perf_counter() - seconds
-    for generation in range(first, config.generations):
-        # What a generation draws depends on the seed and its number alone, so a resumed run repeats it.
-        falling = 0.5 * (1 + math.cos(math.pi * generation / config.generations))
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = config.learning_rate * (0.02 + 0.98 * falling) * min(1, (generation + 1) / 5)
-        skewed = config.skewed * min(1, 1 / 3 + 2 * generation / config.generations)
-        # All processes play episodes of the same lengths, so that none waits for the others.
-        rounds = episode_lengths(config, np.random.default_rng([config.seed, generation]))
+class Learner:
+    """A network, the running mean of its weights, the optimizer, and the bank of attacks."""
+
+    def __init__(self, config: Config, make: Callable[[], SetNetwork] = SetNetwork) -> None:
+        torch.manual_seed(config.seed)  # for the initial weights
+        self.config = config
+        self.network, self.mean = make(), make()
+        self.mean.load_state_dict(self.network.state_dict())
+        self.mean.requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.bank: Bank = []
+
+    def play(self, generation: int, rank: int = 0) -> tuple[list[dict[str, float]], Bank]:
+        """Play a process's episodes of a generation, and learn. Returns losses of the windows, and attacks.
+
+        What is drawn depends on the seed, the generation and the rank alone, so a resumed run repeats it.
+        """
+        config = self.config
+        done = generation / config.generations
+        falling = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = config.learning_rate * falling * min(1, (generation + 1) / 5)
+        skewed = config.skewed * min(1, 1 / 3 + 2 * done)
+        lengths = episode_lengths(config, np.random.default_rng([config.seed, generation]))
         groups = [
             Group(
-                config, bank, skewed, length, np.random.default_rng([config.seed, generation, rank, number])
+                config,
+                self.bank,
+                skewed,
+                length,
+                np.random.default_rng([config.seed, generation, rank, number]),
             )
-            for number, length in enumerate(rounds)
+            for number, length in enumerate(lengths)
         ]
-        rows = gathered(play(config, groups, network, mean, optimizer))
-        average(network, mean, optimizer)
-        found = gathered([entry for group in groups for entry in group.attackers()])
-        bank = sorted([(0.97 * score, row) for score, row in bank] + found, reverse=True)[: config.bank]
-        seconds = time.perf_counter() - began
-        if rank > 0:
-            continue
-        saved = {"network": network.state_dict(), "mean": mean.state_dict()}
-        saved |= {"optimizer": optimizer.state_dict(), "bank": bank, "config": _settings(config)}
-        with files.write_whole(checkpoint) as path:
-            torch.save(saved | {"generation": generation + 1, "seconds": seconds}, path)
-        left = seconds / (generation + 1) * (config.generations - generation - 1)
-        means = {name: round(float(np.mean([row[name] for row in rows])), 3) for name in rows[0]}
-        clock = f"{seconds / 60:.1f} min, {left / 60:.0f} left"
-        print(f"{generation + 1}/{config.generations} {means} {clock}", flush=True)
-        if (generation + 1) % 25 == 0:
-            print(validate(mean), flush=True)
-    if rank == 0:
-        with files.write_whole(config.out / "set.safetensors") as path:
-            save_file(mean.state_dict(), path)
-    distributed.destroy_process_group()
+        log = []
+        for losses in interleaved([group.windows(self.network, config.window) for group in groups]):
+            self._update(losses["distance"] + 8 * losses["slope"] + 0.1 * losses["honesty"])
+            log.append({name: float(value.detach()) for name, value in losses.items()})
+        return log, [entry for group in groups for entry in group.attackers()]
+
+    def _update(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        for slow, fast in zip(self.mean.parameters(), self.network.parameters(), strict=True):
+            slow.data.lerp_(fast.data, self.config.averaging)
+
+    def keep(self, found: Bank) -> None:
+        """Put new attacks into the bank, which keeps those that did most damage; old damage counts less."""
+        old = [(0.97 * damage, point) for damage, point in self.bank]
+        self.bank = sorted(old + found, reverse=True)[: self.config.bank]
+
+    def average(self) -> None:
+        """Replace weights and Adam's moments by their means over the processes."""
+        names = ("exp_avg", "exp_avg_sq", "step")
+        moments = [state[name] for state in self.optimizer.state.values() for name in names]
+        for tensor in (*self.network.parameters(), *self.mean.parameters(), *moments):
+            distributed.all_reduce(tensor.data)
+            tensor.data /= distributed.get_world_size()
+
+    def save(self, generation: int, seconds: float) -> None:
+        """Write the checkpoint, after so many generations and seconds."""
+        parts = {name: getattr(self, name).state_dict() for name in ("network", "mean", "optimizer")}
+        with files.write_whole(self.config.out / "checkpoint.pt") as path:
+            torch.save(
+                parts
+                | {"bank": self.bank, "config": _settings(self.config)}
+                | {"generation": generation, "seconds": seconds},
+                path,
+            )
+
+    def load(self) -> tuple[int, float]:
+        """Go on from the checkpoint, if there is one. Returns generations and seconds so far."""
+        checkpoint = self.config.out / "checkpoint.pt"
+        if not checkpoint.exists():
+            return 0, 0.0
+        saved = torch.load(checkpoint)
+        if saved["config"] != _settings(self.config):
+            raise ValueError(
+                f"{checkpoint} is of {saved['config']}, got {_settings(self.config)}; choose another --out"
+            )
+        for name in ("network", "mean", "optimizer"):
+            getattr(self, name).load_state_dict(saved[name])
+        self.bank = saved["bank"]
+        return saved["generation"], saved["seconds"]
 
 
 def episode_lengths(config: Config, rng: np.random.Generator) -> list[int]:
-    """Rounds of the episodes that a process plays in a generation.
+    """Rounds of the episodes that each process plays in a generation: the same, so that none waits.
 
     Most episodes are short, because runs are won or lost in their first rounds.
     """
     count = config.groups // config.processes
     return [int(16 * 10 ** rng.uniform(0, 0.7 if rng.random() < 0.8 else 1.2)) for _ in range(count)]
-
-
-def play(
-    config: Config,
-    groups: list[Group],
-    network: SetNetwork,
-    mean: SetNetwork,
-    optimizer: torch.optim.Optimizer,
-) -> list[dict[str, float]]:
-    """Play the episodes of the groups, window by window in turn, and update the weights after each window."""
-    log: list[dict[str, float]] = []
-    for terms in interleaved([group.windows(network, config.window) for group in groups]):
-        optimizer.zero_grad()
-        (terms["distance"] + 8 * terms["slope"] + 0.1 * terms["honesty"]).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        for slow, fast in zip(mean.parameters(), network.parameters(), strict=True):
-            slow.data.lerp_(fast.data, config.averaging)
-        log.append({name: float(value.detach()) for name, value in terms.items()})
-    return log
 
 
 def interleaved(iterators: list[Iterator[Any]]) -> Iterator[Any]:
@@ -420,13 +427,37 @@ def interleaved(iterators: list[Iterator[Any]]) -> Iterator[Any]:
                 running.remove(iterator)
 
 
-def average(network: SetNetwork, mean: SetNetwork, optimizer: torch.optim.Optimizer) -> None:
-    """Replace weights and Adam's moments by their means over the processes."""
-    names = ("exp_avg", "exp_avg_sq", "step")
-    moments = [state[name] for state in optimizer.state.values() for name in names]
-    for tensor in (*network.parameters(), *mean.parameters(), *moments):
-        distributed.all_reduce(tensor.data)
-        tensor.data /= distributed.get_world_size()
+def train(rank: int, config: Config) -> None:
+    """What each process does: it plays its share of a generation; then all average what they learned."""
+    torch.set_num_threads(1)
+    meeting = (config.out / "meeting").absolute().as_uri()
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=config.processes)
+    learner = Learner(config)
+    first, seconds = learner.load()
+    began = time.perf_counter() - seconds
+    for generation in range(first, config.generations):
+        log, found = learner.play(generation, rank)
+        learner.average()
+        log = gathered(log)
+        learner.keep(gathered(found))
+        if rank == 0:
+            seconds = time.perf_counter() - began
+            learner.save(generation + 1, seconds)
+            report(learner, generation + 1, log, seconds)
+    if rank == 0:
+        with files.write_whole(config.out / "set.safetensors") as path:
+            save_file(learner.mean.state_dict(), path)
+    distributed.destroy_process_group()
+
+
+def report(learner: Learner, generations: int, log: list[dict[str, float]], seconds: float) -> None:
+    """Print a line, and after each 25th generation how the network does beside the oracle."""
+    left = seconds / generations * (learner.config.generations - generations)
+    means = {name: round(float(np.mean([row[name] for row in log])), 3) for name in log[0]}
+    clock = f"{seconds / 60:.1f} min, {left / 60:.0f} left"
+    print(f"{generations}/{learner.config.generations} {means} {clock}", flush=True)
+    if generations % 25 == 0:
+        print(validate(learner.mean), flush=True)
 
 
 def _settings(config: Config) -> dict[str, Any]:

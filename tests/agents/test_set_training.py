@@ -29,7 +29,7 @@ def test_the_bank_keeps_the_attack_that_spoiled_a_model():
     spec.loader.exec_module(script)
     config = script.Config(out=Path(), num_envs=8)
     for number in range(5):  # until an environment has the mixture
-        group = script.Group(config, [], 0.0, np.random.default_rng(number))
+        group = script.Group(config, [], 0.0, 20, np.random.default_rng(number))
         before = group.attackers()
         if before:
             break
