@@ -16,11 +16,12 @@ from byzgym.agents.registry import attach_inner, make_inner, registry
 from byzgym.aggregation import Decision, ServerView, combine, move_credit
 from byzgym.ambient import shielded
 from byzgym.files import write_whole
+from byzgym.numerics.distances import row_norms
 from byzgym.simulation import Simulation
 from byzgym.validation import check_int, check_real
 
 START_FLOOR = 1e-3
-"""What every worker gets beside the credits of `start`, so that GAA can learn to credit it."""
+"""What every worker gets beside the credits of `start`, so that GAA can learn to credit it; less if it is long."""
 
 
 @registry.built_in("gaa")
@@ -285,11 +286,18 @@ def _decide(policy: list[Tensor], played: _Round, loss: Tensor, last: Tensor) ->
 
 
 def _prior(start: Agent, view: ServerView) -> Tensor:
-    """The logarithms [E, n] of the credits with which a policy wants to start."""
-    credits = start.decide(view).credits
+    """The logarithms [E, n] of the credits with which a policy wants to start, and of a little more for all.
+
+    A submission gets less of the little, the longer it is than the policy's update and the QV gradient: what
+    is far too long must not come in by this door.
+    """
+    decision = start.decide(view)
+    credits = decision.credits
     if credits is None or credits.isnan().any():
         raise _no_start(start)
-    return (credits / credits.sum(1, keepdim=True).clamp(min=1e-30) + START_FLOOR).log()
+    usual = row_norms(torch.stack([decision.update, view.qv_gradient], 1)).amax(1, keepdim=True)
+    floor = START_FLOOR * (usual / row_norms(view.gradients).clamp(min=1e-30)).clamp(1e-30, 1)
+    return (credits / credits.sum(1, keepdim=True).clamp(min=1e-30) + floor.to(credits.dtype)).log()
 
 
 def _no_start(start: Agent) -> ValueError:
