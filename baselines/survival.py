@@ -26,7 +26,7 @@ TRAINED = ("random", "gaussian", "sign_flip", "omniscient", "ipm", "alie", "labe
 """Attacks on which set was trained."""
 UNSEEN = ("min_max", "min_sum", "rop", "replay", "mimic", "fang_krum", "fang_trimmed_mean", "sybils")
 """Attacks on which it was not."""
-LEARNED = ("gaa", "gaa:start=trust", "gaa:start=set", "set", "ensemble:members=krum+gaa+trust")
+LEARNED = ("gaa", "gaa:start=trust", "gaa:start=set", "set", "ensemble:members=krum+gaa+set")
 CONTROLS = ("uniform", "random", "fixed", "oracle")
 
 
@@ -71,7 +71,7 @@ def played(comparison: Comparison, folder: Path, advance: Callable[[str, int], N
     """The finished results in a folder, or new ones."""
     if (folder / "results.csv").exists():
         results = Results.read(folder)
-        if set(results.runs["policy"]) == set(comparison.policies):
+        if results.comparison == comparison:
             return results
     return compare(comparison, folder, overwrite=True, progress=advance)
 

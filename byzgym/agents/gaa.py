@@ -21,7 +21,7 @@ from byzgym.simulation import Simulation
 from byzgym.validation import check_int, check_real
 
 START_FLOOR = 1e-3
-"""What every worker gets beside the credits of `start`, so that GAA can learn to credit it; less if it is long."""
+"""What every worker gets beside the credits of `start`, so that GAA can learn to credit it."""
 
 
 @registry.built_in("gaa")

@@ -1,0 +1,88 @@
+"""The scripts of baselines/ run, with few short runs."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from byzgym import aggregation
+
+FOLDER = Path(__file__).parents[1] / "baselines"
+
+
+def script(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))  # the scripts import each other
+    spec = importlib.util.spec_from_file_location(f"baselines_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_survival_plays_all_parts_and_goes_on_with_what_is_missing(tmp_path, monkeypatch, capsys):
+    survival = script("survival", monkeypatch)
+    monkeypatch.setattr(survival, "TRAINED", ("sign_flip",))
+    monkeypatch.setattr(survival, "UNSEEN", ("min_max",))
+    monkeypatch.setattr(survival, "LEARNED", ("set",))
+    config = survival.Config(out=tmp_path, seeds=1, rounds=2)
+    survival.main(config)
+    table = capsys.readouterr().out
+    assert all(name in table for name in (*aggregation.names(), "set", "oracle"))
+    finished = (tmp_path / "calm" / "results.csv").stat().st_mtime_ns
+    survival.main(config)
+    assert capsys.readouterr().out.splitlines()[-5:] == table.splitlines()[-5:]
+    assert (tmp_path / "calm" / "results.csv").stat().st_mtime_ns == finished
+    survival.main(survival.Config(out=tmp_path, seeds=2, rounds=2))
+    assert (tmp_path / "calm" / "results.csv").stat().st_mtime_ns != finished
+
+
+def test_scores_are_parts_of_the_oracles_accuracy_with_the_worst_cell_first(monkeypatch):
+    survival = script("survival", monkeypatch)
+    rows = [
+        {"policy": policy, "attack": attack, "num_byzantine": f, "roles": "static", "seed": seed}
+        | {"accuracy": accuracy}
+        for policy, accuracies in {"oracle": (0.8, 0.8, 0.4, 0.8), "a": (0.4, 0.8, 0.4, 0.8)}.items()
+        for (attack, f, seed), accuracy in zip(
+            [("none", 0, 0), ("none", 0, 1), ("min_max", 7, 0), ("min_max", 7, 1)], accuracies, strict=True
+        )
+    ]
+    table = survival.scores(survival.pd.DataFrame(rows))
+    assert list(table.index) == ["oracle", "a"]
+    row = table.loc["a"]
+    assert row["worst cell"] == pytest.approx(0.75)
+    assert row["which"] == "none, f=0, static"
+    assert row["worst run"] == 0.5
+    assert row["mean"] == pytest.approx(0.875)
+    assert row["f=7"] == row["unseen"] == 1
+
+
+def test_transfer_prints_a_row_for_each_setting_and_policy(monkeypatch, capsys):
+    transfer = script("transfer", monkeypatch)
+    monkeypatch.setattr(transfer, "TRAINED", ("sign_flip",))
+    made = transfer.settings
+    monkeypatch.setattr(
+        transfer,
+        "settings",
+        lambda config: {
+            name: [transfer.replace(one, rounds=2, evaluate_every=2, seeds=1) for one in comparisons]
+            for name, comparisons in made(config).items()
+        },
+    )
+    transfer.main(
+        transfer.Config(policies=("trust",), seeds=1, only=("attacks of the training", "no attack"))
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == ["attacks of the training", "no attack"]
+    assert all("trust" in line for line in lines[1:])
+
+
+def test_detection_prints_its_tables(monkeypatch, capsys):
+    detection = script("detection", monkeypatch)
+    detection.main(
+        detection.Detection(
+            policies=("krum",), attacks=("gaussian",), num_byzantine=(3,), seeds=(1,), quiet_seeds=1, rounds=5
+        )
+    )
+    assert "krum" in capsys.readouterr().out
