@@ -24,7 +24,7 @@ class FangTrimmedMean(Attack):
 
     Where the honest mean is positive, they lie below the honest minimum m: uniform from ``m / b`` to m if m
     is positive, from ``b m`` to m if it is negative. Where the mean is negative, they lie above the maximum
-    in the same way; where it is zero, they are zero. This is the full-knowledge version (section 4.3), with
+    in the same way; where it is zero, they are zero. This is the full-knowledge version, with
     gradients in place of models, as in the authors' code. It works against the median, too. The attackers
     know all honest gradients.
 
@@ -72,7 +72,7 @@ class FangKrum(Attack):
     paper stops at 1e-5; here the number of halvings is bounded, whatever the size of gradients. If none of
     them deceives Krum, Byzantine workers submit their own gradients, as in the authors' code.
 
-    This is the full-knowledge version (section 4.2), with gradients in place of models: the attackers know
+    This is the full-knowledge version, with gradients in place of models: the attackers know
     all honest gradients. All submit the same row, where the paper adds noise to all but one. Where n - m - 2
     or n - 2m - 1 is less than 1, it is 1.
 
