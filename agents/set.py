@@ -50,7 +50,7 @@ class Config:
 
     out: Path
     """Folder for checkpoint.pt and set.safetensors."""
-    generations: int = 440
+    generations: int = 260
     """Generations in all; the learning rate falls over them."""
     groups: int = 8
     """Simulations of a generation, each with a task and settings of its own; a multiple of the processes."""
@@ -210,6 +210,7 @@ class Group:
         result = network(features, self.state["hidden"])
         honest = ~simulation.byzantine
         rows, log_norms = state["rows"][:, 0], features.log_norms  # unit submissions, sketched
+        loss, gradient = self._larger_loss()
         simulation.apply(Decision.from_credits(result.credits.detach(), view))
         self.state = remember(state, result.credits, result.hidden)
         self.round += 1
@@ -223,8 +224,8 @@ class Group:
         norm = _square(target, features.pairs[:, 0]).clamp(min=1e-6)
         distance = _square(given - target, features.pairs[:, 0]) / norm
 
-        # The slope of the loss on more data along each (shortened) submission, at the new parameters.
-        loss, gradient = self._larger_loss()
+        # The slope of the loss on more data along each (shortened) submission, at the parameters before the
+        # step. Behind it, where a step goes too far, honest submissions would seem to do harm.
         if self.round == 1:
             self.first_loss = loss
         slope = (rows @ self.sketch(gradient)[..., None])[..., 0] * (
@@ -410,10 +411,12 @@ class Learner:
 def episode_lengths(config: Config, rng: np.random.Generator) -> list[int]:
     """Rounds of the episodes that each process plays in a generation: the same, so that none waits.
 
-    Most episodes are short, because runs are won or lost in their first rounds.
+    Most episodes are short, because runs are won or lost in their first rounds. In the others the model comes
+    to fit the QV samples, which then say little.
     """
     count = config.groups // config.processes
-    return [int(16 * 10 ** rng.uniform(0, 0.7 if rng.random() < 0.8 else 1.2)) for _ in range(count)]
+    exponents = [rng.uniform(0, 0.7) if rng.random() < 0.7 else rng.uniform(0.7, 1.2) for _ in range(count)]
+    return [int(16 * 10**exponent) for exponent in exponents]
 
 
 def interleaved(iterators: list[Iterator[Any]]) -> Iterator[Any]:

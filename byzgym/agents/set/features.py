@@ -45,9 +45,11 @@ COLUMNS = (
 """The features of a worker."""
 PER_RUN = 8
 EVIDENCE = 6
-HIDDEN = 32
+HIDDEN = 48
 TINY = math.exp(-60)
 """Norms below this count as this."""
+FAR = math.log(1000)
+"""Submissions get no credit if they are longer by this logarithm than the longest QV gradient so far."""
 
 
 @dataclass
@@ -60,7 +62,7 @@ class Features:
     evidence: Tensor  # [E, n, EVIDENCE], the features that say most by themselves, for a short way to credits
     log_norms: Tensor  # [E, n], of the submissions
     log_server_norm: Tensor  # [E], of the QV gradient
-    rejected: Tensor  # [E, n] bool
+    rejected: Tensor  # [E, n] bool, who gets no credit: rejected by the server, or far too long
 
 
 def shapes(num_workers: int, dimension: int) -> dict[str, tuple[int, ...]]:
@@ -69,7 +71,7 @@ def shapes(num_workers: int, dimension: int) -> dict[str, tuple[int, ...]]:
     return {
         "rows": (len(ROWS), n, k), "update_fast": (k,), "update_slow": (k,), "server": (k,),
         "long": (n, len(TRACKED)), "longer": (n, len(TRACKED)), "credits": (n,), "mean_credits": (n,),
-        "norm": (), "loss": (), "hidden": (n, HIDDEN), "age": (),
+        "norm": (), "loss": (), "peak": (), "hidden": (n, HIDDEN), "age": (),
     }  # fmt: skip
 
 
@@ -97,7 +99,11 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
     log_norms = norms.log().to(submissions.dtype)
     server_norm = torch.linalg.vector_norm(samples.mean(1), dim=1, dtype=torch.float64)
     log_server_norm = server_norm.clamp(min=TINY).log().to(samples.dtype)
-    lengths, new["norm"] = _lengths(view, log_norms, log_server_norm, state)
+    new["peak"] = torch.where(state["age"] > 0, state["peak"], log_server_norm).maximum(log_server_norm)
+    # Where a model has fitted the QV samples from the start, the shortest submission is the measure.
+    usual = torch.maximum(new["peak"], log_norms.amin(1))
+    rejected = view.rejected | (log_norms > usual[:, None] + FAR)
+    lengths, new["norm"] = _lengths(rejected, log_norms, log_server_norm, state)
     new["loss"] = view.qv_value.clamp(min=1e-6).log()
     log_step = view.learning_rate.clamp(min=1e-30).log() + log_server_norm - new["loss"]  # [E]
     decrease = (log_norms + log_step[:, None]).clamp(max=LIMIT).exp() * seen.agreement[:, 0]
@@ -133,7 +139,7 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
         evidence=torch.stack(evidence, 2),
         log_norms=log_norms,
         log_server_norm=log_server_norm,
-        rejected=view.rejected,
+        rejected=rejected,
     )
     return features, new
 
@@ -212,10 +218,10 @@ def _tracked(seen: Comparison, mean_credits: Tensor) -> Tensor:
 
 
 def _lengths(
-    view: ServerView, log_norms: Tensor, log_server_norm: Tensor, state: State
+    rejected: Tensor, log_norms: Tensor, log_server_norm: Tensor, state: State
 ) -> tuple[Tensor, Tensor]:
     """Log norms over the median, the QV gradient's and the usual norm, [E, n, 3]; and the usual norm [E]."""
-    median = log_norms.masked_fill(view.rejected, torch.nan).nanmedian(1).values.nan_to_num()
+    median = log_norms.masked_fill(rejected, torch.nan).nanmedian(1).values.nan_to_num()
     usual = torch.where(state["age"] > 0, state["norm"], median)
     lengths = [log_norms - other[:, None] for other in (median, log_server_norm, usual)]
     return torch.stack(lengths, 2), torch.lerp(usual, median, LONG)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from byzgym.agents.set.features import COLUMNS, HIDDEN, PER_RUN, ROWS, Features
 
-WIDTH, HEADS = 40, 4
+WIDTH, HEADS = 64, 4
 LARGEST = 2.0
 """Norm of a submission above which it is clipped, in units of the reference norm."""
 
