@@ -18,9 +18,8 @@ from byzgym import agents, aggregation, attacks, specs
 from byzgym.ambient import shielded
 from byzgym.attacks import AttackContext, Mixture
 from byzgym.attacks.mixture import SIZE, point_of
-from byzgym.simulation import Simulation
+from byzgym.simulation import Simulation, metrics
 from byzgym.simulation.config import RunConfig, config_from
-from byzgym.simulation.metrics import test_metrics
 from byzgym.validation import check_int, shown
 
 KNOWN = (
@@ -99,7 +98,7 @@ def search(
         against: The policy: the name of an agent or rule, "name:key=value", or a mapping with a "name".
         num_workers: n, at least 1.
         num_byzantine: f, from 0 to n - 1.
-        evaluations: How many points are tried, at least 1.
+        evaluations: How many the attacker can afford, at least 1. About a quarter repeats the best points.
         seed: Of the search, at least 0; the same seed finds the same points.
         arguments: The victim's setting, as far as the attacker knows it: ``task``, ``rounds``, ``roles`` and
             the other fields of `byzgym.simulation.config.RunConfig`, with the same defaults.
@@ -156,8 +155,8 @@ def _play(against: Any, points: Tensor, seeds: Sequence[int], setting: Mapping[s
         simulation.apply(agent.decide(simulation.view))
     x, y = simulation.setup.task.train
     every = -(-len(y) // SAMPLES)
-    accuracy = test_metrics(simulation.engine, simulation.view.theta, x[::every], y[::every])["accuracy"]
-    return 1 - accuracy.view(len(points), len(seeds)).mean(1).cpu()
+    measured = metrics.test_metrics(simulation.engine, simulation.view.theta, x[::every], y[::every])
+    return 1 - measured["accuracy"].view(len(points), len(seeds)).mean(1).cpu()
 
 
 class _Population(Mixture):
@@ -185,7 +184,7 @@ class Adaptive(Mixture):
     Args:
         against: The policy, such as set, "gaa:window=5" or a mapping with a "name". Objects can be registered
             (`byzgym.agents.register`).
-        evaluations: How many points it tries, at least 1.
+        evaluations: How many the attacker can afford, at least 1.
         seed: Of the search, at least 0; it does not depend on the victim's.
         arguments: The victim's setting as the attacker imagines it: ``task``, ``rounds``, ``roles`` and the
             other fields of `byzgym.simulation.config.RunConfig`, with the same defaults. An attacker who
@@ -196,7 +195,7 @@ class Adaptive(Mixture):
         >>> attack = "adaptive:against=krum,evaluations=6,task=synthetic,rounds=5"
         >>> simulation = Simulation.make(seed=0, attack=attack, task="synthetic", rounds=5)
         >>> simulation.gradients.shape
-        torch.Size([1, 10, 658])
+        torch.Size([1, 10, 195])
     """
 
     def __init__(
