@@ -18,7 +18,6 @@ from typing import Any
 import pandas as pd
 import tyro
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 
 from byzgym import specs
 from byzgym.adaptive import search
@@ -126,8 +125,8 @@ def draw(table: pd.DataFrame) -> Figure:
         for policy, own in cells.groupby("policy", sort=False):
             axes.plot(own["evaluations"], own["score"], marker="o", markersize=3.5, label=policy)
         axes.axhline(GOAL, color="#999999", linewidth=0.8, linestyle=":")
-        axes.set(xscale="log", xlabel="evaluations", ylim=(0, 1.08))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.set(xscale="log", xlabel="evaluations", ylim=(0, max(1.08, table["score"].max() + 0.03)))
+        axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set_title(f"f={f}, {roles}", loc="left", fontsize=11)
         axes.grid(color="#dddddd", linewidth=0.8)
     grid[0].set_ylabel("accuracy / oracle's")
