@@ -59,21 +59,23 @@ class SearchResult:
     damages: Tensor  # [evaluations], from 0 to 1: the victim's error rate in the end
 
     def best(self, evaluations: int | None = None) -> list[float]:
-        """The point that the first ``evaluations`` (all where None) show to be the most harmful."""
+        """The point that the first ``evaluations`` (all where None) show to be the most harmful.
+
+        It has the largest mean damage less its standard error, so that one lucky run does not win.
+        """
         last = len(self.damages)
         if evaluations is not None:
             last = check_int("evaluations", evaluations, low=1, high=last)
-        return [round(number, DIGITS) for number in self.leaders(last, 1)[0].tolist()]
+        best = _ranked(self.points[:last], self.damages[:last], DOUBT)[0]
+        return [round(number, DIGITS) for number in best.tolist()]
 
-    def leaders(self, evaluations: int, count: int) -> Tensor:
-        """The best points [at most count, 31] of the first ``evaluations``, the best one first.
 
-        They are ranked by their mean damage less its standard error, so that one lucky run does not win.
-        """
-        points, of = self.points[:evaluations].unique(dim=0, return_inverse=True)
-        played = of.bincount()
-        mean = of.bincount(self.damages[:evaluations]) / played
-        return points[(mean - DOUBT / played.sqrt()).argsort(descending=True, stable=True)[:count]]
+def _ranked(points: Tensor, damages: Tensor, doubt: float) -> Tensor:
+    """The distinct points [m, 31] by their mean damage less ``doubt`` / sqrt(times), the best one first."""
+    points, of = points.unique(dim=0, return_inverse=True)
+    played = of.bincount()
+    score = of.bincount(damages) / played - doubt / played.sqrt()
+    return points[score.argsort(descending=True, stable=True)]
 
 
 @shielded
@@ -118,7 +120,7 @@ def search(
     result = SearchResult(torch.zeros(0, SIZE), torch.zeros(0))
     for start in range(0, evaluations, GENERATION):
         seeds = torch.randint(2**62, (RUNS,), generator=generator).tolist()
-        leaders = result.leaders(start, LEADERS)
+        leaders = _ranked(result.points, result.damages, 0)[:LEADERS]  # also lucky ones, which are tested
         if start == 0:
             new = torch.cat([torch.tensor(KNOWN), torch.rand(GENERATION, SIZE, generator=generator)])
         elif start < RANDOM_SHARE * evaluations:
