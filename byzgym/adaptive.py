@@ -36,15 +36,15 @@ KNOWN = (
 )
 """Points like attacks of the literature, which are tried first."""
 GENERATION = 20
-"""Evaluations that run side by side, with the same two seeds."""
+"""Points that are played side by side."""
 RANDOM_SHARE = 0.4
-"""Part of the evaluations that goes to random points; the others are children of the leaders."""
-LEADERS = 5
-"""The best points so far: parents of the next generation, in which they are played again."""
-RUNS = 2
+"""Part of the evaluations that goes to random points; then come children of the best ones."""
+FINAL_SHARE = 0.2
+"""Part of the evaluations in which the finalists are played again, with other seeds."""
+PARENTS = 5
+FINALISTS = 10
+RUNS = 3
 """Runs, with different seeds, in an evaluation."""
-DOUBT = 0.2
-"""About the standard deviation of one evaluation, where runs differ much."""
 DIGITS = 4
 """Of the numbers in a point, so that it can be written down."""
 SAMPLES = 2000
@@ -53,7 +53,7 @@ SAMPLES = 2000
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """The evaluations of a search, in their order. A point may be among them several times."""
+    """The evaluations of a search, in their order. The finalists are among them several times."""
 
     points: Tensor  # [evaluations, 31], of the cube of `Mixture`
     damages: Tensor  # [evaluations], from 0 to 1: the victim's error rate in the end
@@ -61,21 +61,16 @@ class SearchResult:
     def best(self, evaluations: int | None = None) -> list[float]:
         """The point that the first ``evaluations`` (all where None) show to be the most harmful.
 
-        It has the largest mean damage less its standard error, so that one lucky run does not win.
+        Of the points that were played most often, it has the largest mean damage.
         """
         last = len(self.damages)
         if evaluations is not None:
             last = check_int("evaluations", evaluations, low=1, high=last)
-        best = _ranked(self.points[:last], self.damages[:last], DOUBT)[0]
+        points, of = self.points[:last].unique(dim=0, return_inverse=True)
+        times = of.bincount()
+        mean = of.bincount(self.damages[:last]) / times
+        best = points[torch.where(times == times.max(), mean, -1).argmax()]
         return [round(number, DIGITS) for number in best.tolist()]
-
-
-def _ranked(points: Tensor, damages: Tensor, doubt: float) -> Tensor:
-    """The distinct points [m, 31] by their mean damage less ``doubt`` / sqrt(times), the best one first."""
-    points, of = points.unique(dim=0, return_inverse=True)
-    played = of.bincount()
-    score = of.bincount(damages) / played - doubt / played.sqrt()
-    return points[score.argsort(descending=True, stable=True)]
 
 
 @shielded
@@ -91,16 +86,16 @@ def search(
 
     The first points are like attacks of the literature, and then come random ones. Later ones are children of
     the best: a child mixes two of them, some of its numbers change a little, and some are drawn anew. An
-    evaluation plays one point in two runs of the attacker's own. The damage is the error rate of the final
-    model on training data, which this attacker knows. The best points are played again, with other seeds,
-    until the evaluations are used up. Still, the damage of the best one is too high, because it was chosen
-    for it: play it with seeds of your own to learn what it does.
+    evaluation plays one point in three runs of the attacker's own, whose seeds are the same for all points.
+    The damage is the error rate of the final model on training data, which this attacker knows. The last
+    fifth of the evaluations plays the ten best points again, with other seeds. Still, the damage of the best
+    one is too high, because it was chosen for it: play it with seeds of your own to learn what it does.
 
     Args:
         against: The policy: the name of an agent or rule, "name:key=value", or a mapping with a "name".
         num_workers: n, at least 1.
         num_byzantine: f, from 0 to n - 1.
-        evaluations: How many the attacker can afford, at least 1. About a quarter repeats the best points.
+        evaluations: How many the attacker can afford, at least 1.
         seed: Of the search, at least 0; the same seed finds the same points.
         arguments: The victim's setting, as far as the attacker knows it: ``task``, ``rounds``, ``roles`` and
             the other fields of `byzgym.simulation.config.RunConfig`, with the same defaults.
@@ -117,20 +112,25 @@ def search(
     _check(against, evaluations, seed, arguments)
     setting = {**arguments, "num_workers": num_workers, "num_byzantine": num_byzantine}
     generator = torch.Generator().manual_seed(seed)
-    result = SearchResult(torch.zeros(0, SIZE), torch.zeros(0))
-    for start in range(0, evaluations, GENERATION):
-        seeds = torch.randint(2**62, (RUNS,), generator=generator).tolist()
-        leaders = _ranked(result.points, result.damages, 0)[:LEADERS]  # also lucky ones, which are tested
+    # All points meet the same seeds: how much a run suffers depends more on its seed than on the point.
+    first, *others = torch.randint(
+        2**62, (1 + int(FINAL_SHARE * evaluations / FINALISTS), RUNS), generator=generator
+    ).tolist()
+    trials = evaluations - FINALISTS * len(others)
+    points, damages = torch.zeros(0, SIZE), torch.zeros(0)
+    for start in range(0, trials, GENERATION):
+        new = torch.rand(GENERATION, SIZE, generator=generator)
         if start == 0:
-            new = torch.cat([torch.tensor(KNOWN), torch.rand(GENERATION, SIZE, generator=generator)])
-        elif start < RANDOM_SHARE * evaluations:
-            new = torch.rand(GENERATION, SIZE, generator=generator)
-        else:
-            new = _children(leaders, GENERATION, generator)
-        points = torch.cat([leaders, new.round(decimals=DIGITS)])[: min(GENERATION, evaluations - start)]
-        damages = _play(against, points, seeds, setting)
-        result = SearchResult(torch.cat([result.points, points]), torch.cat([result.damages, damages]))
-    return result
+            new = torch.cat([torch.tensor(KNOWN), new])
+        elif start >= RANDOM_SHARE * evaluations:
+            new = _children(points[damages.topk(PARENTS).indices], GENERATION, generator)
+        new = new[: min(GENERATION, trials - start)].round(decimals=DIGITS)
+        points, damages = torch.cat([points, new]), torch.cat([damages, _play(against, new, first, setting)])
+    finalists = points[damages.topk(min(FINALISTS, trials)).indices]
+    for seeds in others:
+        points = torch.cat([points, finalists])
+        damages = torch.cat([damages, _play(against, finalists, seeds, setting)])
+    return SearchResult(points, damages)
 
 
 def _children(parents: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -140,9 +140,10 @@ def _children(parents: Tensor, count: int, generator: torch.Generator) -> Tensor
         return torch.rand(count, SIZE, generator=generator)
 
     one, other = torch.randint(len(parents), (2, count), generator=generator)
-    children = torch.where(uniform() < 0.7, parents[one], parents[other])
-    children = (children + 0.05 * torch.randn(count, SIZE, generator=generator)).clamp(0, 1)
-    # A number decides between kinds of attacks, which a small step does not reach.
+    mixed = torch.rand(count, 1, generator=generator) < 0.5
+    children = torch.where(mixed & (uniform() < 0.5), parents[other], parents[one])
+    # Small, because a twelfth of a number's range is a kind of component.
+    children = (children + 0.02 * torch.randn(count, SIZE, generator=generator)).clamp(0, 1)
     return torch.where(uniform() < 0.1, uniform(), children)
 
 
@@ -180,7 +181,7 @@ class Adaptive(Mixture):
     and then plays the best one; see `byzgym.adaptive.search`. It knows the numbers of workers and of
     Byzantine ones, and nothing else of the victim's run: no seed, no sample of the server and no test data.
 
-    The search takes as long as ``2 * evaluations`` runs: against set about a minute, once per process for
+    The search takes as long as ``3 * evaluations`` runs: against set some minutes, once per process for
     each n and f. A policy whose weights in a file change later is not searched again.
 
     Args:
