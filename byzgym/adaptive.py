@@ -85,7 +85,7 @@ def search(
     """Search the cube of `Mixture` for the attack that does most damage to a policy.
 
     The first points are like attacks of the literature, and then come random ones. Later ones are children of
-    the best: a child mixes two of them, some of its numbers change a little, and some are drawn anew. An
+    the best: half of them mix two parents, some numbers are drawn anew, and the others move a little. An
     evaluation plays one point in three runs of the attacker's own, whose seeds are the same for all points.
     The damage is the error rate of the final model on training data, which this attacker knows. The last
     fifth of the evaluations plays the ten best points again, with other seeds. Still, the damage of the best
