@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -158,6 +159,32 @@ class Mixture(DataPoisoning):
         honest_on_lies[:, self.components.index("own")] = 1
         plain = _relabels(point) & (point[:, 0] < 0.18)
         return torch.where(plain[:, None], honest_on_lies, factors)
+
+
+def point_of(*parts: tuple[str, float], labels: float | None = None) -> list[float]:
+    """The point of an attack that all workers play from the first round on, in all coordinates.
+
+    Args:
+        parts: One to three components with their factors, which have a size from 0.1 to 10.
+        labels: From 0 to 1, the wrong labels on which Byzantine workers train and do nothing else; see
+            `Mixture`. Without parts only.
+
+    Example:
+        Inner product manipulation, and reversed labels:
+
+        >>> attacks = Mixture(point_of(("mean", -0.5))), Mixture(point_of(labels=0.1))
+    """
+    point = [0.9] * SIZE  # no timetable, no target, no sizes
+    if labels is not None:
+        point[:2] = 0.1, labels
+    for start in (11, 21) if parts else ():
+        point[start] = (0.2, 0.6, 0.9)[len(parts) - 1]
+        for place, (name, factor) in enumerate(parts):
+            side = start + 1 + PARTS * place
+            point[side] = (Mixture.components.index(name) + 0.5) / len(Mixture.components)
+            point[side + 1] = (math.log10(abs(factor)) + 1) / 2
+            point[side + 2] = 0.1 if factor > 0 else 0.9
+    return point
 
 
 Maker = Callable[[Tensor, Tensor, Tensor, AttackContext, Tensor], Tensor]

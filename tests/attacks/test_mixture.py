@@ -9,28 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from byzgym import attacks
-from byzgym.attacks.mixture import SIZE, Mixture
+from byzgym.attacks.mixture import SIZE, Mixture, point_of
 from byzgym.simulation import Simulation
-
-PLAIN = [0.9] * SIZE  # no labels, at once, all the time, all coordinates, one size, three components
 
 
 def point(*components, **sides):
     """A point without a timetable: (name, factor) of its components, and other sides by number."""
-    sides = {int(key[1:]): value for key, value in sides.items()}
-    numbers = list(PLAIN)
-    for start in (11, 21):
-        numbers[start] = [0.2, 0.6, 0.9][len(components) - 1]
-        for place, (name, factor) in enumerate(components):
-            kind = (Mixture.components.index(name) + 0.5) / len(Mixture.components)
-            exponent = (torch.tensor(abs(factor)).log10().item() + 1) / 2
-            numbers[start + 1 + 3 * place : start + 4 + 3 * place] = [
-                kind,
-                exponent,
-                0.1 if factor > 0 else 0.9,
-            ]
+    numbers = point_of(*components)
     for side, value in sides.items():
-        numbers[side] = value
+        numbers[int(side[1:])] = value
     return numbers
 
 

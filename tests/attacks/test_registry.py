@@ -14,11 +14,13 @@ BLIND = {
     *("min_max", "min_sum", "fang_trimmed_mean", "mimic", "rop"),
 }
 OWN = {"label_flip", "none", "replay"}  # these submit their own gradients, at least in the first round
-OTHERS = {"bit_flip", "fang_krum", "gambler", "mixture", "one_coordinate", "scaled", "sign_flip"}
+OTHERS = {"adaptive", "bit_flip", "fang_krum", "gambler", "mixture", "one_coordinate", "scaled", "sign_flip"}
 BUILT_IN = {*BLIND, *OWN, *OTHERS}
+ADAPTIVE = {"name": "adaptive", "against": "mean", "evaluations": 2, "task": "synthetic", "rounds": 2}
 GAMBLER = {"name": "gambler", "probability": 0.3, "num_servers": 2, "factor": -3.0}
 SPECS = [
-    *sorted(BUILT_IN),
+    *sorted(BUILT_IN - {"adaptive"}),  # its default is a long search
+    ADAPTIVE,
     {"name": "alie", "z": 1.0},
     {"name": "bit_flip", "victims": "all", "dimensions": 5},
     GAMBLER,
@@ -40,6 +42,7 @@ PER_WORKER = (
     "bit_flip",
     "gambler",
     "mixture",
+    "adaptive",
 )
 # Their last bits depend on the number of environments, as those of matrix products do.
 PRODUCTS = ("min_max", "fang_krum")
