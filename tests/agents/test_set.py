@@ -86,6 +86,20 @@ def test_rejected_submissions_and_zeros_are_no_trouble():
     assert not rounds_of(gradients).any()
 
 
+def test_a_submission_that_is_absurdly_long_gets_no_credit():
+    view = job(normal(2, 5, 30), Memory(2))
+    view.gradients[:, 2] *= 1e6
+    credits = agents.make("set").credits(view)
+    assert not credits[:, 2].any()
+    assert (credits.sum(1) > 0.5).all()
+
+
+def test_long_submissions_get_credit_where_the_model_has_fitted_the_qv_samples():
+    """The QV gradient is tiny then, and honest ones are not."""
+    view = job(normal(2, 5, 30) * 1e9, Memory(2))
+    assert (agents.make("set").credits(view) > 0).any(1).all()
+
+
 def test_what_is_asked_twice_is_answered_twice():
     memory, agent = Memory(2), agents.make("set")
     view = job(normal(2, 5, 30), memory)
