@@ -194,7 +194,7 @@ def train(config: Config, seed: int) -> list[dict[str, Any]]:
     model = PPO(
         EquivariantPolicy if gaussian else EquivariantDirichletPolicy,
         env,
-        learning_rate=lambda remaining: remaining * config.learning_rate,
+        learning_rate=lambda remaining: max(0.0, remaining) * config.learning_rate,
         n_steps=config.n_steps,
         batch_size=config.batch_size,
         n_epochs=config.n_epochs,

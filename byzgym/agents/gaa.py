@@ -297,7 +297,8 @@ def _prior(start: Agent, view: ServerView) -> Tensor:
         raise _no_start(start)
     usual = row_norms(torch.stack([decision.update, view.qv_gradient], 1)).amax(1, keepdim=True)
     floor = START_FLOOR * (usual / row_norms(view.gradients).clamp(min=1e-30)).clamp(1e-30, 1)
-    return (credits / credits.sum(1, keepdim=True).clamp(min=1e-30) + floor.to(credits.dtype)).log()
+    credits = credits.to(floor)  # double
+    return (credits / credits.sum(1, keepdim=True).clamp(min=1e-30) + floor).log().float()
 
 
 def _no_start(start: Agent) -> ValueError:

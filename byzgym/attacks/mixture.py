@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from byzgym.attacks.base import AttackContext, DataPoisoning
 from byzgym.attacks.registry import registry
 from byzgym.numerics.distances import row_norms, unit_rows
 from byzgym.numerics.moments import honest_mean, honest_moments
-from byzgym.validation import check_real
+from byzgym.validation import check_real, shown
 
 PARTS = 3
 SIZE = 31
@@ -63,12 +64,13 @@ class Mixture(DataPoisoning):
         "direction", "previous", "mimic", "copies", "stale", "spikes",
     )  # fmt: skip
 
-    def __init__(self, point: Sequence[float] | None = None) -> None:
+    def __init__(self, point: Sequence[float] | np.ndarray | Tensor | None = None) -> None:
         self.point = None
         if point is not None:
-            if isinstance(point, str) or not isinstance(point, Sequence) or len(point) != SIZE:
-                raise ValueError(f"point must be {SIZE} numbers from 0 to 1, got {point!r}")
-            self.point = [check_real("point (each)", number, low=0, high=1) for number in point]
+            numbers = point.tolist() if isinstance(point, np.ndarray | Tensor) else point
+            if isinstance(numbers, str) or not isinstance(numbers, Sequence) or len(numbers) != SIZE:
+                raise ValueError(f"point must be {SIZE} numbers from 0 to 1, got {shown(point)}")
+            self.point = [check_real("point (each)", number, low=0, high=1) for number in numbers]
 
     def poison(
         self, x: Tensor, y: Tensor, byzantine: Tensor, context: AttackContext

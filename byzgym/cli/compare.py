@@ -15,7 +15,8 @@ class Compare(Comparison):
     """Compare policies under attacks: a table, results.csv, figures and a report.
 
     Names may carry parameters: `ipm:epsilon=1.0`, `gaa:window=1`, `dirichlet:alpha=0.1`. Without
-    arguments the classical rules, GAA and the oracle meet four attacks by 7 of 10 workers on the digits.
+    arguments classical rules, GAA, trust, set and the oracle meet four attacks by 7 of 10 workers on the
+    digits.
     """
 
     out: Path = Path("byzgym-results")

@@ -77,10 +77,11 @@ class Train(Episodes):
         from byzgym.integrations.sb3 import training
 
         with mistakes():
-            config = self._config(terminal)
-            run = training.Training(self.out, config, self.resume)
+            self._config(terminal)  # wrong arguments leave no folder
         with mistakes(OSError), files.lock(self.out):
+            config = self._config(terminal)  # another training may have ended since
             self._check_folder(training.held(self.out))
+            run = training.Training(self.out, config, self.resume)
             if not training.has_tensorboard():
                 terminal.print("no logs for TensorBoard, which is not installed: pip install 'byzgym[train]'")
             try:

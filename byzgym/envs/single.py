@@ -86,8 +86,8 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     L is the QV loss (default, and the paper's), or with `reward_size=N` the loss on N held-out samples, drawn
     anew at each reset. They are in no worker's share and not in the test set. The QV set is drawn from the
     held-out samples that are left, so they are not in it either. Only the reward depends on them: they are
-    for training an agent that is deployed with the QV samples alone. `reward="held_out"` takes all held-out
-    samples but `qv_size`. Divergence (below) is about the QV loss in any case. Where `qv_period` has new QV
+    for training an agent that is deployed with the QV samples alone. `reward="held_out"` alone takes
+    up to 128. Divergence (below) is about the QV loss in any case. Where `qv_period` has new QV
     samples drawn, both QV losses of a reward are on the old ones, with which the action was chosen; the next
     observation and `info["qv_loss"]` are of the new ones.
 
@@ -139,7 +139,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `qv_source` | "held_out" | where they come from |
     | `qv_period` | none | rounds after which the server draws new ones |
     | `reward` | "qv" | samples on which the reward is computed: "qv" or "held_out" |
-    | `reward_size` | none; all others with "held_out" | N; a number implies "held_out" |
+    | `reward_size` | none; up to 128 with "held_out" | N; a number implies "held_out" |
     | `reward_form` | "relative" | "relative" or "log", see above |
     | `observation` | "pooled" | a part, a list of parts, or "all" |
     | `pool_size` | 128, or d if that is less | length of a row of the pooled observation |

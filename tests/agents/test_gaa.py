@@ -383,6 +383,16 @@ def test_a_start_without_any_credit_gives_all_the_same_but_less_to_long_submissi
     torch.testing.assert_close(credits, torch.tensor([[0.5, 0.5, 0.0]]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_start_without_any_credit_in_other_precisions(dtype):
+    class Nothing:
+        def credits(self, view):
+            return torch.zeros_like(view.previous_credits)
+
+    view = view_of(torch.tensor([[[0.1, 0.0], [0.0, 0.1], [-1.0, 0.0]]], dtype=dtype))
+    assert gaa(start=Nothing()).credits(view).isfinite().all()
+
+
 def test_a_submission_without_credit_that_is_far_too_long_moves_nothing():
     class First:
         def credits(self, view):

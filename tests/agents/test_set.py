@@ -100,6 +100,16 @@ def test_long_submissions_get_credit_where_the_model_has_fitted_the_qv_samples()
     assert (agents.make("set").credits(view) > 0).any(1).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_jobs_in_other_precisions_get_about_the_same_credits(dtype):
+    gradients = normal(1, 2, 5, 30)
+    view = job(gradients[0].to(dtype), Memory(2))
+    view.theta = view.theta.to(dtype)
+    decision = agents.make("set").decide(view)
+    assert decision.update.dtype == dtype
+    torch.testing.assert_close(decision.credits.float(), rounds_of(gradients)[0], rtol=0.1, atol=0.01)
+
+
 def test_what_is_asked_twice_is_answered_twice():
     memory, agent = Memory(2), agents.make("set")
     view = job(normal(2, 5, 30), memory)

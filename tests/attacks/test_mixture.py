@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from attack_cases import context_for, gradients_like, mask_of
@@ -143,3 +144,11 @@ def test_episodes_have_points_of_their_own_that_the_seed_decides():
 def test_bad_points_are_refused(numbers):
     with pytest.raises(ValueError, match="point"):
         Mixture(point=numbers)
+
+
+def test_a_point_may_be_an_array_or_a_tensor():
+    numbers = [0.5] * SIZE
+    for point in (np.array(numbers), torch.tensor(numbers, dtype=torch.float64)):
+        assert Mixture(point).point == numbers
+    with pytest.raises(ValueError, match="point must be 31 numbers from 0 to 1, got array"):
+        Mixture(np.zeros(3))

@@ -12,6 +12,7 @@ from byzgym.attacks import roles
 
 SPECS = [
     "static",
+    {"name": "redrawn", "period": 2},
     "pretense",
     "randomized",
     "fluctuating",

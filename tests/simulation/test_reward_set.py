@@ -156,9 +156,3 @@ def test_snapshots_have_the_samples():
     assert_same(simulation, state)
     with pytest.raises(ValueError, match=r"reward_set.samples is None, got torch.int64 of shape \(2, 6\)"):
         make().restore(snapshot)
-
-
-def test_the_reward_changes_no_run_that_does_not_ask_for_it():
-    one, other = make(reward="qv", reward_size=None), make()
-    play(one, other, rounds=3)
-    assert_same(one, other)

@@ -84,9 +84,11 @@ def start(num_envs: int, num_workers: int, dimension: int, like: Tensor) -> Stat
 def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, State]:
     """The features of this round, and the state with this round in it (but for hidden and credits)."""
     new = dict(state, age=state["age"] + 1)
-    samples = sketch(view.qv_sample_gradients)  # [E, q, k]
-    contrasts = torch.zeros_like(samples) if view.qv_contrasts is None else sketch(view.qv_contrasts)
-    submissions = sketch(view.gradients)
+    samples = _single(sketch(view.qv_sample_gradients))  # [E, q, k]
+    contrasts = torch.zeros_like(samples)
+    if view.qv_contrasts is not None:
+        contrasts = _single(sketch(view.qv_contrasts))
+    submissions = _single(sketch(view.gradients))
     norms = torch.linalg.vector_norm(submissions, dim=2, dtype=torch.float64).clamp(min=TINY)  # [E, n]
     new["rows"] = _momenta(submissions, norms, state["rows"])
     new |= _followed(view, sketch, samples, state)
@@ -104,8 +106,8 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
     usual = torch.maximum(new["peak"], log_norms.amin(1))
     rejected = view.rejected | (log_norms > usual[:, None] + FAR)
     lengths, new["norm"] = _lengths(rejected, log_norms, log_server_norm, state)
-    new["loss"] = view.qv_value.clamp(min=1e-6).log()
-    log_step = view.learning_rate.clamp(min=1e-30).log() + log_server_norm - new["loss"]  # [E]
+    new["loss"] = _single(view.qv_value).clamp(min=1e-6).log()
+    log_step = _single(view.learning_rate).clamp(min=1e-30).log() + log_server_norm - new["loss"]  # [E]
     decrease = (log_norms + log_step[:, None]).clamp(max=LIMIT).exp() * seen.agreement[:, 0]
     workers = torch.cat(
         [
@@ -161,6 +163,11 @@ class Comparison:
         self.passed_contrast = pass_on(self.contrast, self.pairs)
 
 
+def _single(values: Tensor) -> Tensor:
+    """Values in single precision, as the network takes them; what is too large for it becomes its largest."""
+    return values.clamp(-3e38, 3e38).float() if values.dtype == torch.float64 else values.float()
+
+
 def _momenta(submissions: Tensor, norms: Tensor, before: Tensor) -> Tensor:
     """Unit submissions, and two momenta of these: [E, ROWS, n, k]; norms [E, n]."""
     rows = torch.empty_like(before)
@@ -172,7 +179,7 @@ def _momenta(submissions: Tensor, norms: Tensor, before: Tensor) -> Tensor:
 
 def _followed(view: ServerView, sketch: Sketch, samples: Tensor, state: State) -> State:
     """Momenta of accepted updates and of the QV gradient, from the samples' gradients [E, q, k]."""
-    update = unit_rows(sketch(view.previous_update[:, None])[:, 0])
+    update = unit_rows(_single(sketch(view.previous_update[:, None]))[:, 0])
     return {
         "update_fast": torch.lerp(state["update_fast"], update, FAST),
         "update_slow": torch.lerp(state["update_slow"], update, SLOW),

@@ -67,15 +67,15 @@ _OWN = {
 class Falling:
     """A learning rate that falls linearly to zero, "lin_0.001" in settings, as rl-zoo3 writes it.
 
-    >>> Falling(0.001)(0.5)
-    0.0005
+    >>> Falling(0.001)(0.5), Falling(0.001)(-0.1)
+    (0.0005, 0.0)
     """
 
     initial: float
 
     def __call__(self, remaining: float) -> float:
-        """The rate when this part of the training remains, from 1 to 0."""
-        return self.initial * remaining
+        """The rate when this part remains, from 1 to 0; less than 0 where the last rollout goes too far."""
+        return self.initial * max(0.0, remaining)
 
 
 def settings(algorithm: str, num_envs: int, environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,11 @@ class Training:
     def __init__(self, folder: Path, config: TrainingConfig, resume: bool = False) -> None:
         self.folder, self.config = folder, config
         checkpoint = checkpoints.latest(folder / CHECKPOINTS) if resume else None
+        if resume and checkpoint is None and config.steps_done > 0:
+            raise ValueError(
+                f"{folder} holds no checkpoint of the {config.steps_done} steps that were done, so it cannot "
+                "go on; --overwrite begins anew"
+            )
         self.model: BaseAlgorithm
         self.rows: list[dict[str, Any]] = []
         if checkpoint is None:

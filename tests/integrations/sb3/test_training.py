@@ -1,5 +1,7 @@
 """A training in a folder: what it writes, and that it goes on as if it had not been interrupted."""
 
+import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +168,15 @@ def test_a_damaged_checkpoint(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"16\.zip is not a checkpoint of ppo that can be read"):
         Training(tmp_path, config(), resume=True)
+
+
+def test_a_training_without_its_checkpoints_cannot_go_on_and_keeps_its_model(tmp_path):
+    run(tmp_path, config(steps=16))
+    shutil.rmtree(tmp_path / "checkpoints")
+    held = TrainingConfig.read(tmp_path / NAME)
+    with pytest.raises(ValueError, match="holds no checkpoint of the 16 steps that were done"):
+        Training(tmp_path, dataclasses.replace(held, steps=32), resume=True)
+    assert (tmp_path / "model.zip").exists()
 
 
 def test_a_checkpoint_is_written_whole(tmp_path, monkeypatch):
