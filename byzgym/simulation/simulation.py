@@ -373,7 +373,7 @@ class Simulation:
     def _draw_qv(self, env: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """QV samples x [q, ...] and labels y [q] for an environment, none of them for its reward."""
         task = self.setup.task if self.reward_set is None else self.reward_set.rest(env)
-        return draw_samples(self.setup, task, generator)
+        return draw_samples(self.setup, task.without_test(), generator)
 
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
         module = self.setup.make_module(generator=generator)

@@ -113,8 +113,16 @@ class Task:
 
     def with_held_out(self, x: Tensor, y: Tensor) -> Task:
         """This task with another held-out set, part of its own: inputs x [N, ...] and labels y [N]."""
+        return self._with(held_out=(x, y))
+
+    def without_test(self) -> Task:
+        """This task as a QV source may see it: its test set is empty."""
+        x, y = self.test
+        return self._with(test=(x[:0], y[:0]))
+
+    def _with(self, **parts: tuple[Tensor, Tensor]) -> Task:
         changed: Task = object.__new__(Task)  # not dataclasses.replace, which would check all data again
-        vars(changed).update(vars(self), held_out=(x, y), _moved={})
+        vars(changed).update(vars(self), **parts, _moved={})
         return changed
 
 

@@ -243,6 +243,16 @@ def test_without_takes_away_what_lies_in_the_span():
     assert without(rows, 1e30 * others).tolist() == [[[1, 0, 3]]]
 
 
+def test_a_qv_source_sees_no_test_data():
+    def cheating(task, qv_size, generator):
+        x, y = task.test
+        return x[:qv_size], y[:qv_size]
+
+    with pytest.raises(ValueError, match="must return 10 finite samples"):
+        Simulation.make(task="synthetic", qv_source=cheating)
+    assert len(tasks.make("synthetic").without_test().test[1]) == 0
+
+
 def test_contrasts_are_zero_where_all_samples_have_one_label():
     simulation = Simulation.make(num_envs=1, seed=0, task="digits")
     labels = torch.zeros(10, dtype=torch.int64)
