@@ -124,6 +124,10 @@ class Train(Episodes):
         if not path.is_file():
             raise FileNotFoundError(f"{self.out} holds no training to resume: {NAME} is missing")
         held = TrainingConfig.read(path)
+        missing = [name for name in held.imports if name not in terminal.imports]
+        if missing:
+            go_on = command(held.imports, "train", "--out", str(self.out), "--resume")
+            raise ValueError(f"this training imported {', '.join(missing)}; `{go_on}` goes on")
         others = given.contradictions(held, terminal.given - {"steps"})
         if others:
             raise ValueError(f"--resume goes on as {path} says; leave out: {'; '.join(others)}")

@@ -1,4 +1,5 @@
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -59,6 +60,9 @@ def test_a_training_goes_on(tmp_path, output, mistake):
     assert "ppo, 2560 steps" in output(*resume, "--steps", "2000", "--rounds", "4")
     held = TrainingConfig.read(tmp_path / "config.json")
     assert (held.steps, held.steps_done) == (2000, 2560)
+    held = replace(held, imports=["my_attacks"])
+    (tmp_path / "config.json").write_text(held.text())
+    assert f"`byzgym --import my_attacks train --out {tmp_path} --resume` goes on" in mistake(*resume)
     (tmp_path / "config.json").write_text("{}")
     assert "is not the config.json of a training" in mistake(*resume)
 

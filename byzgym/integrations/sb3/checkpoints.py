@@ -61,7 +61,10 @@ def load(path: Path, algorithm: str, env: VecEnv) -> BaseAlgorithm:
             model.replay_buffer = pickle.loads(held[_BUFFER])  # type: ignore[attr-defined]
         _restore(model, pickle.loads(held[_STATE]))
     except Exception as error:  # whatever unpickling a damaged file raises
-        raise ValueError(f"{path} is not a checkpoint of {algorithm} that can be read: {error}") from error
+        raise ValueError(
+            f"{path} is not a checkpoint of {algorithm} that can be read (remove it to go on from the one "
+            f"before): {error}"
+        ) from error
     return model
 
 
