@@ -23,10 +23,10 @@ def job(gradients, memory, round=0, scale=1.0, samples=True):
         gradients,
         torch.zeros(len(gradients), gradients.shape[2]),
         0.1 / scale**2,
-        lambda theta: 1 + (theta @ slopes.T).mean(1),
+        lambda theta: 1 + (theta @ slopes.T.to(theta)).mean(1),
         round=torch.full((len(gradients),), round),
         memory=memory,
-        qv_per_sample=(lambda theta: (given, given.flip(1))) if samples else None,
+        qv_per_sample=(lambda theta: (given.to(theta), given.flip(1).to(theta))) if samples else None,
     )
 
 
