@@ -348,9 +348,8 @@ def test_it_begins_with_the_credits_of_its_start(start, hidden):
         simulation.view
     )
     expected = agents.build(start, simulation).credits(simulation.view)
-    torch.testing.assert_close(
-        credits, started(expected), rtol=0, atol=1e-3
-    )  # long ones get less of the floor
+    # Submissions that are longer than the update and the QV gradient get less than the floor.
+    torch.testing.assert_close(credits, started(expected), rtol=0, atol=3e-3)
 
 
 def test_what_it_learns_corrects_every_round_of_its_start():
