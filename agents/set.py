@@ -12,6 +12,7 @@ update of the weights after each window of rounds. Attacks that hurt most are ke
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -435,7 +436,7 @@ def train(rank: int, config: Config) -> None:
     torch.set_num_threads(1)
     meeting = (config.out / "meeting").absolute().as_uri()
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=config.processes)
-    learner = Learner(config)
+    learner, parent = Learner(config), os.getppid()
     first, seconds = learner.load()
     began = time.perf_counter() - seconds
     for generation in range(first, config.generations):
@@ -443,6 +444,8 @@ def train(rank: int, config: Config) -> None:
         learner.average()
         log = gathered(log)
         learner.keep(gathered(found))
+        if os.getppid() != parent:  # it was killed, and with it the lock on the folder is gone
+            return
         if rank == 0:
             seconds = time.perf_counter() - began
             learner.save(generation + 1, seconds)
