@@ -1,6 +1,6 @@
 """What the parts of the set aggregator buy: short trainings from nothing, each without one part.
 
-Usage: python agents/set_ablations.py --out runs/ablations            an hour; results: agents/README.md
+Usage: python agents/set_ablations.py --out runs/ablations
 
 Each variant is trained for the same number of generations with the same seeds and then plays cells beside the
 oracle. Variants that are in results.csv already are not trained again.

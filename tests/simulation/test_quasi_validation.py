@@ -224,7 +224,7 @@ def test_samples_own_gradients_and_contrasts_are_those_of_a_loop(model):
             torch.testing.assert_close(view.qv_contrasts[env, sample], expected, rtol=1e-3, atol=1e-5)
 
 
-def test_contrasts_tell_wrong_labels_from_few_classes_before_the_model_has_learned_anything():
+def test_contrasts_tell_wrong_labels_from_few_classes():
     simulation = Simulation.make(
         num_envs=32, seed=3, num_byzantine=7, attack="label_flip", partition="dirichlet:alpha=0.5"
     )
@@ -233,7 +233,7 @@ def test_contrasts_tell_wrong_labels_from_few_classes_before_the_model_has_learn
     byzantine = simulation.byzantine
     wins = agreement[:, :, None] > agreement[:, None]
     pairs = ~byzantine[:, :, None] & byzantine[:, None]
-    assert wins[pairs].float().mean() > 0.85  # the area under the ROC curve; 0.69 with class preferences
+    assert wins[pairs].float().mean() > 0.85  # the AUC: 0.92, and 0.65 with class preferences
 
 
 def test_without_takes_away_what_lies_in_the_span():

@@ -44,7 +44,6 @@ COLUMNS = (
 )
 """The features of a worker."""
 PER_RUN = 8
-EVIDENCE = 6
 HIDDEN = 48
 TINY = math.exp(-60)
 """Norms below this count as this."""
@@ -59,7 +58,7 @@ class Features:
     workers: Tensor  # [E, n, COLUMNS]
     run: Tensor  # [E, PER_RUN]
     pairs: Tensor  # [E, ROWS, n, n], cosines between submissions, and between their momenta
-    evidence: Tensor  # [E, n, EVIDENCE], the features that say most by themselves, for a short way to credits
+    evidence: Tensor  # [E, n, 6], the features that say most by themselves, for a short way to credits
     log_norms: Tensor  # [E, n], of the submissions
     log_server_norm: Tensor  # [E], of the QV gradient
     rejected: Tensor  # [E, n] bool, who gets no credit: rejected by the server, or far too long
