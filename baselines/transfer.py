@@ -28,7 +28,8 @@ class Config:
     policies: tuple[str, ...] = ("set", "trust")
     """What is played beside the oracle."""
     seeds: int = 3
-    """Runs of each cell, with the seeds 0, 1, ..."""
+    """Runs of each cell, with the seeds first_seed, first_seed + 1, ..."""
+    first_seed: int = 0
     mnist: Path | None = None
     """Folder of torchvision's MNIST; without it these settings are left out."""
     only: tuple[str, ...] = ()
@@ -42,6 +43,7 @@ def settings(config: Config) -> dict[str, list[Comparison]]:
         num_byzantine=(3, 7, 9),
         rounds=150,
         seeds=config.seeds,
+        first_seed=config.first_seed,
         batch_size=16,
         learning_rate=0.3,
         evaluate_every=150,

@@ -78,6 +78,12 @@ def test_transfer_prints_a_row_for_each_setting_and_policy(monkeypatch, capsys):
     assert all("trust" in line for line in lines[1:])
 
 
+def test_transfer_gives_every_setting_its_first_seed(monkeypatch):
+    transfer = script("transfer", monkeypatch)
+    made = transfer.settings(transfer.Config(first_seed=100, mnist=Path("data")))
+    assert {one.first_seed for comparisons in made.values() for one in comparisons} == {100}
+
+
 def test_detection_prints_its_tables(monkeypatch, capsys):
     detection = script("detection", monkeypatch)
     detection.main(

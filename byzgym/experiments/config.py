@@ -41,12 +41,15 @@ class Comparison(RunConfig):
     rounds: int = 600
     """Rounds per run."""
     seeds: int = 5
-    """Number of seeds; every policy and attack gets the same ones, from 0 on."""
+    """Number of seeds; every policy and attack gets the same ones."""
+    first_seed: int = 0
+    """The seeds are this one and those that follow it."""
     evaluate_every: int | None = None
     """Rounds between points of the curves; None is a thirtieth of the rounds."""
 
     def __post_init__(self) -> None:
         check_int("seeds", self.seeds, low=1)
+        check_int("first_seed", self.first_seed, low=0, high=2**63 - self.seeds)
         check_int("rounds", self.rounds, low=1)
         check_int("num_workers", self.num_workers, low=1)
         if self.evaluate_every is not None:

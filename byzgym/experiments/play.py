@@ -107,7 +107,8 @@ def play_batch(
         Rows of results.csv and rows of curves.csv.
     """
     started, rounds = time.perf_counter(), comparison.rounds
-    members = [(attack, seed) for attack in comparison.attacks for seed in range(comparison.seeds)]
+    seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
+    members = [(attack, seed) for attack in comparison.attacks for seed in seeds]
     simulation = _simulation(comparison, num_byzantine, [attack for attack, _ in members])
     agent = agents.build(policy, simulation)
     # Seed s gives what env.reset(seed=s) gives.

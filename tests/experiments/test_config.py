@@ -27,6 +27,7 @@ def test_names_have_one_spelling():
     ("changes", "message"),
     [
         ({"seeds": 0}, "seeds must be an integer of at least 1, got 0"),
+        ({"first_seed": -1}, "first_seed must be an integer from 0 to .*, got -1"),
         ({"num_byzantine": 10}, "num_byzantine must be an integer from 0 to 9, got 10"),
         ({"policies": ()}, "policies must not be empty"),
         ({"policies": ("mean", "mean")}, "policies must not repeat mean"),

@@ -24,6 +24,13 @@ def test_the_same_seeds_give_the_same_numbers(results):
     pd.testing.assert_frame_equal(of(again, "gaa"), of(results.runs, "gaa"), check_dtype=False)
 
 
+def test_the_seeds_begin_at_the_first_one(small):
+    runs = played(small(seeds=3, rounds=2), "mean", 3)
+    later = played(small(seeds=2, rounds=2, first_seed=1), "mean", 3)
+    assert later["seed"].tolist() == [1, 2, 1, 2]
+    pd.testing.assert_frame_equal(of(later, "mean"), of(runs[runs["seed"] > 0], "mean"))
+
+
 def test_other_policies_change_nothing(results, small, tmp_path):
     fewer = compare(small(policies=("oracle", "krum")), tmp_path)
     for policy in ("oracle", "krum"):
