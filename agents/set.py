@@ -4,7 +4,7 @@ Usage: python agents/set.py --out runs/set            again with the same comman
 
 The network is trained on simulations of small tasks under random attacks. In each round it sees what a server
 sees, and its credits are judged by what the simulation knows: how far the update is from the honest mean, and
-whether submissions that get credit lower the loss on a larger batch of training data. A generation plays one
+whether submissions that get credit raise the loss on a larger batch of training data. A generation plays one
 episode of each of several groups of environments, whose tasks, attacks and settings are drawn anew, with an
 update of the weights after each window of rounds. Attacks that hurt most are kept in a bank and played again.
 """
@@ -225,20 +225,22 @@ class Group:
         norm = _square(target, features.pairs[:, 0]).clamp(min=1e-6)
         distance = _square(given - target, features.pairs[:, 0]) / norm
 
-        # The slope of the loss on more data along each (shortened) submission, at the parameters before the
-        # step. Behind it, where a step goes too far, honest submissions would seem to do harm.
+        # Harm: how much each (shortened) submission would raise the loss on more data, in first order, from the
+        # parameters before the step. Behind it, where a step goes too far, honest submissions would seem to do
+        # harm. Were benefit rewarded, the longest submissions would get all credit where the model fits its
+        # data, and such steps overshoot.
         if self.round == 1:
             self.first_loss = loss
         slope = (rows @ self.sketch(gradient)[..., None])[..., 0] * (
             log_norms.clamp(max=30).exp() * result.factors
         )
-        slope = (-view.learning_rate[:, None] * slope / loss[:, None]).clamp(-1, 1).nan_to_num()
+        harm = (-view.learning_rate[:, None] * slope / loss[:, None]).clamp(0, 1).nan_to_num()
         guess = F.binary_cross_entropy_with_logits(result.honest, honest.float())
         far = torch.log1p(distance.clamp(min=0))
         self.damage += far.detach()
         self.age += 1
         self._begin_anew((loss > 2 * self.first_loss + 1).nonzero()[:, 0].tolist())
-        return {"distance": far.mean(), "slope": (result.weights * slope).sum(1).mean(), "honesty": guess}
+        return {"distance": far.mean(), "harm": (result.weights * harm).sum(1).mean(), "honesty": guess}
 
     def _forget(self, envs: Tensor) -> None:
         """Begin the memory anew in some environments, bool [E]."""
@@ -357,7 +359,7 @@ class Learner:
         ]
         log = []
         for losses in interleaved([group.windows(self.network, config.window) for group in groups]):
-            self._update(losses["distance"] + 8 * losses["slope"] + 0.1 * losses["honesty"])
+            self._update(losses["distance"] + 8 * losses["harm"] + 0.1 * losses["honesty"])
             log.append({name: float(value.detach()) for name, value in losses.items()})
         return log, [entry for group in groups for entry in group.attackers()]
 

@@ -1,6 +1,6 @@
 """How far a policy carries: other attacks, partitions, QV samples, numbers of workers, tasks and models.
 
-Usage: python baselines/transfer.py --policies set trust --mnist DATA_ROOT
+Usage: python baselines/transfer.py --policies set trust --mnist DATA_ROOT --cifar10 DATA_ROOT
 Results: byzgym/agents/set/CARD.md
 
 A cell is one attack, f and kind of roles in a setting. Its score is the mean final test accuracy over seeds,
@@ -32,6 +32,8 @@ class Config:
     first_seed: int = 0
     mnist: Path | None = None
     """Folder of torchvision's MNIST; without it these settings are left out."""
+    cifar10: Path | None = None
+    """Folder of torchvision's CIFAR-10; without it this setting is left out."""
     only: tuple[str, ...] = ()
     """Names of settings; all where empty."""
 
@@ -72,6 +74,18 @@ def settings(config: Config) -> dict[str, list[Comparison]]:
         mnist = replace(base, task=f"mnist:root={config.mnist}", learning_rate=0.1, num_byzantine=(7, 9))
         made["MNIST"] = [replace(mnist, attacks=TRAINED + UNSEEN, seeds=1)]
         made["MNIST, LeNet"] = [replace(mnist, model="lenet", num_byzantine=(7,), seeds=1)]
+    if config.cifar10 is not None:
+        lenet = replace(
+            seven,
+            task=f"cifar10:root={config.cifar10}",
+            model="lenet",
+            rounds=400,
+            evaluate_every=400,
+            batch_size=32,
+            learning_rate=0.1,
+            seeds=1,
+        )
+        made["CIFAR-10, LeNet"] = [replace(lenet, attacks=TRAINED + UNSEEN)]
     return {name: made[name] for name in config.only or made}
 
 
