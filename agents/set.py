@@ -225,10 +225,10 @@ class Group:
         norm = _square(target, features.pairs[:, 0]).clamp(min=1e-6)
         distance = _square(given - target, features.pairs[:, 0]) / norm
 
-        # Harm: how much each (shortened) submission would raise the loss on more data, in first order, from the
-        # parameters before the step. Behind it, where a step goes too far, honest submissions would seem to do
-        # harm. Were benefit rewarded, the longest submissions would get all credit where the model fits its
-        # data, and such steps overshoot.
+        # Harm: how much each (shortened) submission would raise the loss on more data, in first order, from
+        # the parameters before the step. Behind it, where a step goes too far, honest submissions would seem
+        # to do harm. Were benefit rewarded, the longest submissions would get all credit where the model fits
+        # its data, and such steps overshoot.
         if self.round == 1:
             self.first_loss = loss
         slope = (rows @ self.sketch(gradient)[..., None])[..., 0] * (
