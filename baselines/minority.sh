@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All rules, GAA and the oracle on digits, 2 of 10 workers Byzantine. Results: baselines/README.md.
+# The classical rules, GAA and the oracle on digits, 2 of 10 workers Byzantine. Results: baselines/README.md.
 set -euo pipefail
 byzgym compare --num-byzantine 2 --seeds 3 --rounds 300 \
     --policies mean krum multi_krum medoid geometric_median median mean_around_median trimmed_mean bulyan faba \

@@ -20,7 +20,7 @@ from byzgym.attacks import AttackContext, Mixture
 from byzgym.attacks.mixture import SIZE, point_of
 from byzgym.simulation import Simulation, metrics
 from byzgym.simulation.config import RunConfig, config_from
-from byzgym.validation import check_int, shown
+from byzgym.validation import check_int, shown, within
 
 KNOWN = (
     point_of(("own", -1)),  # sign_flip
@@ -256,10 +256,8 @@ def _check(against: Any, evaluations: Any, seed: Any, arguments: Mapping[str, An
             "against must be the name of a policy, 'name:key=value' or a mapping with a 'name' (register "
             f"objects with byzgym.agents.register), got {shown(against)}"
         )
-    try:
+    with within("against"):
         agents.make_from(against)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"against: {error}") from error
     check_int("evaluations", evaluations, low=1)
     check_int("seed", seed, low=0)
     config_from(RunConfig, arguments)

@@ -38,7 +38,8 @@ def parse(text: str) -> dict[str, Any]:
         {'name': 'model', '': 'runs/a,b/model.zip'}
     """
     problem = ValueError(
-        f"expected 'name' or 'name:key=value,...' with text or Python literals as values, got {text!r}"
+        "expected 'name' or 'name:key=value,...' with text (in quotes if it holds a comma) or Python "
+        f"literals as values, got {text!r}"
     )
     if not isinstance(text, str):
         raise problem

@@ -51,6 +51,24 @@ def blamed(author: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def within(argument: str) -> Iterator[None]:
+    """Put the name of an argument before the message of an error about something inside its value.
+
+    Example:
+        >>> with within("members[1]"):
+        ...     check_int("window", 0, low=1)
+        Traceback (most recent call last):
+        ValueError: members[1]: window must be an integer of at least 1, got 0
+    """
+    kinds = (TypeError, ValueError, ImportError, FileNotFoundError, OSError)
+    try:
+        yield
+    except kinds as error:
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(f"{argument}: {error}") from error
+
+
 def check_int(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
     """Return ``value`` as an int of 64 bits in ``[low, high]``; booleans are refused."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)

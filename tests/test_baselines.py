@@ -84,6 +84,13 @@ def test_transfer_gives_every_setting_its_first_seed(monkeypatch):
     assert {one.first_seed for comparisons in made.values() for one in comparisons} == {100}
 
 
+def test_the_page_names_every_script():
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    scripts = [path.name for path in FOLDER.iterdir() if path.suffix in (".py", ".sh")]
+    assert len(scripts) >= 6
+    assert [name for name in scripts if f"baselines/{name}" not in page] == []
+
+
 def test_detection_prints_its_tables(monkeypatch, capsys):
     detection = script("detection", monkeypatch)
     detection.main(

@@ -16,7 +16,7 @@ from byzgym.aggregation import Decision, ServerView, combine
 from byzgym.ambient import shielded
 from byzgym.memory import Memory
 from byzgym.simulation import Simulation
-from byzgym.validation import check_real
+from byzgym.validation import blamed, check_real
 
 LARGEST_LOSS = 1e30
 """What a loss that is not finite counts as."""
@@ -54,6 +54,8 @@ class Ensemble(Agent):
 
     Args:
         members: The policies, as `agents.make_from` takes them: a list, or a text in which "+" joins them.
+            The text "krum+gaa:window=3" will do for most. A list is for members with several parameters, with
+            a "+" in a value, or with members of their own: ["krum", "gaa:window=3,hidden=[4]"].
         learning_rate: eta of Hedge, above 0. A larger one finds the best member sooner, and overfits the
             QV samples more.
 
@@ -63,7 +65,7 @@ class Ensemble(Agent):
     Raises:
         ValueError: If there are no members, one is a reference, or a name is unknown. When deciding, if the
             view has no memory or no QV loss.
-        TypeError: If ``members`` is neither text nor a list.
+        TypeError: If ``members`` is neither text nor a list, or a member has no such parameter.
 
     Example:
         Three of ten workers submit reversed gradients, which fools Krum.
@@ -84,7 +86,7 @@ class Ensemble(Agent):
             raise TypeError(f"members must be names joined by '+' or a list of policies, got {members!r}")
         if not given:
             raise ValueError(f"members must not be empty, got {members!r}")
-        self.members = [make_inner("members", member) for member in given]
+        self.members = [make_inner(f"members[{number}]", member) for number, member in enumerate(given)]
         self.learning_rate = check_real("learning_rate", learning_rate, above=0)
         self.weights: Tensor | None = None
 
@@ -110,7 +112,8 @@ class Ensemble(Agent):
         for number, member in enumerate(self.members):
             own = copy.copy(view)
             own.memory = memory.section(str(number))
-            decisions.append(member.decide(own))
+            with blamed(f"members[{number}]"):
+                decisions.append(member.decide(own))
         updates = torch.stack([decision.update.to(view.theta) for decision in decisions], 1)  # [E, M, d]
         unit = _first(memory, before).clamp(min=1e-12)
         changes = [(_loss_after(view, update) - before) / unit for update in updates.unbind(1)]
@@ -127,9 +130,12 @@ class Ensemble(Agent):
         return Decision(update, credits)
 
     def _attach(self, simulation: Simulation) -> None:
-        for member in self.members:
-            attach_inner("members", member, simulation)
+        for number, member in enumerate(self.members):
+            attach_inner(f"members[{number}]", member, simulation)
         super()._attach(simulation)
+
+    def __repr__(self) -> str:
+        return f"Ensemble({self.members})"
 
 
 def _credits(decision: Decision) -> Tensor:

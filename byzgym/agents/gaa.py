@@ -18,7 +18,7 @@ from byzgym.ambient import shielded
 from byzgym.files import write_whole
 from byzgym.numerics.distances import row_norms
 from byzgym.simulation import Simulation
-from byzgym.validation import check_int, check_real
+from byzgym.validation import blamed, check_int, check_real
 
 START_FLOOR = 1e-3
 """What every worker gets beside the credits of `start`, so that GAA can learn to credit it."""
@@ -291,7 +291,8 @@ def _prior(start: Agent, view: ServerView) -> Tensor:
     A submission gets less of the little, the longer it is than the policy's update and the QV gradient: what
     is far too long must not come in by this door.
     """
-    decision = start.decide(view)
+    with blamed("start"):
+        decision = start.decide(view)
     credits = decision.credits
     if credits is None or credits.isnan().any():
         raise _no_start(start)

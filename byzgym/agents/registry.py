@@ -12,7 +12,7 @@ from byzgym.agents.base import Agent
 from byzgym.aggregation.registry import registry as rules
 from byzgym.registry import Registry, describe
 from byzgym.simulation import Simulation
-from byzgym.validation import check_int, unknown
+from byzgym.validation import check_int, shown, unknown, within
 
 INJECTED = ("num_byzantine", "simulation")  # parameters of factories that whoever builds an agent fills in
 PROBED = 1000  # workers for which every rule accepts some f
@@ -74,8 +74,10 @@ def make_from(spec: Any) -> Agent:
         spec = specs.parse(spec)
     if not isinstance(spec, Mapping):
         return _as_agent(registry.make_from(spec), describe(spec))
-    if spec.get("name") not in names():
-        raise unknown("agent", spec.get("name"), names())
+    if "name" not in spec:
+        raise ValueError(f"agent: a mapping needs the key 'name', got {shown(spec)}")
+    if spec["name"] not in names():
+        raise unknown("agent", spec["name"], names())
     if spec["name"] not in registry.names():
         return _rule_from(spec)
     if spec["name"] in aggregation.names():
@@ -148,17 +150,24 @@ def build(spec: Any, simulation: Simulation) -> Agent:
 
 
 def make_inner(argument: str, spec: Any) -> Agent:
-    """`make_from` for an agent inside another one; ``argument`` is the name of the other's parameter.
+    """`make_from` for an agent inside another one.
+
+    Args:
+        argument: Where the other one takes it, such as "start" or "members[1]"; errors begin with this.
+        spec: As for `make_from`.
 
     Raises:
         ValueError: If it is a reference: what it decides would show the other one who is Byzantine.
     """
-    return _without_reference(argument, make_from(spec))
+    with within(argument):
+        agent = make_from(spec)
+    return _without_reference(argument, agent)
 
 
 def attach_inner(argument: str, agent: Agent, simulation: Simulation) -> None:
     """Tell an agent inside another one what it may know of a simulation; see `make_inner`."""
-    agent._attach(simulation)
+    with within(argument):
+        agent._attach(simulation)
     _without_reference(argument, agent)
 
 

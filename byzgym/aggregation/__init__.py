@@ -11,6 +11,7 @@ from byzgym.aggregation.base import CallableRule, HonestMajority, Rule, ServerRu
 from byzgym.aggregation.brute_force import BruteForce
 from byzgym.aggregation.bulyan import Bulyan
 from byzgym.aggregation.coordinatewise import MeanAroundMedian, Median, TrimmedMean
+from byzgym.aggregation.evidence import reputation
 from byzgym.aggregation.faba import FABA
 from byzgym.aggregation.geometric_median import GeometricMedian
 from byzgym.aggregation.krum import Krum, MultiKrum
@@ -20,7 +21,7 @@ from byzgym.aggregation.norm_clipping import NormClipping
 from byzgym.aggregation.per_environment import RulePerEnvironment
 from byzgym.aggregation.policy import Decision, NotLinearError, Policy, combine, move_credit
 from byzgym.aggregation.registry import RuleSpec, make, make_for, make_from, names, register
-from byzgym.aggregation.trust import Trust, reputation
+from byzgym.aggregation.trust import Trust
 from byzgym.aggregation.view import ServerView
 
 __all__ = [

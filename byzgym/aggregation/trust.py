@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import ServerRule
+from byzgym.aggregation.evidence import reputation
 from byzgym.aggregation.policy import Decision
 from byzgym.aggregation.registry import registry
 from byzgym.aggregation.view import ServerView
-from byzgym.numerics.distances import row_norms, unit_rows
+from byzgym.numerics.distances import row_norms
 
-RATE = 0.1
-"""Weight of a round in the running mean of the evidence."""
 SHARPNESS = 4.0
 LARGEST = 1.5
 """Norm of a submission above which it is clipped, in units of the reference norm."""
@@ -62,47 +61,6 @@ class Trust(ServerRule):
         credits = torch.softmax((SHARPNESS * trust / rms).masked_fill(view.rejected, -torch.inf), 1)
         credits = torch.where((trust > 0).any(1, keepdim=True), credits, 0)
         return Decision.from_credits(clip(credits, view, LARGEST), view)
-
-
-def reputation(view: ServerView) -> Tensor:
-    """The running mean T [E, n] of the evidence for each worker, from -1 to 1; see `Trust`.
-
-    The mean is in ``view.memory``. It moves once a round, however often this is called.
-    """
-    unit = unit_rows(view.gradients)
-    server = unit_rows(view.qv_gradient[:, None])
-    agreement = torch.bmm(unit, server.mT)[..., 0]  # [E, n]
-    similarity = torch.bmm(unit, unit.mT)
-    evidence = pass_on(agreement, similarity)
-    return running_mean(view, "trust", evidence, RATE)
-
-
-def pass_on(agreement: Tensor, similarity: Tensor) -> Tensor:
-    """Each worker's mean of all agreement [..., n], weighted by its similarity [..., n, n] to them."""
-    total = similarity.abs().sum(-1).clamp(min=1e-12)
-    return (similarity @ agreement[..., None])[..., 0] / total
-
-
-def running_mean(view: ServerView, name: str, values: Tensor, rate: float) -> Tensor:
-    """The exponential mean of a value [E, ...] over the rounds so far, corrected for its start at zero.
-
-    It is kept in ``view.memory`` under the name, and moves once a round, however often this is called.
-
-    Raises:
-        ValueError: If the view has no memory.
-    """
-    if view.memory is None:
-        raise ValueError("running means need a memory: build every ServerView with the same Memory(num_envs)")
-    mean = view.memory.read(f"{name}.mean", *values.shape[1:], dtype=values.dtype)
-    age = view.memory.read(f"{name}.age", dtype=torch.int64)
-    until = view.memory.read(f"{name}.until", dtype=torch.int64)  # the round after the last one in the mean
-    new = until != view.round + 1
-    each = new.view(-1, *[1] * (values.dim() - 1))
-    mean = torch.where(each, (1 - rate) * mean + rate * values, mean)
-    age = age + new
-    for part, value in (("mean", mean), ("age", age), ("until", view.round + 1)):
-        view.memory.write(f"{name}.{part}", value)
-    return mean / (1 - (1 - rate) ** age).view(each.shape).to(mean.dtype)
 
 
 def clip(credits: Tensor, view: ServerView, largest: float) -> Tensor:

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from byzgym.aggregation import ServerView
-from byzgym.aggregation.trust import RATE, pass_on, running_mean
+from byzgym.aggregation.evidence import RATE, pass_on, running_mean
 from byzgym.ambient import without_autocast
 from byzgym.envs.config import EnvConfig
 from byzgym.numerics.distances import unit_rows

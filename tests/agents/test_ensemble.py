@@ -265,15 +265,33 @@ def reference(simulation):
     [
         ([], ValueError, "members must not be empty"),
         (3, TypeError, "members must be names joined by"),
-        ("krum+nope", ValueError, "unknown agent 'nope'"),
-        ("krum+oracle", ValueError, "members must not be a reference.*got oracle"),
-        ("krum+late_oracle", ValueError, "members must not be a reference.*BenignOnlyOracle"),
+        ({"name": "krum"}, TypeError, "members must be names joined by"),
+        ("krum+nope", ValueError, r"^members\[1\]: unknown agent 'nope'; .*known: .*krum"),
+        ("krum+", ValueError, r"^members\[1\]: expected 'name' or .*, got ''"),
+        (["krum", 3], TypeError, r"^members\[1\]: agent must be 'name', .*, got 3"),
+        ([{"nam": "krum"}], ValueError, r"^members\[0\]: agent: a mapping needs the key 'name', got {'nam'"),
+        ("krum+gaa:window=0", ValueError, r"^members\[1\]: window must be an integer of at least 1, got 0"),
+        ("krum+gaa:windw=1", TypeError, r"^members\[1\]: agent 'gaa': .*'windw'; its parameters: window"),
+        ("mean+model:nope.zip", FileNotFoundError, r"^members\[1\]: .*nope\.zip"),
+        ("krum+multi_krum:num_selected=99", ValueError, r"^members\[1\]: num_selected must be .*, got 99"),
+        ("krum+oracle", ValueError, r"^members\[1\] must not be a reference.*got oracle"),
+        ("krum+late_oracle", ValueError, r"^members\[1\] must not be a reference.*BenignOnlyOracle"),
+        (["krum", "ensemble:members=mean+nope"], ValueError, r"^members\[1\]: members\[1\]: unknown agent"),
+        (["krum", "gaa:start=oracle"], ValueError, r"^members\[1\]: start must not be a reference"),
     ],
 )
 def test_what_cannot_be_a_member(members, error, message):
     agents.register("late_oracle", reference)
     with pytest.raises(error, match=message):
         agents.build({"name": "ensemble", "members": members}, make())
+
+
+def test_a_member_that_fails_in_a_round_is_named():
+    simulation = make()
+    ensemble = agents.build({"name": "ensemble", "members": ["krum", "fixed:credits=[1, 2]"]}, simulation)
+    with pytest.raises(ValueError, match="credits must have 6 entries, got 2") as caught:
+        ensemble.decide(simulation.view)
+    assert caught.value.__notes__ == ["raised by members[1]"]
 
 
 def test_a_view_without_memory_or_qv_loss_is_refused():

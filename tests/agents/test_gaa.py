@@ -457,12 +457,38 @@ def test_a_start_without_credits_is_refused():
         gaa(start="median")
     with pytest.raises(ValueError, match=r"start must not be a reference.*got oracle"):
         gaa(start="oracle")
-    with pytest.raises(ValueError, match="unknown agent 'nope'"):
-        gaa(start="nope")
+    with pytest.raises(ValueError, match=r"got Ensemble\(\[krum, median\]\), whose decisions have none"):
+        gaa(start="ensemble:members=krum+median")
     agent = gaa(start=Late())
     for _ in range(2):
         with pytest.raises(ValueError, match="start must be a policy with credits, got Late"):
             agent.credits(normal_view())
+
+
+@pytest.mark.parametrize(
+    ("start", "error", "message"),
+    [
+        ("nope", ValueError, "^start: unknown agent 'nope'; known: .*krum"),
+        ("", ValueError, "^start: expected 'name' or .*, got ''"),
+        (3, TypeError, "^start: agent must be 'name', .*, got 3"),
+        ("krum:f=1", TypeError, "^start: rule 'krum': .*'f'; its parameters: num_byzantine"),
+        ("gaa:window=0", ValueError, "^start: window must be an integer of at least 1, got 0"),
+        ("gaa:start=oracle", ValueError, "^start: start must not be a reference"),
+        ("ensemble:members=krum+nope", ValueError, r"^start: members\[1\]: unknown agent 'nope'"),
+        ("multi_krum:num_selected=99", ValueError, "^start: num_selected must be an integer .*, got 99"),
+        ("model:nope.zip", FileNotFoundError, r"^start: .*nope\.zip"),
+    ],
+)
+def test_what_cannot_be_a_start(start, error, message):
+    with pytest.raises(error, match=message):
+        agents.build({"name": "gaa", "start": start}, make())
+
+
+def test_a_start_that_fails_in_a_round_is_named():
+    agent = gaa(start="fixed:credits=[1, 2]")
+    with pytest.raises(ValueError, match="credits must have 10 entries, got 2") as caught:
+        agent.credits(normal_view())
+    assert caught.value.__notes__ == ["raised by start"]
 
 
 def test_a_reset_after_a_look_is_a_reset():

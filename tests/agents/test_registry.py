@@ -1,5 +1,6 @@
 """Names of agents: built-in ones, rules, and those from outside."""
 
+import inspect
 import pickle
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from agent_cases import make, normal_view
 
 from byzgym import agents, aggregation
+from byzgym.agents.registry import registry
+from byzgym.aggregation.registry import registry as rules
 
 
 class First(agents.Agent):
@@ -63,6 +66,19 @@ def test_an_agent_and_a_rule_of_one_name_are_refused(name):
 def test_a_rule_of_ones_own_is_an_agent():
     aggregation.register("other", lambda: lambda rows: rows.sum(-2))
     assert not agents.make("other").linear
+
+
+@pytest.mark.parametrize("value", ["maybe", 1, None])
+def test_switches_take_true_and_false_only(value):
+    found = []
+    for name in agents.names():
+        factory = (registry if name in registry.names() else rules).factory(name)
+        for parameter in inspect.signature(factory).parameters.values():
+            if isinstance(parameter.default, bool):
+                found.append((name, parameter.name))
+                with pytest.raises(ValueError, match=f"{parameter.name} must be True or False, got"):
+                    agents.make(name, **{parameter.name: value})
+    assert {("set", "pretrained"), ("median", "compiled")} <= set(found)
 
 
 def test_mistakes_are_refused_at_once():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from byzgym import agents, aggregation
-from byzgym.aggregation import ServerView, reputation
+from byzgym.aggregation import ServerView
 from byzgym.memory import Memory
 from byzgym.simulation import Simulation
 
@@ -70,17 +70,6 @@ def test_nobody_gets_credit_where_nobody_agrees():
     decision = aggregation.make("trust").decide(view_of(-torch.ones(1, 4, 3), server, Memory(1)))
     assert decision.credits.tolist() == [[0] * 4]
     assert decision.update.tolist() == [[0] * 3]
-
-
-def test_the_mean_moves_once_a_round_and_views_without_a_round_are_counted():
-    memory, server = Memory(1), torch.ones(1, 3)
-    first = view_of(normal(1, 4, 3), server, memory)
-    assert first.round.tolist() == [0]
-    once = reputation(first)
-    assert torch.equal(reputation(first), once)
-    second = view_of(normal(1, 4, 3, seed=1), server, memory)
-    assert second.round.tolist() == [1]
-    assert not torch.equal(reputation(second), once)
 
 
 def test_rejected_submissions_get_nothing():

@@ -16,6 +16,7 @@ from byzgym.aggregation import Decision, ServerView
 from byzgym.ambient import seeded, shielded
 from byzgym.memory import Memory
 from byzgym.numerics.sketch import Sketch
+from byzgym.validation import check_bool
 
 PRETRAINED = Path(__file__).with_name("pretrained.safetensors")
 SKETCH_SIZE = 2048
@@ -40,6 +41,9 @@ class SetAggregator(Agent):
         pretrained: Whether to load the weights that are in the package. Without them credits follow running
             means of the agreement with the QV gradient and with the label contrasts.
 
+    Raises:
+        ValueError: If ``pretrained`` is not a bool.
+
     Example:
         Nine of ten workers submit reversed gradients.
 
@@ -57,7 +61,7 @@ class SetAggregator(Agent):
     def __init__(self, pretrained: bool = True) -> None:
         with seeded(torch.Generator().manual_seed(0)):
             self.network = SetNetwork().eval()
-        if pretrained:
+        if check_bool("pretrained", pretrained):
             self.network.load_state_dict(load_file(PRETRAINED))
         self.network.requires_grad_(False)
         self._sketch: Sketch | None = None

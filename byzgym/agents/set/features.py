@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation import ServerView
-from byzgym.aggregation.trust import pass_on
+from byzgym.aggregation.evidence import pass_on
 from byzgym.numerics.distances import unit_rows
 from byzgym.numerics.sketch import Sketch
 

@@ -1,0 +1,67 @@
+"""What a server learns of the workers: agreement with its own gradient, passed on, averaged over the rounds.
+
+The rule `trust`, the agent `set` and the observations `reputation` and `history` are built on these.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from byzgym.aggregation.view import ServerView
+from byzgym.numerics.distances import unit_rows
+
+RATE = 0.1
+"""Weight of a round in the running mean of the evidence."""
+
+
+def pass_on(agreement: Tensor, similarity: Tensor) -> Tensor:
+    """Each worker's mean of all agreement [..., n], weighted by its similarity [..., n, n] to them.
+
+    Example:
+        The first two workers resemble each other, so they share what they agree; the third stands alone.
+
+        >>> similarity = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> pass_on(torch.tensor([0.75, 0.25, -0.5]), similarity)
+        tensor([ 0.5000,  0.5000, -0.5000])
+    """
+    total = similarity.abs().sum(-1).clamp(min=1e-12)
+    return (similarity @ agreement[..., None])[..., 0] / total
+
+
+def running_mean(view: ServerView, name: str, values: Tensor, rate: float) -> Tensor:
+    """The exponential mean of a value [E, ...] over the rounds so far, corrected for its start at zero.
+
+    It is kept in ``view.memory`` under the name, and moves once a round, however often this is called.
+
+    Raises:
+        ValueError: If the view has no memory.
+    """
+    if view.memory is None:
+        raise ValueError("running means need a memory: build every ServerView with the same Memory(num_envs)")
+    mean = view.memory.read(f"{name}.mean", *values.shape[1:], dtype=values.dtype)
+    age = view.memory.read(f"{name}.age", dtype=torch.int64)
+    until = view.memory.read(f"{name}.until", dtype=torch.int64)  # the round after the last one in the mean
+    new = until != view.round + 1
+    each = new.view(-1, *[1] * (values.dim() - 1))
+    mean = torch.where(each, (1 - rate) * mean + rate * values, mean)
+    age = age + new
+    for part, value in (("mean", mean), ("age", age), ("until", view.round + 1)):
+        view.memory.write(f"{name}.{part}", value)
+    return mean / (1 - (1 - rate) ** age).view(each.shape).to(mean.dtype)
+
+
+def reputation(view: ServerView) -> Tensor:
+    """The running mean T [E, n] of the evidence for each worker, from -1 to 1; see the rule `Trust`.
+
+    The mean is in ``view.memory``. It moves once a round, however often this is called.
+
+    Raises:
+        ValueError: If the view has no memory or no QV loss.
+    """
+    unit = unit_rows(view.gradients)
+    server = unit_rows(view.qv_gradient[:, None])
+    agreement = torch.bmm(unit, server.mT)[..., 0]  # [E, n]
+    similarity = torch.bmm(unit, unit.mT)
+    evidence = pass_on(agreement, similarity)
+    return running_mean(view, "trust", evidence, RATE)
