@@ -18,13 +18,16 @@ class WriteError(OSError):
 def write_whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, which replaces ``path`` when the block ends without an error.
 
-    It has the same suffix, since many writers choose the format by it. Where it cannot be written, a
-    `WriteError` is raised, and ``path`` is as it was before.
+    It has the same suffix, since many writers choose the format by it. Its content is on the disk before it
+    replaces ``path``, so that a power cut leaves one or the other. Where it cannot be written, a `WriteError`
+    is raised, and ``path`` is as it was before.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except WriteError:  # of another file, written in the same block
         raise

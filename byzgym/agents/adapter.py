@@ -50,6 +50,11 @@ class PolicyAgent(Agent):
         agent._set_policy(policy)
         return agent
 
+    @property
+    def inner(self) -> tuple[Agent, ...]:
+        """See `Agent.inner`."""
+        return (self.policy,) if isinstance(self.policy, Agent) else ()
+
     def decide(self, view: ServerView) -> Decision:
         """See `Policy.decide`. Without an environment, a rule is told the largest f that it accepts."""
         if self.policy is None or self._built_for not in (None, view.num_workers):

@@ -115,9 +115,15 @@ class Agent(Policy):
     def differences(self, arguments: Mapping[str, Any]) -> list[str]:
         """What was otherwise in the agent's training than these arguments of a simulation or environment say.
 
-        Each is one line of text. There is none for an agent that has not been trained.
+        Each is one line of text. Those of inner agents begin with a name. There is none for an agent that has
+        not been trained.
         """
-        return []
+        return [f"{name_of(agent)}: {line}" for agent in self.inner for line in agent.differences(arguments)]
+
+    @property
+    def inner(self) -> tuple[Agent, ...]:
+        """The agents that this one asks for their decisions."""
+        return ()
 
     def _attach(self, simulation: Simulation) -> None:
         """Take from the simulation what the agent may know, and tell it the rule that attacks may know."""
@@ -131,6 +137,11 @@ class Agent(Policy):
             name = next(iter(observation))
             observation, space = observation[name], space[name]
         return np.ndim(observation) > len(space.shape)
+
+
+def name_of(agent: Agent) -> str:
+    """What notes and errors call an agent that is inside another one."""
+    return str(getattr(agent, "name", repr(agent)))
 
 
 def _single_space(env: Any, kind: str) -> Any:

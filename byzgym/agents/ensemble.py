@@ -95,6 +95,11 @@ class Ensemble(Agent):
         """Whether decisions have credits: the weighted mean of the members', if all have them."""
         return all(member.linear for member in self.members)
 
+    @property
+    def inner(self) -> tuple[Agent, ...]:
+        """See `Agent.inner`: the members."""
+        return tuple(self.members)
+
     def reset(self, envs: Tensor | None = None) -> None:
         """See `Policy.reset`. The losses are in the server's memory, which resets with the episode."""
         for member in self.members:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from byzgym.agents.base import Agent
+from byzgym.agents.base import Agent, name_of
 from byzgym.agents.registry import attach_inner, make_inner, registry
 from byzgym.aggregation import Decision, ServerView, combine, move_credit
 from byzgym.ambient import shielded
@@ -87,6 +87,11 @@ class GAA(Agent):
             raise _no_start(self.start)
         self._loaded: list[Tensor] | None = None
         self.reset()
+
+    @property
+    def inner(self) -> tuple[Agent, ...]:
+        """See `Agent.inner`: the start."""
+        return () if self.start is None else (self.start,)
 
     def reset(self, envs: Tensor | None = None) -> None:
         """Start again from a fresh (or the loaded) policy."""
@@ -303,8 +308,7 @@ def _prior(start: Agent, view: ServerView) -> Tensor:
 
 
 def _no_start(start: Agent) -> ValueError:
-    name = getattr(start, "name", repr(start))
-    return ValueError(f"start must be a policy with credits, got {name}, whose decisions have none")
+    return ValueError(f"start must be a policy with credits, got {name_of(start)}, whose decisions have none")
 
 
 def _features(rows: Tensor, theta: Tensor, pooled: bool) -> Tensor:

@@ -25,14 +25,14 @@ class Player(Episodes):
     model is given."""
     model_path: Path | None = None
     """A model saved by `byzgym train` or stable-baselines3, instead of a policy. What it observes and what
-    its actions mean is read from config.json beside it. Without that, --observation, --action and their like
-    say it; actions that may be below 0 are then taken for logits, of which a softmax makes credits.
+    its actions mean is read from training.json beside it. Without that, --observation, --action and their
+    like say it; actions that may be below 0 are then taken for logits, of which a softmax makes credits.
     Observations are not normalised: a model trained in VecNormalize is not played as in its training."""
     algorithm: str | None = None
     """What made that model, such as ppo, recurrent_ppo or dqn; needed only where it is not found out."""
     softmax_beta: float | None = None
     """Inverse temperature of the softmax that turns the model's logits into credits; 10, which `byzgym train`
-    uses, where neither this nor config.json says it."""
+    uses, where neither this nor training.json says it."""
 
     def make_player(self, terminal: Terminal) -> tuple[gymnasium.Env[Any, Any], Any]:
         """The environment, and the method `predict` of what plays in it."""
@@ -65,19 +65,18 @@ class Player(Episodes):
 
         own = {name: v for name, v in self.environment_arguments().items() if name in OWN_ARGUMENTS}
         if path.is_file() and TrainingConfig.beside(path) is not None:
-            # config.json says it, and options may only contradict it.
+            # training.json says it, and options may only contradict it.
             own = {name: value for name, value in own.items() if name in terminal.given}
         return ModelPolicy(path, self.algorithm, self.softmax_beta, own)
 
     def _say_what_differs(self, agent: agents.Agent, env: Any, terminal: Terminal) -> None:
         from byzgym.experiments.play import told_less
 
-        policy = "gaa" if self.policy is None else self.policy
+        policy = repr(agent) if self.model_path is not None else self.policy or "gaa"
         if agent.reference:
             terminal.print(f"{policy} is a reference: it sees more than a server would")
-        told = told_less(policy, agent, env.unwrapped.simulation)
-        if told is not None:
-            terminal.print(f"{policy} is {told}")
+        for told in told_less(policy, agent, env.unwrapped.simulation):
+            terminal.print(f"{policy}: {told}" if told.rule else f"{policy} is {told}")
         for line in agent.differences(self.environment_arguments()):
             terminal.print(line)
 

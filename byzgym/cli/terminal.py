@@ -64,22 +64,25 @@ class Terminal:
 
 
 class _Lines:
-    """Says in plain lines how far something is."""
+    """Says in plain lines how many steps are done; its clock starts with the first of them."""
 
     def __init__(self, terminal: Terminal, total: int, done: int, every: float) -> None:
         self._terminal, self._total, self._every = terminal, total, every
-        self._before = self._done = done
-        self._began = self._last = time.monotonic()
+        self._done = done
+        self._began: float | None = None
 
     def __call__(self, what: str, done: int) -> None:
         self._done += done
         now = time.monotonic()
+        if self._began is None:
+            self._began = self._last = now
+            self._before = self._done
         if now - self._last < self._every:
             return
         self._last = now
         left = (self._total - self._done) * (now - self._began) / (self._done - self._before)
         time_left = timedelta(seconds=max(0, round(left)))
-        self._terminal.print(f"{what}: {self._done} of {self._total}, {time_left} left")
+        self._terminal.print(f"{what}: {self._done} of {self._total} steps, {time_left} left")
 
 
 @contextmanager

@@ -16,12 +16,14 @@ from byzgym.experiments.config import arguments, command, options
 
 if TYPE_CHECKING:
     from byzgym.integrations.sb3.config import TrainingConfig
+    from byzgym.integrations.sb3.training import Training
 
 Algorithm = Literal["ppo", "a2c", "sac", "td3", "recurrent_ppo", "tqc"]
 NOT_OF_THE_ENVIRONMENT = ("evaluate_every",)
 """Of the environment's arguments: test metrics on the way, which the commands show nothing of."""
 OBSERVATION = ("similarity", "trust", "relative_norms", "reputation", "history", "age")
 """What a policy without a memory can learn from."""
+_STOPPING = "byzgym: stops at the end of this rollout, to save a checkpoint; Ctrl-C again stops at once"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +48,9 @@ class Train(Episodes):
     """Train a stable-baselines3 agent.
 
     The folder gets model.zip, best_model.zip (of the evaluation with the highest return), evaluations.csv,
-    config.json, checkpoints, and logs where TensorBoard is installed. Ctrl-C saves a checkpoint, and --resume
-    goes on from the last one. ppo and a2c have the permutation-equivariant policy, the others its features;
-    recurrent_ppo and tqc need sb3-contrib.
+    training.json, checkpoints, and logs where TensorBoard is installed. Ctrl-C saves a checkpoint, and
+    --resume goes on from the last one. ppo and a2c have the permutation-equivariant policy, the others its
+    features; recurrent_ppo and tqc need sb3-contrib.
     """
 
     reward: str = "held_out"
@@ -74,21 +76,24 @@ class Train(Episodes):
 
     def run(self, terminal: Terminal) -> None:
         """Train, evaluate and save."""
-        from byzgym.integrations.sb3 import training
+        from byzgym.integrations.sb3 import learners, training
 
         with mistakes():
-            self._config(terminal)  # wrong arguments leave no folder
+            config = self._config(terminal)
+            if not self.resume:  # wrong arguments leave no folder
+                learners.environments(replace(config, num_envs=1)).close()
         with mistakes(OSError), files.lock(self.out):
-            config = self._config(terminal)  # another training may have ended since
-            self._check_folder(training.held(self.out))
-            run = training.Training(self.out, config, self.resume)
-            if not training.has_tensorboard():
-                terminal.print("no logs for TensorBoard, which is not installed: pip install 'byzgym[train]'")
+            with mistakes():
+                config = self._config(terminal)  # another training may have ended since
+                self._check_folder(training.held(self.out))
+                run = training.Training(self.out, config, self.resume)
+            self._say_what_begins(run, terminal)
             try:
                 with terminal.progress(config.steps, run.steps_done, every=30) as advance:
                     run.run(
-                        lambda done, reward: advance(_named(config.algorithm, reward), done),
+                        lambda done, mean_return: advance(_named(config.algorithm, mean_return), done),
                         lambda row: terminal.print(_described(row)),
+                        lambda: print(_STOPPING, file=sys.stderr),
                     )
             except KeyboardInterrupt:
                 done = run.config.steps_done
@@ -99,10 +104,25 @@ class Train(Episodes):
         evaluate = command(terminal.imports, "evaluate", "--model-path", str(path), *self._options(config))
         terminal.console.print(f"{path}; `{evaluate}` plays it", soft_wrap=True)
 
+    def _say_what_begins(self, run: Training, terminal: Terminal) -> None:
+        from byzgym.integrations.sb3 import training
+
+        for problem in run.problems:
+            terminal.print(f"{problem}; the one before it is taken")
+        if not training.has_tensorboard():
+            terminal.print("no logs for TensorBoard, which is not installed: pip install 'byzgym[train]'")
+        config, done = run.config, run.steps_done
+        steps = f"{config.steps} steps" if done == 0 else f"from step {done} to {config.steps}"
+        terminal.print(
+            f"training {config.algorithm} in {self.out}, {steps}; evaluations are means of "
+            f"{config.evaluation_episodes} episodes, the same for all policies"
+        )
+
     def _config(self, terminal: Terminal) -> TrainingConfig:
         """How to train: by the arguments, or as before."""
         from byzgym.integrations.sb3 import learners
         from byzgym.integrations.sb3.config import NAME, TrainingConfig
+        from byzgym.integrations.sb3.training import MODEL
 
         environment = self.environment_arguments()
         given = TrainingConfig(
@@ -133,7 +153,7 @@ class Train(Episodes):
             raise ValueError(f"--resume goes on as {path} says; leave out: {'; '.join(others)}")
         if "steps" in terminal.given:
             held = replace(held, steps=self.steps)
-        if held.steps_done >= held.steps:
+        if held.steps_done >= held.steps and (self.out / MODEL).exists():
             raise ValueError(
                 f"{self.out} has {held.steps_done} steps; say with --steps up to how many to go on"
             )
@@ -141,7 +161,7 @@ class Train(Episodes):
 
     def _check_folder(self, held: list[Path]) -> None:
         if held and not (self.overwrite or self.resume):
-            names = ", ".join(path.name for path in held)
+            names = ", ".join(dict.fromkeys(path.relative_to(self.out).parts[0] for path in held))
             raise FileExistsError(
                 f"{self.out} already holds {names}; choose another folder (--out), replace what it holds "
                 "(--overwrite) or go on with it (--resume)"
@@ -159,8 +179,8 @@ class Train(Episodes):
         return options(Episodes(**named), Episodes)
 
 
-def _named(algorithm: str, reward: float | None) -> str:
-    return algorithm if reward is None else f"{algorithm}, reward {reward:.2f}"
+def _named(algorithm: str, mean_return: float | None) -> str:
+    return algorithm if mean_return is None else f"{algorithm}, training return {mean_return:.2f}"
 
 
 def _described(row: dict[str, Any]) -> str:

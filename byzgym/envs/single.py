@@ -138,8 +138,8 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `qv_size` | 10 | QV samples |
     | `qv_source` | "held_out" | where they come from |
     | `qv_period` | none | rounds after which the server draws new ones |
-    | `reward` | "qv" | samples on which the reward is computed: "qv" or "held_out" |
-    | `reward_size` | none; up to 128 with "held_out" | N; a number implies "held_out" |
+    | `reward` | "qv"; "held_out" with a `reward_size` | samples on which the reward is computed |
+    | `reward_size` | up to 128 | N, the number of held-out samples; an error with `reward="qv"` |
     | `reward_form` | "relative" | "relative" or "log", see above |
     | `observation` | "pooled" | a part, a list of parts, or "all" |
     | `pool_size` | 128, or d if that is less | length of a row of the pooled observation |

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 import byzgym
 from byzgym import agents, specs
 from byzgym.agents import Agent
+from byzgym.agents.base import name_of
 from byzgym.aggregation import Rule
 from byzgym.ambient import episode_seed
 from byzgym.envs.rewards import exploded
@@ -67,9 +69,7 @@ def begin(comparison: Comparison) -> Results:
             agent.reset()
             simulation.memory.reset()  # of what another policy has kept there
             agent.decide(simulation.view)
-            told = told_less(policy, agent, simulation)
-            if told is not None:
-                results.told.append(told)
+            results.told += told_less(policy, agent, simulation)
             if agent.reference and policy not in results.references:
                 results.references.append(policy)
             notes = [f"{policy}: {line}" for line in agent.differences(arguments(comparison, RunConfig))]
@@ -149,13 +149,21 @@ def play_batch(
     return runs, curves
 
 
-def told_less(policy: str, agent: Agent, simulation: Simulation) -> Told | None:
-    """What a rule was told, where that is less than the true f, or than the f that its name asks for."""
+def told_less(policy: str, agent: Agent, simulation: Simulation) -> list[Told]:
+    """What rules were told, where that is less than the true f, or than the f that a rule's name asks for.
+
+    An agent is a rule, or has some inside it.
+    """
+    found: list[Told] = []
+    for inner in agent.inner:
+        within = told_less(name_of(inner), inner, simulation)
+        found += [replace(told, policy=policy, rule=told.rule or told.policy) for told in within]
     rule, f = getattr(agent, "policy", None), simulation.most_byzantine
-    if not isinstance(rule, Rule):
-        return None
-    largest, wanted = rule.max_byzantine(simulation.num_rows), specs.parse(policy).get("num_byzantine", f)
-    return Told(policy, f, largest, rule.condition) if rule.num_byzantine == largest < wanted else None
+    if isinstance(rule, Rule):
+        largest, wanted = rule.max_byzantine(simulation.num_rows), specs.parse(policy).get("num_byzantine", f)
+        if rule.num_byzantine == largest < wanted:
+            found.append(Told(policy, f, largest, rule.condition))
+    return list(dict.fromkeys(found))  # a rule may be inside twice
 
 
 def play_episodes(

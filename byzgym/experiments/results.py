@@ -43,10 +43,12 @@ class Told:
     num_byzantine: int  # the true f
     told: int  # the largest f that the rule accepts
     condition: str  # what the rule demands, such as "n >= 2f + 3"
+    rule: str = ""  # its name, if it is inside the policy
 
     def __str__(self) -> str:
+        inside = f"{self.rule} is " if self.rule else ""
         condition = f" (needs {self.condition})" if self.condition else ""
-        return f"told f = {self.told}, the largest it accepts{condition}"
+        return f"{inside}told f = {self.told}, the largest it accepts{condition}"
 
 
 def _versions() -> dict[str, str]:

@@ -75,7 +75,10 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
     means = {key: round(entry["mean"], 6) for key, entry in summary.items()}
     title = f"{comparison.task}, {comparison.heading(num_byzantine)}"
     table = Table(title, ["policy", *comparison.attacks], [_caption(results, signs)])
-    told = {entry.policy: str(entry) for entry in results.told if entry.num_byzantine == num_byzantine}
+    told: dict[str, list[str]] = {}
+    for line in results.told:
+        if line.num_byzantine == num_byzantine:
+            told.setdefault(line.policy, []).append(str(line))
     marks: dict[str, str] = {}  # of footnotes
     ranked = [policy for policy in policies if policy not in results.references]
     for policy in policies:
@@ -87,8 +90,8 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
             mark = (signs.diverged if entry["diverged"] else "") + (signs.best if best else "")
             cells.append(Cell(f"{100 * entry['mean']:.1f}{spread}", mark, best))
         name = results.label(policy)
-        if policy in told:
-            name += " " + marks.setdefault(told[policy], signs.footnote(len(marks)))
+        for text in told.get(policy, ()):
+            name += " " + marks.setdefault(text, signs.footnote(len(marks)))
         table.rows.append(Row(name, cells, policy in results.references))
     table.notes.extend(f"{mark} {text}" for text, mark in marks.items())
     if any(entry["diverged"] for entry in summary.values()):

@@ -18,7 +18,7 @@ def model(
 ) -> Agent:
     """A model that stable-baselines3 or sb3-contrib has saved, such as model:runs/ppo/model.zip.
 
-    What it observes and what its actions mean is read from the config.json of `byzgym train` beside it. The
+    What it observes and what its actions mean is read from the training.json of `byzgym train` beside it. The
     other arguments are for models without one. See `byzgym.integrations.sb3.ModelPolicy`.
     """
     from byzgym.integrations.sb3.model import ModelPolicy  # what it needs takes seconds to import

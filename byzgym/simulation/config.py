@@ -75,10 +75,11 @@ class SimulationConfig(RunConfig):
     """An attack such as alie or ipm:epsilon=1.0, or a list of them, one of which is drawn at each reset."""
     num_byzantine: int | Sequence[int] | None = None
     """Number f < n of Byzantine workers, or (low, high), drawn at each reset; None is 7 of 10 workers."""
-    reward: str = "qv"
-    """Samples on which the reward is computed: qv, or held_out for others that only the reward sees."""
+    reward: str | None = None
+    """Samples on which the reward is computed: qv, or held_out for others that only the reward sees; None is
+    held_out if a reward size is given, else qv."""
     reward_size: int | None = None
-    """Held-out samples for the reward; None is none of them with qv, and up to 128 with held_out."""
+    """Number of held-out samples for the reward; None is up to 128. Not with the reward qv."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,9 +258,14 @@ def _batch_size(batch_size: int | None, task: tasks.Task, num_workers: int) -> i
 
 def _reward_size(config: SimulationConfig, task: tasks.Task, taken: int) -> int | None:
     """Samples of the reward set, from a held-out set of which ``taken`` are for the QV set; None for none."""
-    check_choice("reward", config.reward, REWARDS)
-    if config.reward_size is None and config.reward == "qv":
+    if config.reward is not None:
+        check_choice("reward", config.reward, REWARDS)
+    if config.reward_size is None and config.reward in (None, "qv"):
         return None
+    if config.reward == "qv":
+        raise ValueError(
+            f"reward_size is for reward='held_out', got reward='qv' and reward_size={config.reward_size!r}"
+        )
     assert task.held_out is not None  # a task without one splits it off its training set
     held_out = len(task.held_out[1])
     left = held_out - taken

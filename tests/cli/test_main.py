@@ -45,6 +45,7 @@ PLAY += ["--attacks", "ipm", "--out"]
         ("train --action update", "action must be 'credits', 'null_slot' or 'rule' for a training"),
         ("train --resume", "holds no training to resume"),
         ("train --steps 0", "steps"),
+        ("train --reward qv --reward-size 64", "got reward='qv' and reward_size=64"),
         ("train --seed 4294967296", "seed must be an integer from 0 to 4294967295, got 4294967296"),
         ("bench --num-envs 0", "num_envs"),
     ],

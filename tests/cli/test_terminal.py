@@ -10,15 +10,15 @@ def test_the_progress_bar_takes_any_name(monkeypatch, capsys):
 
 
 def test_progress_in_plain_lines(capsys, monkeypatch):
-    times = iter([0.0, 20.0, 40.0, 50.0, 80.0])
+    times = iter([20.0, 40.0, 50.0, 80.0])
     monkeypatch.setattr(terminal.time, "monotonic", times.__next__)
     with terminal.Terminal().progress(1000, 200, every=30) as advance:
         for _ in range(4):
-            advance("ppo, reward 0.50", 100)
+            advance("ppo", 100)
     monkeypatch.undo()
     assert capsys.readouterr().out.splitlines() == [
-        "ppo, reward 0.50: 400 of 1000, 0:02:00 left",
-        "ppo, reward 0.50: 600 of 1000, 0:01:20 left",
+        "ppo: 500 of 1000 steps, 0:01:15 left",
+        "ppo: 600 of 1000 steps, 0:01:20 left",
     ]
 
 

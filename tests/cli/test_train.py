@@ -39,7 +39,7 @@ def test_the_model_is_saved_and_played(tmp_path, output, mistake):
 
 def test_a_model_without_config_is_played_with_flags(tmp_path, output, mistake):
     output(*TRAIN, tmp_path, "--observation", "trust")
-    (tmp_path / "config.json").unlink()
+    (tmp_path / "training.json").unlink()
     play = ["evaluate", *SETTING, "--model-path", tmp_path / "model.zip", "--episodes", "1"]
     assert "observation_space" in mistake(*play)
     play += ["--observation", "trust"]
@@ -54,17 +54,17 @@ def test_a_training_goes_on(tmp_path, output, mistake):
     error = mistake(*resume, "--steps", "2000", "--rounds=5", "--qv-size", "10", "--algorithm", "sac")
     assert "leave out: rounds 5 instead of 4; algorithm sac instead of ppo" in error
     assert "either --resume or --overwrite" in mistake(*resume, "--overwrite")
-    assert "holds no training to resume: config.json" in mistake(
+    assert "holds no training to resume: training.json" in mistake(
         "train", "--resume", "--out", tmp_path / "no"
     )
     assert "ppo, 2560 steps" in output(*resume, "--steps", "2000", "--rounds", "4")
-    held = TrainingConfig.read(tmp_path / "config.json")
+    held = TrainingConfig.read(tmp_path / "training.json")
     assert (held.steps, held.steps_done) == (2000, 2560)
     held = replace(held, imports=["my_attacks"])
-    (tmp_path / "config.json").write_text(held.text())
+    (tmp_path / "training.json").write_text(held.text())
     assert f"`byzgym --import my_attacks train --out {tmp_path} --resume` goes on" in mistake(*resume)
-    (tmp_path / "config.json").write_text("{}")
-    assert "is not the config.json of a training" in mistake(*resume)
+    (tmp_path / "training.json").write_text("{}")
+    assert "is not the training.json of a training" in mistake(*resume)
 
 
 def test_an_interrupted_training_says_how_to_go_on(tmp_path, capsys, output, monkeypatch):

@@ -1,5 +1,7 @@
 """Rewards: their forms and bounds, and the samples on which they are computed."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -56,6 +58,14 @@ def test_the_reward_is_of_other_samples_than_the_qv_loss(arguments):
     assert (np.abs(qv - losses) > 1e-3).all()
     qv_drop = (qv[:-1] - qv[1:]) / qv[:-1]
     assert np.abs(rewards - qv_drop).max() > 1e-3
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_a_reward_of_the_qv_samples_has_no_size(vector):
+    made = partial(gym.make_vec, num_envs=2) if vector else gym.make
+    arguments = {**TINY, "reward": "qv", "reward_size": 5}
+    with pytest.raises(ValueError, match="got reward='qv' and reward_size=5"):
+        made("ByzantineAggregation-v0", **arguments)
 
 
 def test_by_default_it_is_of_the_qv_loss():

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from byzgym import agents
+from byzgym import agents, specs
 from byzgym.experiments import compare, play
 from byzgym.experiments.results import RUN_COLUMNS, Results
 from byzgym.simulation import Simulation
@@ -93,6 +93,30 @@ def test_a_run_equals_the_environment(small, policy, action):
 def test_what_rules_are_told_is_noted(small, policy, f, told):
     noted = play.begin(small(policies=policy, num_byzantine=f)).told
     assert [entry.told for entry in noted] == ([] if told is None else [told])
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("gaa:start=krum", ["krum is told f = 3, the largest it accepts (needs n >= 2f + 3)"]),
+        ("gaa:start='krum:num_byzantine=3'", []),
+        (
+            "ensemble:members=krum+krum+gaa+bulyan+mean",
+            [
+                "krum is told f = 3, the largest it accepts (needs n >= 2f + 3)",
+                "bulyan is told f = 1, the largest it accepts (needs n >= 4f + 3)",
+            ],
+        ),
+        (
+            "ensemble:members=['uniform', 'gaa:start=faba']",
+            ["faba is told f = 4, the largest it accepts (needs n >= 2f + 1)"],
+        ),
+    ],
+)
+def test_what_rules_inside_a_policy_are_told_is_noted(small, policy, expected):
+    noted = play.begin(small(policies=policy, num_byzantine=7)).told
+    assert [str(entry) for entry in noted] == expected
+    assert all((entry.policy, entry.num_byzantine) == (specs.canonical(policy), 7) for entry in noted)
 
 
 @pytest.mark.parametrize(

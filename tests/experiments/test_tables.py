@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from byzgym import attacks
+from byzgym.experiments.results import Told
 from byzgym.experiments.tables import Signs, accuracy_table, detection_table, difference_table
 
 
@@ -11,6 +12,14 @@ def test_rules_beyond_their_condition_get_a_mark(results):
     assert [row.name for row in table.rows] == ["mean", "krum ¹", "median ²", "gaa", "oracle (reference)"]
     assert table.notes[1] == "¹ told f = 3, the largest it accepts (needs n >= 2f + 3)"
     assert table.notes[2] == "² told f = 4, the largest it accepts (needs n >= 2f + 1)"
+
+
+def test_each_rule_inside_a_policy_gets_a_mark(results):
+    told = [Told("gaa", 7, f, "", rule) for f, rule in ((3, "krum"), (4, "faba"))]
+    table = accuracy_table(dataclasses.replace(results, told=told), 7)
+    assert table.rows[3].name == "gaa ¹ ²"
+    assert table.notes[1] == "¹ krum is told f = 3, the largest it accepts"
+    assert table.notes[2] == "² faba is told f = 4, the largest it accepts"
 
 
 def test_signs_without_bold_and_unicode(results):

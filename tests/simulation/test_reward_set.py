@@ -59,7 +59,7 @@ def test_all_others_and_what_remains():
     def size(**arguments):
         return make(task=numbered(), **arguments).setup.reward_size
 
-    assert size() is None
+    assert size() is size(reward="qv") is None
     assert size(reward="held_out") == 30
     assert size(reward="held_out", qv_size=3) == 37
     assert size(reward="held_out", qv_source="train", qv_size=60) == 40  # takes none of them
@@ -74,7 +74,8 @@ def test_all_others_and_what_remains():
         ({"reward_size": True}, "reward_size must be an integer from 1 to 30, got True"),
         ({"reward_size": 41, "qv_source": "train"}, "reward_size must be an integer from 1 to 40, got 41"),
         ({"reward": "test"}, "reward must be one of 'qv', 'held_out', got 'test'"),
-        ({"reward": None}, "reward must be one of 'qv', 'held_out', got None"),
+        ({"reward": 5}, "reward must be one of 'qv', 'held_out', got 5"),
+        ({"reward": "qv", "reward_size": 5}, "got reward='qv' and reward_size=5"),
         ({"reward": "held_out", "qv_size": 40}, "all 40 held-out samples are for the QV set"),
         ({"reward_size": 5, "qv_size": 40}, "all 40 held-out samples are for the QV set"),
     ],

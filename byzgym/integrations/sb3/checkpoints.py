@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -49,7 +50,8 @@ def load(path: Path, algorithm: str, env: VecEnv) -> BaseAlgorithm:
     """The learner of a checkpoint, in environments like those of its training; the random generators move.
 
     Raises:
-        ValueError: If the file is no such checkpoint.
+        ValueError: If the file is no such checkpoint, or is damaged.
+        OSError: If it may not be read.
         ImportError: If the algorithm needs sb3-contrib, which is not installed.
     """
     kind = learner_class(algorithm)
@@ -60,29 +62,52 @@ def load(path: Path, algorithm: str, env: VecEnv) -> BaseAlgorithm:
         if _BUFFER in held:
             model.replay_buffer = pickle.loads(held[_BUFFER])  # type: ignore[attr-defined]
         _restore(model, pickle.loads(held[_STATE]))
+    except (ImportError, MemoryError, PermissionError):  # say nothing about the file
+        raise
     except Exception as error:  # whatever unpickling a damaged file raises
-        raise ValueError(
-            f"{path} is not a checkpoint of {algorithm} that can be read (remove it to go on from the one "
-            f"before): {error}"
-        ) from error
+        raise ValueError(f"{path} is not a checkpoint of {algorithm} that can be read: {error}") from error
     return model
 
 
-def latest(folder: Path) -> Path | None:
-    """The last checkpoint in a folder; None if there is none."""
-    found = _found(folder)
-    return found[-1] if found else None
+def load_last(
+    folder: Path, algorithm: str, environments: Callable[[], VecEnv]
+) -> tuple[BaseAlgorithm | None, list[str]]:
+    """The learner of the last checkpoint in a folder that can be read.
+
+    Args:
+        folder: Where the checkpoints are.
+        algorithm: Of the learner.
+        environments: Makes environments like those of its training; those of a failed attempt are not used
+            again.
+
+    Returns:
+        The learner, None if there is no checkpoint; and why later checkpoints cannot be read, a line each.
+
+    Raises:
+        ValueError: If there are checkpoints, and none can be read.
+        ImportError: If the algorithm needs sb3-contrib, which is not installed.
+    """
+    problems: list[str] = []
+    for path in reversed(found(folder)):
+        try:
+            return load(path, algorithm, environments()), problems
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join([*problems, "--overwrite begins anew"]))
+    return None, []
 
 
-def prune(folder: Path, kept: int = KEPT) -> None:
-    """Remove all but the last checkpoints."""
-    found = _found(folder)
-    for path in found[: len(found) - kept]:
-        path.unlink()
+def prune(folder: Path, steps: int) -> None:
+    """Remove all checkpoints but the last two up to so many steps: later ones could not be read."""
+    last = [path for path in found(folder) if int(path.stem) <= steps][-KEPT:]
+    for path in found(folder):
+        if path not in last:
+            path.unlink()
 
 
-def _found(folder: Path) -> list[Path]:
-    """Checkpoints are called by the steps before them."""
+def found(folder: Path) -> list[Path]:
+    """The checkpoints in a folder. They are called by the steps before them."""
     paths = [path for path in folder.glob("*.zip") if path.stem.isdecimal()]
     return sorted(paths, key=lambda path: int(path.stem))
 

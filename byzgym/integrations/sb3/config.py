@@ -1,21 +1,24 @@
-"""config.json beside a model: how it was trained, and so what it observes and what its actions mean."""
+"""training.json beside a model: how it was trained, and so what it observes and what its actions mean."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import byzgym
-from byzgym.validation import check_int
+from byzgym.envs.config import EnvConfig
+from byzgym.simulation.config import config_from
+from byzgym.validation import check_int, check_real, shown
 
-NAME = "config.json"
+NAME = "training.json"
 CHECKPOINTS = "checkpoints"
-"""The folder of checkpoints beside config.json."""
+"""The folder of checkpoints beside training.json."""
 
 
 def versions() -> dict[str, str]:
@@ -78,33 +81,55 @@ class TrainingConfig:
     imports: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for each in fields(self):  # what is read back from a file is the same
+            object.__setattr__(self, each.name, plain(getattr(self, each.name)))
+        if not isinstance(self.algorithm, str):
+            raise ValueError(f"algorithm must be a name such as 'ppo', got {shown(self.algorithm)}")
+        for name in ("environment", "settings", "versions"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} must be a mapping, got {shown(getattr(self, name))}")
+        try:
+            config_from(EnvConfig, self.environment)
+        except TypeError as error:
+            raise TypeError(f"environment: {error}") from None
+        if self.softmax_beta is not None:
+            check_real("softmax_beta (unless None)", self.softmax_beta, above=0)
+        check_real("reward_floor", self.reward_floor, high=0)
         check_int("seed", self.seed, low=0, high=2**32 - 1)  # all that NumPy's global generator takes
         for name in ("num_envs", "steps", "evaluate_every", "evaluation_episodes"):
             check_int(name, getattr(self, name), low=1)
-        for each in fields(self):  # what is read back from a file is the same
-            object.__setattr__(self, each.name, plain(getattr(self, each.name)))
+        check_int("steps_done", self.steps_done, low=0)
+        if not isinstance(self.imports, list) or not all(isinstance(name, str) for name in self.imports):
+            raise ValueError(f"imports must be a list of names, got {shown(self.imports)}")
 
     @classmethod
     def read(cls, path: Path) -> TrainingConfig:
-        """Read a config.json.
+        """Read a training.json.
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If it does not hold what it should.
+            ValueError: If it does not hold what it should; the message names the file, the key, the value and
+                what is allowed.
+            TypeError: If it holds a key that does not exist.
         """
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not the config.json of a training: {error}") from None
+        held = _content(path)
+        if not _is_own(held):
+            raise ValueError(f"{path} is not of byzgym train")
+        with said_by(path):
+            missing = [each.name for each in fields(cls) if each.name not in held]
+            if missing:
+                raise ValueError(f"{', '.join(missing)} missing")
+            made: TrainingConfig = config_from(cls, held)
+            return made
 
     @classmethod
     def beside(cls, model: Path) -> TrainingConfig | None:
-        """The configuration beside a model, or of the training whose checkpoint it is; None without one."""
-        folder = model.parent.parent if model.parent.name == CHECKPOINTS else model.parent
-        return cls.read(folder / NAME) if (folder / NAME).is_file() else None
+        """The configuration beside a model; None if there is none, or one of another program."""
+        path = file_beside(model)
+        return cls.read(path) if path.is_file() and _is_own(_content(path)) else None
 
     def text(self) -> str:
-        """The content of config.json."""
+        """The content of training.json."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def contradictions(self, other: TrainingConfig, names: set[str]) -> list[str]:
@@ -118,6 +143,34 @@ class TrainingConfig:
 
     def _arguments(self) -> Mapping[str, Any]:
         return {**self.environment, **asdict(self)}
+
+
+def file_beside(model: Path) -> Path:
+    """Where the training.json of a model is, or would be; that of a checkpoint is in the folder above."""
+    return (model.parent.parent if model.parent.name == CHECKPOINTS else model.parent) / NAME
+
+
+@contextmanager
+def said_by(path: Path | None) -> Iterator[None]:
+    """Name the file in errors about what it says; None for no file."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if path is None:
+            raise
+        raise (ValueError if isinstance(error, ValueError) else TypeError)(f"{path}: {error}") from error
+
+
+def _content(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must hold JSON: {error}") from None
+
+
+def _is_own(held: Any) -> bool:
+    """Whether `byzgym train` has written it, which always says its version, and not another program."""
+    return isinstance(held, dict) and isinstance(held.get("versions"), dict) and "byzgym" in held["versions"]
 
 
 def spelt(value: Any) -> str:

@@ -28,16 +28,23 @@ def environments(episodes: int, softmax_beta: float | None, arguments: Mapping[s
     return make_vec_env(episodes, softmax_beta=softmax_beta, **arguments)
 
 
-def play_control(name: str, episodes: int, arguments: Mapping[str, Any]) -> dict[str, float]:
+def play_control(
+    name: str, episodes: int, arguments: Mapping[str, Any], each_round: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """Evaluate a policy of byzgym; see `play`. What an action is in the training does not matter to it."""
     agent = agents.make_from(name)
     action = "null_slot" if agent.linear else "update"  # credits may sum to less than 1
     env = environments(episodes, None, {**arguments, "action": action, "rules": None})
-    return play(env, agent.bind(env).predict)
+    return play(env, agent.bind(env).predict, each_round)
 
 
-def play(env: VecEnv, predict: Predict) -> dict[str, float]:
+def play(env: VecEnv, predict: Predict, each_round: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Play the first episode of every environment, from the evaluation's seeds.
+
+    Args:
+        env: Environments that begin anew by themselves.
+        predict: As of an agent or a stable-baselines3 model.
+        each_round: Called before each round.
 
     Returns:
         Means and standard deviations over the episodes: "return", "return_std", "accuracy", "accuracy_std";
@@ -49,6 +56,7 @@ def play(env: VecEnv, predict: Predict) -> dict[str, float]:
     totals, accuracy, diverged = np.zeros((3, count))
     going, starts, state = np.ones(count, dtype=bool), np.ones(count, dtype=bool), None
     while going.any():
+        each_round()
         actions, state = predict(observations, state, starts, deterministic=True)
         observations, rewards, starts, infos = env.step(actions)
         totals += np.where(going, rewards, 0)

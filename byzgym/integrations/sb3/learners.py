@@ -22,6 +22,7 @@ from byzgym.integrations.sb3.config import TrainingConfig
 from byzgym.integrations.sb3.features import EquivariantExtractor
 from byzgym.integrations.sb3.floor import CutAtFloor
 from byzgym.integrations.sb3.policies import EquivariantDirichletPolicy, EquivariantPolicy
+from byzgym.validation import shown
 
 BETA = 10.0
 """Inverse temperature of the softmax that turns the agent's actions into credits."""
@@ -135,13 +136,21 @@ def make(config: TrainingConfig) -> BaseAlgorithm:
     """
     kind = learner_class(config.algorithm)
     given = dict(config.settings)
-    policy = given.pop("policy")
-    policy_kwargs = {name: _named(value) for name, value in given.pop("policy_kwargs", {}).items()}
-    rate = given.get("learning_rate")
-    if isinstance(rate, str):
-        given["learning_rate"] = Falling(float(rate.removeprefix("lin_")))
+    policy, policy_kwargs = given.pop("policy", None), given.pop("policy_kwargs", {})
+    if policy is None:
+        raise ValueError(f"settings must name a policy, such as 'EquivariantPolicy', got {config.settings}")
+    if not isinstance(policy_kwargs, Mapping):
+        raise ValueError(f"policy_kwargs must be a mapping, got {shown(policy_kwargs)}")
+    policy_kwargs = {name: _named(value) for name, value in policy_kwargs.items()}
+    if isinstance(given.get("learning_rate"), str):
+        given["learning_rate"] = _falling(given["learning_rate"])
     env = environments(config)
-    model = kind(_named(policy), env, policy_kwargs=policy_kwargs, seed=config.seed, device="cpu", **given)
+    try:
+        model = kind(
+            _named(policy), env, policy_kwargs=policy_kwargs, seed=config.seed, device="cpu", **given
+        )
+    except AssertionError as error:  # with which stable-baselines3 refuses some values
+        raise ValueError(f"settings: {error}") from error
     env.seed(FIRST_SEED + (config.seed << 20))  # after the learner, which gives them its own seed
     return model
 
@@ -216,6 +225,13 @@ def _saved_by(path: Path) -> str | None:
         held = json.loads(archive.read("data"))
     found = next((name for entry, name in _OWN.items() if entry in held), None)
     return "recurrent_ppo" if found == "ppo" and "recurrent" in str(held.get("policy_class")) else found
+
+
+def _falling(rate: str) -> Falling:
+    try:
+        return Falling(float(rate.removeprefix("lin_")))
+    except ValueError:
+        raise ValueError(f"learning_rate must be a number or such as 'lin_0.001', got {rate!r}") from None
 
 
 def _named(value: Any) -> Any:

@@ -11,13 +11,16 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from byzgym import specs
+from byzgym.agents.adapter import PolicyAgent
 from byzgym.agents.base import Agent
 from byzgym.aggregation import Decision, ServerView
-from byzgym.envs.actions import make_actions
+from byzgym.envs.actions import RuleActions, make_actions
 from byzgym.envs.config import EnvConfig
 from byzgym.envs.observations import make_observations
 from byzgym.integrations.sb3 import learners
-from byzgym.integrations.sb3.config import TrainingConfig, plain, spelt
+from byzgym.integrations.sb3.config import NAME, TrainingConfig, file_beside, plain, said_by, spelt
+from byzgym.registry import describe
 from byzgym.simulation import Simulation
 from byzgym.simulation.config import config_from
 from byzgym.validation import check_real
@@ -36,7 +39,7 @@ class ModelPolicy(Agent):
 
     It builds the model's observation from the `ServerView`, lets the model choose its action without chance,
     with the recurrent state of each environment if it has one, and decides what the environment would make of
-    this action. What it observes and what its actions mean is read from the config.json of `byzgym train`
+    this action. What it observes and what its actions mean is read from the training.json of `byzgym train`
     beside the model. Observations are not normalised: a model trained in VecNormalize is not played as in its
     training.
 
@@ -45,16 +48,17 @@ class ModelPolicy(Agent):
 
     Args:
         path: The file, such as "runs/ppo/model.zip".
-        algorithm: What has saved it, such as "ppo" or "recurrent_ppo". Where None, config.json says it, or it
-            is found out for the usual ones.
+        algorithm: What has saved it, such as "ppo" or "recurrent_ppo". Where None, training.json says it, or
+            it is found out for the usual ones.
         softmax_beta: Inverse temperature of the softmax that makes credits of logits. Where None it is read
-            from config.json, or is 10 for a model whose actions may be below 0.
+            from training.json, or is 10 for a model whose actions may be below 0.
         environment: ``observation``, ``action`` and other arguments of the environment in training, for a
-            model without config.json. Where ``observation`` is missing, it is read from the model's space.
+            model without training.json. Where ``observation`` is missing, it is read from the model's space.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no model, one of another algorithm, or an argument contradicts config.json.
+        ValueError: If it is no model, one of another algorithm, training.json is damaged, or an argument
+            contradicts it.
         TypeError: If an argument of the environment does not exist.
         ImportError: If the algorithm needs sb3-contrib, which is not installed.
 
@@ -84,16 +88,25 @@ class ModelPolicy(Agent):
             raise ValueError(f"path must be the path of a model, got {path!r}")
         self.path = Path(path)
         self._training = TrainingConfig.beside(self.path) if self.path.is_file() else None
+        self._source = None if self._training is None else file_beside(self.path)  # for errors
         if self._training is not None:
             given = {"algorithm": algorithm, "softmax_beta": softmax_beta, "environment": environment}
             self._refuse_others(given)
             algorithm = self._training.algorithm
+            with said_by(self._source):
+                learners.learner_class(algorithm)
         model = learners.read(self.path, algorithm)
         logits = learners.gives_logits(model.action_space)
+        self._assumed = logits and softmax_beta is None and self._training is None
         if softmax_beta is not None and not logits:
             raise ValueError(f"softmax_beta is for a model whose actions are logits; those of {path} are not")
         if self._training is not None:
             softmax_beta, environment = self._training.softmax_beta, self._training.environment
+            if (softmax_beta is not None) != logits:
+                wanted = (
+                    "a number for actions that are logits" if logits else "None for actions that are none"
+                )
+                raise ValueError(f"{self._source}: softmax_beta must be {wanted}, got {softmax_beta}")
         elif logits:
             beta = learners.BETA if softmax_beta is None else softmax_beta
             softmax_beta = check_real("softmax_beta", beta, above=0)
@@ -101,6 +114,7 @@ class ModelPolicy(Agent):
         self._config: EnvConfig = config_from(EnvConfig, _described(model, environment or {}))
         self.linear = self._config.action in ("credits", "null_slot")
         self._policy: Any = model.policy  # a BasePolicy that has been trained
+        self._actions: Any = None
         self._built_for: tuple[int, int] | None = None
         self._starts: np.ndarray | None = None  # [E], whose episode begins in the next round
         self._state: Any = None  # of a recurrent network, a row for each environment
@@ -133,10 +147,18 @@ class ModelPolicy(Agent):
         elif self._starts is not None:
             self._starts = self._starts | envs.cpu().numpy()
 
+    @property
+    def inner(self) -> tuple[Agent, ...]:
+        """See `Agent.inner`: the rules among which the model chooses."""
+        if not isinstance(self._actions, RuleActions):
+            return ()
+        given = self._config.rules or ()
+        return tuple(PolicyAgent.of(r, describe(s)) for r, s in zip(self._actions.rules, given, strict=True))
+
     def differences(self, arguments: Mapping[str, Any]) -> list[str]:
-        """See `Agent.differences`; nothing without a config.json."""
+        """See `Agent.differences`; one line if no training.json says how the model was trained."""
         if self._training is None:
-            return []
+            return [self._unknown_training()]
         trained = self._training.environment
         return [
             f"trained with {name} {spelt(trained[name])}, evaluated with {spelt(value)}"
@@ -144,13 +166,22 @@ class ModelPolicy(Agent):
             if name in trained and name not in OWN_ARGUMENTS | _TESTED and value != trained[name]
         ]
 
+    def __repr__(self) -> str:
+        return specs.label({"name": "model", specs.BARE: str(self.path)})
+
+    def _unknown_training(self) -> str:
+        path = file_beside(self.path)
+        why = f"{path} is of another program" if path.is_file() else f"there is no {path}"
+        softmax = f", softmax_beta is taken to be {self._beta}" if self._assumed else ""
+        return f"how it was trained is not known{softmax}: {why}"
+
     def _attach(self, simulation: Simulation) -> None:
         super()._attach(simulation)
         self._fit(simulation.num_rows, simulation.num_parameters, simulation)
         self.reset()
 
     def _refuse_others(self, given: Mapping[str, Any]) -> None:
-        """Raise an error if an argument is not what config.json says."""
+        """Raise an error if an argument is not what training.json says."""
         assert self._training is not None
         trained = self._training
         held = {"algorithm": trained.algorithm, "softmax_beta": trained.softmax_beta, **trained.environment}
@@ -158,7 +189,7 @@ class ModelPolicy(Agent):
             if name != "environment" and value is not None and value != held.get(name):
                 raise ValueError(
                     f"{self.path} was trained with {name} {spelt(held.get(name))}, got {spelt(value)}; leave "
-                    f"{name} out, since config.json says it"
+                    f"{name} out, since {NAME} says it"
                 )
 
     def _fit(self, num_rows: int, num_parameters: int, simulation: Simulation | None = None) -> None:
@@ -166,8 +197,9 @@ class ModelPolicy(Agent):
         config = self._config
         rounds = config.rounds if simulation is None else simulation.setup.rounds
         known: Any = _Unknown(num_rows, num_parameters) if simulation is None else simulation
-        self._observe = make_observations(config, num_rows, num_parameters, rounds)
-        self._actions = make_actions(config.action, config.rules, known)
+        with said_by(self._source):
+            self._observe = make_observations(config, num_rows, num_parameters, rounds)
+            self._actions = make_actions(config.action, config.rules, known)
         offered = self._actions.space
         if self._beta is not None and offered.shape is not None:
             offered = spaces.Box(-1.0, 1.0, offered.shape, np.float32)

@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import safe_mean
 
 from byzgym import files
 from byzgym.integrations.sb3 import checkpoints, evaluation, learners
-from byzgym.integrations.sb3.config import CHECKPOINTS, NAME, TrainingConfig
+from byzgym.integrations.sb3.config import CHECKPOINTS, NAME, TrainingConfig, said_by
 
 MODEL, BEST, EVALUATIONS, TENSORBOARD = "model.zip", "best_model.zip", "evaluations.csv", "tensorboard"
 PAUSE = 300.0
@@ -38,47 +38,55 @@ COLUMNS: dict[str, type] = {
 class Training:
     """A learner in a folder.
 
-    The folder holds config.json, evaluations.csv, the last two checkpoints, best_model.zip (of the evaluation
-    with the highest mean return; accuracy on test data has no part in it), logs for TensorBoard where that is
-    installed, and in the end model.zip. Each file is replaced as a whole. Checkpoints are saved between two
-    rollouts, so that a training that goes on from one does what it would have done without the interruption.
+    The folder holds training.json, evaluations.csv, the last two checkpoints, best_model.zip (of the
+    evaluation with the highest mean return; accuracy on test data has no part in it), logs for TensorBoard
+    where that is installed, and in the end model.zip. Each file is replaced as a whole. Checkpoints are saved
+    between two rollouts, so that a training that goes on from one does what it would have done without the
+    interruption.
 
     Args:
         folder: Where everything goes. The caller has locked it.
         config: How to train.
-        resume: Whether to go on from the last checkpoint; otherwise what the folder holds of another training
-            is removed when `run` begins.
+        resume: Whether to go on from the last checkpoint that can be read; otherwise what the folder holds of
+            another training is removed when `run` begins.
 
     Attributes:
         model: The learner.
         rows: The rows of evaluations.csv.
+        problems: Why checkpoints that are later than the one it goes on from cannot be read, a line each.
 
     Raises:
-        ValueError: If a value is not allowed, or a checkpoint cannot be read.
+        ValueError: If a value is not allowed, or no checkpoint can be read.
         TypeError: If an argument does not exist.
         ImportError: If the algorithm needs sb3-contrib, which is not installed.
     """
 
     def __init__(self, folder: Path, config: TrainingConfig, resume: bool = False) -> None:
         self.folder, self.config = folder, config
-        checkpoint = checkpoints.latest(folder / CHECKPOINTS) if resume else None
-        if resume and checkpoint is None and config.steps_done > 0:
+        self._fresh = not resume
+        with said_by(folder / NAME if resume else None):  # a file may say what is not allowed
+            arguments, beta = config.environment, config.softmax_beta
+            self._evaluated = evaluation.environments(config.evaluation_episodes, beta, arguments)
+        saved, self.problems = self._last_checkpoint() if resume else (None, [])
+        with said_by(folder / NAME if resume else None):
+            self.model: BaseAlgorithm = learners.make(config) if saved is None else saved
+        rows = _read(folder / EVALUATIONS) if resume else []
+        self.rows: list[dict[str, Any]] = [row for row in rows if row["steps"] <= self.steps_done]
+        self._asked_to_stop = False
+        self._saved_at = time.monotonic()
+
+    def _last_checkpoint(self) -> tuple[BaseAlgorithm | None, list[str]]:
+        """See `checkpoints.load_last`; None only where no steps were done."""
+        folder, config = self.folder, self.config
+        saved, problems = checkpoints.load_last(
+            folder / CHECKPOINTS, config.algorithm, lambda: learners.environments(config)
+        )
+        if saved is None and config.steps_done > 0:
             raise ValueError(
                 f"{folder} holds no checkpoint of the {config.steps_done} steps that were done, so it cannot "
                 "go on; --overwrite begins anew"
             )
-        self.model: BaseAlgorithm
-        self.rows: list[dict[str, Any]] = []
-        if checkpoint is None:
-            self.model = learners.make(config)
-        else:
-            self.model = checkpoints.load(checkpoint, config.algorithm, learners.environments(config))
-            self.rows = [row for row in _read(folder / EVALUATIONS) if row["steps"] <= self.steps_done]
-        self._fresh = checkpoint is None
-        self._asked_to_stop = False
-        self._saved_at = time.monotonic()
-        arguments = config.environment
-        self._evaluated = evaluation.environments(config.evaluation_episodes, config.softmax_beta, arguments)
+        return saved, problems
 
     @property
     def steps_done(self) -> int:
@@ -87,8 +95,9 @@ class Training:
 
     def run(
         self,
-        on_steps: Callable[[int, float | None], None] = lambda steps, reward: None,
+        on_steps: Callable[[int, float | None], None] = lambda steps, mean_return: None,
         on_evaluation: Callable[[dict[str, Any]], None] = lambda row: None,
+        on_interrupt: Callable[[], None] = lambda: None,
     ) -> None:
         """Train up to the steps of the configuration, and write model.zip.
 
@@ -96,12 +105,14 @@ class Training:
             on_steps: Called with the steps just done, and the mean return of the last 100 training episodes
                 (None before the first one has ended).
             on_evaluation: Called with each new row of evaluations.csv.
+            on_interrupt: Called at the first SIGINT, after which the training goes on to the end of a rollout
+                and saves a checkpoint. A second one ends it at once.
 
         Raises:
             files.WriteError: If a file cannot be written.
-            KeyboardInterrupt: After SIGINT; a checkpoint has been saved.
+            KeyboardInterrupt: After SIGINT.
         """
-        self._on_evaluation = on_evaluation
+        self._on_evaluation, self._on_interrupt = on_evaluation, on_interrupt
         with _asked_by_signal(self._stop):
             if self._fresh:
                 self._begin()
@@ -111,8 +122,8 @@ class Training:
             if left > 0:
                 self.model.learn(left, _Between(self, on_steps), reset_num_timesteps=False)
             self._evaluate()
-            self._save()
             self._write_model(MODEL)
+            self._save()  # after the model, so that a training whose steps are all saved has one
 
     def between_rollouts(self) -> None:
         """Evaluate and save where it is time, and stop if asked to."""
@@ -128,6 +139,7 @@ class Training:
 
     def _stop(self) -> None:
         self._asked_to_stop = True
+        self._on_interrupt()
 
     def _end_if_asked(self) -> None:
         if self._asked_to_stop:
@@ -142,8 +154,8 @@ class Training:
         for name in evaluation.controls():
             if not any(row["policy"] == name for row in self.rows):
                 episodes = self.config.evaluation_episodes
-                self._add(name, 0, evaluation.play_control(name, episodes, self.config.environment))
-            self._end_if_asked()
+                played = evaluation.play_control(name, episodes, self.config.environment, self._end_if_asked)
+                self._add(name, 0, played)
 
     def _evaluate(self) -> None:
         """Evaluate the model, unless it has been since its last step; keep it if it is the best so far."""
@@ -168,13 +180,13 @@ class Training:
         self._on_evaluation(row)
 
     def _save(self) -> None:
-        """Write a checkpoint, and remove the oldest."""
+        """Write a checkpoint, and remove those that are older than the one before."""
         folder = self.folder / CHECKPOINTS
         folder.mkdir(exist_ok=True)
         checkpoints.save(self.model, folder / f"{self.steps_done}.zip")
         self.config = replace(self.config, steps_done=self.steps_done)
         files.write_texts({self.folder / NAME: self.config.text()})
-        checkpoints.prune(folder)
+        checkpoints.prune(folder, self.steps_done)
         self._saved_at = time.monotonic()
 
     def _write_model(self, name: str) -> None:
@@ -194,23 +206,21 @@ class _Between(BaseCallback):
 
     def _on_step(self) -> bool:
         episodes = self.model.ep_info_buffer
-        reward = safe_mean([episode["r"] for episode in episodes]) if episodes else None
-        self._on_steps(self.training_env.num_envs, reward)
+        mean_return = safe_mean([episode["r"] for episode in episodes]) if episodes else None
+        self._on_steps(self.training_env.num_envs, mean_return)
         return True
 
 
 def held(folder: Path) -> list[Path]:
-    """The files of a training in a folder, without its logs."""
-    names = (NAME, MODEL, BEST, EVALUATIONS)
-    return [path for path in (folder / name for name in names) if path.exists()]
+    """The files of a training in a folder, and those that have their names."""
+    single = [folder / name for name in (NAME, MODEL, BEST, EVALUATIONS)]
+    logs = sorted((folder / TENSORBOARD).glob("events.out.tfevents.*"))
+    return [path for path in single if path.exists()] + checkpoints.found(folder / CHECKPOINTS) + logs
 
 
 def discard(folder: Path) -> None:
     """Remove the files of a training, and nothing else."""
     for path in held(folder):
-        path.unlink()
-    checkpoints.prune(folder / CHECKPOINTS, kept=0)
-    for path in (folder / TENSORBOARD).glob("events.out.tfevents.*"):
         path.unlink()
 
 
@@ -247,15 +257,18 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def _asked_by_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first SIGINT only ask to stop; the second one raises KeyboardInterrupt at once."""
+    """Let the first SIGINT only ask to stop; the second one raises KeyboardInterrupt at once.
+
+    That holds also where SIGINT was ignored, as it is in the background jobs of a script.
+    """
     if threading.current_thread() is not threading.main_thread():  # others may set no handlers, and get none
         yield
         return
     before = signal.getsignal(signal.SIGINT)
 
     def ask(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, before if callable(before) else signal.default_int_handler)
         stop()
-        signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, ask)
     try:

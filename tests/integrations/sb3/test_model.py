@@ -1,6 +1,7 @@
 """A model is a policy that does what the model does in the environment."""
 
 import copy
+import json
 import pickle
 
 import gymnasium as gym
@@ -11,7 +12,7 @@ from stable_baselines3 import DQN, PPO
 
 from byzgym import agents
 from byzgym.aggregation import NotLinearError
-from byzgym.experiments.play import play_episodes
+from byzgym.experiments.play import play_episodes, told_less
 from byzgym.integrations.sb3 import (
     EquivariantDirichletPolicy,
     EquivariantPolicy,
@@ -162,7 +163,12 @@ def test_a_model_without_config(tmp_path):
     assert torch.equal(default, ten)
     assert not torch.equal(default, three)
     assert torch.equal(agents.make_from(f"model:{path}").credits(view), ten)
-    assert ModelPolicy(path).differences({"qv_size": 3}) == []
+    unknown = f"there is no {tmp_path}/training.json"
+    for beta, notes in (
+        (None, [f"how it was trained is not known, softmax_beta is taken to be 10.0: {unknown}"]),
+        (3.0, [f"how it was trained is not known: {unknown}"]),
+    ):
+        assert ModelPolicy(path, softmax_beta=beta).differences({"qv_size": 3}) == notes
     with pytest.raises(
         ValueError, match=r"was trained with the observation_space .*'norms'.* but here it is .*trust"
     ):
@@ -221,9 +227,38 @@ def test_what_contradicts_config_is_refused(tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             ModelPolicy(path, *arguments)
-    (tmp_path / NAME).write_text("{}")
-    with pytest.raises(ValueError, match=r"config\.json is not the config\.json of a training"):
-        ModelPolicy(path)
+
+
+def test_files_of_other_programs_say_nothing(tmp_path):
+    path, config = train(tmp_path)
+    expected = decided(ModelPolicy(path), config)
+    for name in (NAME, "config.json"):
+        (tmp_path / name).write_text('{"algorithm": "a2c", "environment": {"observation": "all"}}')
+    agent = ModelPolicy(path)
+    (note,) = agent.differences(config.environment)
+    assert note.endswith(f"softmax_beta is taken to be 10.0: {tmp_path}/training.json is of another program")
+    for (_, credits), (_, credits_before) in zip(decided(agent, config), expected, strict=True):
+        np.testing.assert_array_equal(credits, credits_before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm": "ppq"}, "algorithm must be one of .*ppo.*, got 'ppq'"),
+        ({"softmax_beta": None}, "softmax_beta must be a number for actions that are logits, got None"),
+        ({"observation": "everything"}, "observation must be one of 'pooled'.*, got 'everything'"),
+        ({"action": "crdits"}, "action must be one of 'credits'.*, got 'crdits'"),
+        ({"rules": ["mean"]}, "rules is for action='rule', got action='credits'"),
+    ],
+)
+def test_a_damaged_training_json(tmp_path, changes, message):
+    path, config = train(tmp_path)
+    held = json.loads(config.text())
+    for name, value in changes.items():
+        (held if name in held else held["environment"])[name] = value
+    (tmp_path / NAME).write_text(json.dumps(held))
+    with pytest.raises(ValueError, match=rf"training\.json: .*{message}"):
+        agents.build(f"model:{path}", Simulation.make(1, seed=0, **SETTING))
 
 
 def test_what_differs_is_said(tmp_path):
@@ -236,6 +271,21 @@ def test_what_differs_is_said(tmp_path):
         "trained with qv_size 100, evaluated with 10",
     ]
     assert agents.make("gaa").differences(others) == []
+
+
+def test_what_differs_inside_another_policy_is_said(tmp_path):
+    path, config = train(tmp_path, qv_size=100)
+    for spec in (f"gaa:start='model:{path}'", f"ensemble:members=krum+model:{path}"):
+        assert agents.make_from(spec).differences({**config.environment, "qv_size": 10}) == [
+            f"model:{path}: trained with qv_size 100, evaluated with 10"
+        ]
+
+
+def test_what_the_rules_of_a_model_are_told_is_noted(tmp_path):
+    path, _ = train(tmp_path, action="rule", rules=["mean", "krum", "median:num_byzantine=1"])
+    simulation = Simulation.make(1, seed=0, **SETTING, num_byzantine=4)
+    agent = agents.build(f"model:{path}", simulation)
+    assert [(told.rule, told.told) for told in told_less("mine", agent, simulation)] == [("krum", 1)]
 
 
 def test_checkpoints_belong_to_the_training_above(tmp_path):

@@ -68,7 +68,7 @@ def run(folder, config, resume=False, stop_after=None):
         return made
     done = made.steps_done
 
-    def on_steps(steps, reward):
+    def on_steps(steps, mean_return):
         nonlocal done
         done += steps
         if done - steps < stop_after <= done:
@@ -83,7 +83,7 @@ def test_what_a_training_leaves(tmp_path):
     rows = []
     made = Training(tmp_path, config())
     made.run(on_evaluation=rows.append)
-    names = {"model.zip", "best_model.zip", "config.json", "evaluations.csv", "checkpoints"}
+    names = {"model.zip", "best_model.zip", "training.json", "evaluations.csv", "checkpoints"}
     assert names <= {path.name for path in tmp_path.iterdir()} <= names | {"tensorboard"}
     assert [(row["policy"], row["steps"]) for row in rows] == [
         ("uniform", 0), ("ppo", 32), ("ppo", 48), ("ppo", 64), ("ppo", 80),
@@ -100,7 +100,7 @@ def test_the_best_model_has_the_highest_return(tmp_path, monkeypatch):
     returns = iter([0.0, 1.0, 3.0, 2.0, 2.5])
     scores = dict.fromkeys(("return_std", "accuracy_std", "diverged"), 0.0)
     monkeypatch.setattr(
-        evaluation, "play", lambda env, predict: {"return": (r := next(returns)), "accuracy": -r, **scores}
+        evaluation, "play", lambda env, *_: {"return": (r := next(returns)), "accuracy": -r, **scores}
     )
     Training(tmp_path, config()).run()
     assert learners.read(tmp_path / "best_model.zip").num_timesteps == 48
@@ -135,7 +135,7 @@ def test_more_steps_after_a_normal_end(tmp_path):
     run(tmp_path, config())
     made = Training(tmp_path, config(steps=112), resume=True)
     rates = []
-    made.run(lambda steps, reward: rates.append(made.model.policy.optimizer.param_groups[0]["lr"]))
+    made.run(lambda steps, _: rates.append(made.model.policy.optimizer.param_groups[0]["lr"]))
     assert made.steps_done == 112
     assert rates[0] == pytest.approx(0.0)  # of the update before the end at 80 steps
     assert rates[4] == pytest.approx(1e-3 * (1 - 96 / 112))
@@ -150,24 +150,156 @@ def test_another_training_takes_the_folder(tmp_path):
     assert "80" not in (tmp_path / "evaluations.csv").read_text()
 
 
-def test_a_second_interrupt_does_not_wait(tmp_path):
-    def on_steps(steps, reward):
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["heard", "ignored"])
+def handler(request):
+    """What SIGINT does before a training: it is ignored where a script has started this in the background."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path, handler):
+    told = []
+
+    def on_steps(steps, mean_return):
         signal.raise_signal(signal.SIGINT)
+        told.append("after the first")
         signal.raise_signal(signal.SIGINT)
+        told.append("after the second")
 
     made = Training(tmp_path, config())
     with pytest.raises(KeyboardInterrupt):
-        made.run(on_steps)
+        made.run(on_steps, on_interrupt=lambda: told.append("asked"))
+    assert told == ["asked", "after the first"]
     assert made.config.steps_done == 0
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_control_does_not_play_on_after_an_interrupt(tmp_path, monkeypatch):
+    rounds = []
+
+    def play(env, predict, each_round):
+        for number in range(3):
+            each_round()
+            rounds.append(number)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(evaluation, "play", play)
+    made = Training(tmp_path, config())
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    assert rounds == [0]
+
+
+def test_controls_do_not_play_again(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    made = Training(tmp_path, config())
+    monkeypatch.setattr(made, "between_rollouts", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    monkeypatch.setattr(evaluation, "play_control", lambda *_: pytest.fail("played"))
+    resumed = run(tmp_path, TrainingConfig.read(tmp_path / NAME), resume=True)
+    assert [row["policy"] for row in resumed.rows].count("uniform") == 1
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:1000])
 
 
 def test_a_damaged_checkpoint(tmp_path):
+    """It goes on from the one before, and ends as if nothing had happened."""
+    whole, parts = folder_of(tmp_path, "whole"), folder_of(tmp_path, "parts")
+    run(whole, config())
+    shutil.copytree(whole, parts, dirs_exist_ok=True)
+    damage(parts / "checkpoints" / "80.zip")
+    (parts / "model.zip").unlink()
+    resumed = run(parts, config(), resume=True)
+    (problem,) = resumed.problems
+    assert f"{parts}/checkpoints/80.zip is not a checkpoint of ppo that can be read" in problem
+    for name in ("model.zip", "checkpoints/80.zip"):
+        assert_same_model(parts / name, whole / "model.zip")
+    assert (parts / "evaluations.csv").read_text() == (whole / "evaluations.csv").read_text()
+
+
+def test_a_damaged_checkpoint_does_not_push_out_the_good_ones(tmp_path):
+    run(tmp_path, config(steps=64))
+    damage(tmp_path / "checkpoints" / "64.zip")
+    resumed = Training(tmp_path, config(), resume=True)
+    resumed._save()
+    assert [path.name for path in checkpoints.found(tmp_path / "checkpoints")] == ["48.zip"]
+
+
+def test_only_damaged_checkpoints(tmp_path):
     run(tmp_path, config(steps=16))
-    path = tmp_path / "checkpoints" / "16.zip"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"16\.zip is not a checkpoint of ppo that can be read"):
+    for name in ("0.zip", "16.zip"):
+        damage(tmp_path / "checkpoints" / name)
+    with pytest.raises(
+        ValueError, match=r"16\.zip is not a check.*; .*0\.zip is not .*--overwrite begins anew"
+    ):
         Training(tmp_path, config(), resume=True)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_a_checkpoint_that_may_not_be_read_is_no_damaged_one(tmp_path, monkeypatch):
+    run(tmp_path, config(steps=16))
+
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("stable_baselines3.PPO.load", forbidden)
+    with pytest.raises(PermissionError):
+        Training(tmp_path, config(), resume=True)
+
+
+def test_a_model_that_was_deleted(tmp_path):
+    run(tmp_path, config(steps=16))
+    before = (tmp_path / "evaluations.csv").read_text()
+    (tmp_path / "model.zip").unlink()
+    run(tmp_path, TrainingConfig.read(tmp_path / NAME), resume=True)
+    assert_same_model(tmp_path / "model.zip", tmp_path / "checkpoints" / "16.zip")
+    assert (tmp_path / "evaluations.csv").read_text() == before
+
+
+def test_a_training_that_has_saved_all_its_steps_has_a_model(tmp_path, monkeypatch):
+    """As after a kill at the end: the model is written before the last checkpoint."""
+    save = checkpoints.save
+
+    def killed(model, path):
+        if path.name == "16.zip":
+            raise KeyboardInterrupt
+        save(model, path)
+
+    monkeypatch.setattr(checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Training(tmp_path, config(steps=16)).run()
+    assert TrainingConfig.read(tmp_path / NAME).steps_done == 0
+    assert (tmp_path / "model.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"environment": {**SETTING, "rounds": 0}}, "rounds must be an integer of at least 1, got 0"),
+        ({"settings": {}}, "settings must name a policy"),
+        (
+            {"settings": {"policy": "EquivariantPolicy", "learning_rate": "fast"}},
+            "learning_rate must be .*'fast'",
+        ),
+        (
+            {"settings": {"policy": "EquivariantPolicy", "policy_kwargs": 3}},
+            "policy_kwargs must be a mapping, got 3",
+        ),
+        ({"settings": {"policy": "EquivariantPolicy", "speed": 3}}, "speed"),
+        ({"settings": {"policy": "EquivariantPolicy", "batch_size": 1}}, "batch_size"),
+        ({"algorithm": "ppq"}, "algorithm must be one of .*, got 'ppq'"),
+    ],
+)
+def test_a_file_that_says_what_is_not_allowed(tmp_path, changes, message):
+    given = dataclasses.replace(config(), **changes)
+    with pytest.raises((ValueError, TypeError), match=rf"training\.json: .*{message}"):
+        Training(tmp_path, given, resume=True)
 
 
 def test_a_training_without_its_checkpoints_cannot_go_on_and_keeps_its_model(tmp_path):
@@ -196,10 +328,10 @@ def test_a_checkpoint_is_written_whole(tmp_path, monkeypatch):
 
 
 def test_episodes_are_reported(tmp_path):
-    rewards = []
-    Training(tmp_path, config()).run(lambda steps, reward: rewards.append(reward))
-    assert rewards[0] is None
-    assert np.isfinite(rewards[-1])
+    returns = []
+    Training(tmp_path, config()).run(lambda steps, mean_return: returns.append(mean_return))
+    assert returns[0] is None
+    assert np.isfinite(returns[-1])
 
 
 def test_without_tensorboard(tmp_path, monkeypatch):
