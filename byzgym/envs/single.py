@@ -131,7 +131,8 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `attack` | five, see above | a name, or a list drawn from at each reset |
     | `roles` | "static" | who attacks when |
     | `partition` | "iid" | how the workers share the data |
-    | `batch_size` | the task's | samples per worker and round |
+    | `batch_size` | the task's | samples of a worker's batch |
+    | `local_steps` | 1 | steps of a worker in a round (FedAvg); it submits the change of its model over the rate |
     | `learning_rate` | the task's | a number, or a mapping with `initial`, `schedule` and its parameters |
     | `momentum` | 0 | of the server |
     | `worker_momentum` | 0 | of every worker |

@@ -46,7 +46,9 @@ class RunConfig:
     partition: Spec = "iid"
     """How the workers share the training data: iid, dirichlet:alpha=0.1, shards ..."""
     batch_size: int | None = None
-    """Samples per worker and round; None is the task's own."""
+    """Samples of a worker's batch; None is the task's own."""
+    local_steps: int = 1
+    """Steps of a worker in a round (FedAvg); it submits the change of its model over the step size."""
     learning_rate: float | Mapping[str, Any] | None = None
     """Step size, or a schedule such as {"initial": 0.1, "schedule": "cosine"}; None is the task's own."""
     momentum: float = 0.0
@@ -97,6 +99,7 @@ class Setup:
     partition: Callable[[Tensor, int, torch.Generator], tuple[Tensor, Tensor]]
     partition_name: str
     batch_size: int
+    local_steps: int
     learning_rate: LearningRate
     momentum: float
     worker_momentum: float
@@ -159,6 +162,7 @@ def resolve(config: SimulationConfig) -> Setup:
         partition=_made("partition", tasks.partitions.registry, config.partition),
         partition_name=describe(config.partition),
         batch_size=_batch_size(config.batch_size, task, n),
+        local_steps=check_int("local_steps", config.local_steps, low=1),
         learning_rate=LearningRate(rate, rounds),
         momentum=_below_one("momentum", config.momentum),
         worker_momentum=_below_one("worker_momentum", config.worker_momentum),

@@ -17,6 +17,7 @@ from byzgym.memory import Memory
 from byzgym.numerics.finite import finite_rows
 from byzgym.simulation.batches import BatchSampler, checked_shares
 from byzgym.simulation.config import NamedAttack, Setup, byzantine_bounds, named_attacks
+from byzgym.simulation.dense import place
 from byzgym.simulation.gradients import GradientEngine
 from byzgym.validation import blamed
 
@@ -42,7 +43,7 @@ class Workers:
         """The bounds between which each environment draws its f at a reset."""
         self.attack_choices = [self.numbers_of(setup.attacks)] * num_envs
         """The numbers in ``attacks`` of those among which each environment draws one."""
-        self.batches = BatchSampler(num_envs, n, setup.batch_size, device)
+        self.batches = BatchSampler(num_envs, n, setup.local_steps * setup.batch_size, device)
         self.assigned = torch.zeros(num_envs, n, dtype=torch.bool, device=device)  # [E, n]
         self.byzantine = torch.zeros_like(self.assigned)  # [E, n], in this round
         self.attack_of = torch.zeros(num_envs, dtype=torch.int64, device=device)  # [E]
@@ -103,7 +104,11 @@ class Workers:
         rows = self._rows_in_use(index, groups)
         x, y = self._batch(index, groups, context, rows)
         out = self.submissions if envs is None else theta.new_empty(len(index), *self.submissions.shape[1:])
-        self._engine.gradients(theta, x, y, context.generators, out, rows)
+        if self._setup.local_steps == 1:
+            self._engine.gradients(theta, x, y, context.generators, out, rows)
+        else:
+            changes = self._local_changes(theta, x, y, context)
+            place(changes, out, 0, rows)
         if self.momentum is not None:
             beta = self._setup.worker_momentum
             torch.add(self.momentum[index].mul_(beta), out, alpha=1 - beta, out=out)
@@ -179,6 +184,27 @@ class Workers:
                 x[members[env], worker] = poisoned_x[env, worker]
                 y[members[env], worker] = poisoned_y[env, worker]
         return x, y
+
+    def _local_changes(self, theta: Tensor, x: Tensor, y: Tensor, context: AttackContext) -> Tensor:
+        """(theta - theta') / lr [k, h, d] of h workers whose models theta' took steps from theta [k, d].
+
+        Batches x [k, h, K B, ...], y [k, h, K B] are those of K steps, one after the other. The sum of the
+        gradients is this difference, and does not lose digits.
+        """
+        num_envs, num_workers = y.shape[:2]
+        x, y = (
+            x.flatten(0, 1)[:, None],
+            y.flatten(0, 1)[:, None],
+        )  # [k h, 1, K B, ...], a model for each worker
+        theta = theta.repeat_interleave(num_workers, 0)  # [k h, d]
+        rates = context.learning_rate.repeat_interleave(num_workers)[:, None]
+        generators = [generator for generator in context.generators for _ in range(num_workers)]
+        total, gradients = torch.zeros_like(theta), torch.empty_like(theta)
+        batches = zip(*(part.split(self._setup.batch_size, 2) for part in (x, y)), strict=True)
+        for inputs, labels in batches:
+            self._engine.gradients(theta - rates * total, inputs, labels, generators, gradients[:, None])
+            total += gradients
+        return total.unflatten(0, (num_envs, num_workers))
 
     def _attack(
         self, number: int, members: Tensor, index: Tensor, out: Tensor, context: AttackContext
