@@ -54,16 +54,49 @@ def _table(kind: str) -> Table:
     registry = _REGISTRIES[kind]
     for name in registry.names():
         factory: Any = registry.factory(name)
-        details = [_parameters(factory, skip=2 if kind == "models" else 0)]
-        if kind == "rules":
-            condition = getattr(factory, "condition", "")
-            credits = "gives credits" if getattr(factory, "linear", False) else "no credits"
-            details = [f"{condition}; {credits}" if condition else credits, *details]
+        details = [_traits(kind, factory), _parameters(factory, skip=2 if kind == "models" else 0)]
+        details = [line for line in (*details, _paper(factory)) if line]
         # Texts, because strings would be read as markup: names may hold brackets.
         what = Text("\n").join([Text(_summary(factory)), *(Text(line, "dim cyan") for line in details)])
         what.rstrip()
         table.add_row(Text(name), what)
     return table
+
+
+def _traits(kind: str, factory: Any) -> str:
+    """What decides whether a rule or an attack can be used: its condition, cost and needs."""
+    if kind == "rules":
+        cost = re.search(r"Cost: (.*?)(?:\.(?:\s|$)|;)", _documentation(factory))
+        needs = [
+            {"memory": "a memory", "qv": "QV samples"}[need] for need in sorted(getattr(factory, "needs", ()))
+        ]
+        if getattr(factory, "uses_num_byzantine", False):
+            needs.append("f")
+        parts = [
+            getattr(factory, "condition", ""),
+            f"cost {cost[1]}" if cost else "",
+            f"needs {', '.join(needs)}" if needs else "",
+            "gives credits" if getattr(factory, "linear", False) else "no credits",
+        ]
+        return "; ".join(part for part in parts if part)
+    if kind in ("attacks", "roles"):
+        knowledge = [
+            {"rule": "the rule", "qv": "the QV samples"}[name]
+            for name in sorted(getattr(factory, "knowledge", ()))
+        ]
+        return f"knows {' and '.join(knowledge)}" if knowledge else ""
+    return ""
+
+
+def _paper(factory: Any) -> str:
+    """The first link of the docstring."""
+    link = re.search(r"https?://[^\s);]+", _documentation(factory))
+    return link[0] if link else ""
+
+
+def _documentation(factory: Any) -> str:
+    documented = inspect.getdoc(factory) if getattr(factory, "__doc__", None) else ""
+    return " ".join((documented or "").split())
 
 
 def _summary(factory: Any) -> str:

@@ -37,3 +37,14 @@ def test_what_is_registered_is_described(output):
     attacks.register("[/attack]", Mine)
     text = output("list", "attacks")
     assert all(part in text for part in ("[/attack]", "strength=1.0", 'Zero of Somebody, "Title".'))
+
+
+def test_rules_and_attacks_say_what_they_need(output):
+    class Nosy(attacks.Zero):
+        knowledge = frozenset({"rule", "qv"})
+
+    attacks.register("nosy", Nosy)
+    text = " ".join(output("list").split())
+    assert "n >= f + 1; cost n^2 d, and one gradient of the QV loss; needs a memory, QV samples" in text
+    assert "https://arxiv.org/abs/1902.06156" in text
+    assert "knows the QV samples and the rule" in text
