@@ -85,6 +85,10 @@ class DenseEngine:
         return out
 
     @torch.no_grad()
+    def one_by_one(self, batch_size: int, device: torch.device) -> bool:
+        """See `GradientEngine.one_by_one`."""
+        return False
+
     def gradients(
         self,
         theta: Tensor,

@@ -23,6 +23,10 @@ class GradientEngine(Protocol):
     draws: bool
     """Whether gradients may depend on random numbers: True with dropout, or if vmap needs them or fails."""
 
+    def one_by_one(self, batch_size: int, device: torch.device) -> bool:
+        """Whether workers are computed one after the other, so that none depends on who else is."""
+        ...
+
     def samples_at_once(self, num_envs: int, sample_size: int) -> int:
         """For how many samples of so many numbers to ask `logits` at once, so that memory suffices."""
         ...

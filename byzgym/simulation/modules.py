@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
 from byzgym.ambient import global_state, seeded, shielded
 from byzgym.simulation.dense import cross_entropy, place
@@ -16,6 +17,8 @@ from byzgym.tasks.models import unchanged_attributes
 
 LARGE_MODEL = 1 << 14
 """Parameters from which environments are computed one after the other."""
+CONVOLVED_BATCH = 8
+"""Samples in a batch from which vmap is the slower way for convolutions on a CPU."""
 VALUES_AT_ONCE = 1 << 18
 """Numbers in the inputs evaluated at once; layers may make a hundred numbers of one."""
 
@@ -24,8 +27,10 @@ class ModuleEngine:
     """Any `nn.Module`, through vmap(grad) over the workers of all environments where that works.
 
     `try_on` finds out what works. Large models and those that draw random numbers in training (dropout), for
-    which every environment has its own generator, go environment by environment; what vmap cannot do, such as
-    nn.GRU, goes worker by worker. Attributes that a call changes (a counter, a kept activation) are put back.
+    which every environment has its own generator, go environment by environment. What vmap cannot do, such as
+    nn.GRU, goes worker by worker; so do convolutions of batches on a CPU, where vmap takes two to three
+    times as long (benchmarks/convolutions.py). Attributes that a call changes (a counter, a kept activation)
+    are put back.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -42,6 +47,7 @@ class ModuleEngine:
         self._sizes = [parameter.numel() for parameter in module.parameters()]
         self.num_parameters = sum(self._sizes)
         self._attends = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
+        self._convolves = any(isinstance(layer, _ConvNd) for layer in module.modules())
         self.draws = self._workers_apart = False
         self._environments_apart = self.num_parameters >= LARGE_MODEL
 
@@ -119,6 +125,9 @@ class ModuleEngine:
     ) -> None:
         """See `GradientEngine.gradients`."""
         self._module.train()
+        if self.one_by_one(y.shape[2], theta.device):
+            self._write_one_by_one(theta, x, y, generators, out, rows)
+            return
         gradient = torch.func.grad(self._sample_loss)
         num_envs, num_workers = y.shape[:2]
         if num_envs > 1 and not self.draws and self.num_parameters < LARGE_MODEL:
@@ -129,12 +138,46 @@ class ModuleEngine:
             return
         randomness = "different" if self.draws else "error"
         per_worker = torch.func.vmap(gradient, in_dims=(None, 0, 0), randomness=randomness)
-        if self._workers_apart:
-            per_worker = partial(_one_by_one, self._sample_loss)
         for e, generator in enumerate(generators):
             with seeded(generator) if self.draws else nullcontext():
                 gradients = per_worker(theta[e], x[e], y[e])
             place(gradients[None], out[e : e + 1], 0, None if rows is None else rows[e : e + 1])
+
+    def one_by_one(self, batch_size: int, device: torch.device) -> bool:
+        """See `GradientEngine.one_by_one`."""
+        slow = self._convolves and batch_size >= CONVOLVED_BATCH and device.type == "cpu"
+        return self._workers_apart or slow
+
+    def _write_one_by_one(
+        self,
+        theta: Tensor,
+        x: Tensor,
+        y: Tensor,
+        generators: Sequence[torch.Generator],
+        out: Tensor,
+        rows: Tensor | None,
+    ) -> None:
+        """See `gradients`. A worker has a seed of its own, so that it draws the same whoever is left out."""
+        for e, generator in enumerate(generators):
+            seeds = torch.zeros(0)
+            if self.draws:
+                seeds = torch.randint(2**62, (out.shape[1],), generator=generator, device=generator.device)
+            for number, target in enumerate(range(y.shape[1]) if rows is None else rows[e].tolist()):
+                own = generator
+                if self.draws:
+                    own = torch.Generator(generator.device).manual_seed(int(seeds[target]))
+                with seeded(own) if self.draws else nullcontext():
+                    self._write_gradient(theta[e], x[e, number], y[e, number], out[e, target])
+
+    @torch.enable_grad()
+    def _write_gradient(self, theta: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
+        """Write the gradient of the mean loss of a batch at theta [d] into out [d]."""
+        values = [piece.detach().requires_grad_() for piece in self._pieces(theta)]
+        loss = F.cross_entropy(self._call(values, x), y)
+        gradients = torch.autograd.grad(loss, values, allow_unused=True)
+        with torch.no_grad():
+            for part, gradient in zip(out.split(self._sizes), gradients, strict=True):
+                part.copy_(part.new_zeros(()) if gradient is None else gradient.flatten())
 
     def _can_compute(self, theta: Tensor, x: Tensor, y: Tensor) -> bool:
         """Whether the present way works, for theta [2, d], x [2, 2, B, ...] and y [2, 2, B]."""
@@ -160,8 +203,15 @@ class ModuleEngine:
         ]
 
     def _apply(self, theta: Tensor, x: Tensor) -> Tensor:
-        pieces = theta.split(self._sizes)
-        values = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+        return self._call(self._pieces(theta), x)
+
+    def _pieces(self, theta: Tensor) -> list[Tensor]:
+        """The parameters [d] in their shapes."""
+        return [
+            piece.view(shape) for piece, shape in zip(theta.split(self._sizes), self._shapes, strict=True)
+        ]
+
+    def _call(self, values: Sequence[Tensor], x: Tensor) -> Tensor:
         parameters = {name: values[number] for name, number in self._places}
         # A copy, because the module may write into what it is given, and these are the task's own samples.
         with unchanged_attributes(self._module):

@@ -245,3 +245,60 @@ def test_a_loss_of_zero_has_no_sign(spec):
     for loss in (engine.loss(*evaluated), engine.loss_and_gradient(*evaluated)[0]):
         assert loss.item() == 0
         assert not loss.signbit()
+
+
+class Dropped(nn.Module):
+    """A convolution and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(4 * 36, 3)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_workers_with_dropout_draw_the_same_whoever_is_left_out():
+    generator = torch.Generator().manual_seed(0)
+    with seeded(generator):
+        module = Dropped()
+    x, y = (
+        torch.randn(2, 4, 9, 1, 8, 8, generator=generator),
+        torch.randint(3, (2, 4, 9), generator=generator),
+    )
+    engine = engine_for(module, x[0, 0], y[0, 0])
+    theta = torch.randn(2, engine.num_parameters, generator=generator) / 10
+    assert engine.draws
+    assert engine.one_by_one(9, theta.device)
+    whole, part = torch.zeros(2, 4, engine.num_parameters), torch.zeros(2, 4, engine.num_parameters)
+    rows = torch.tensor([[0, 2], [1, 3]])
+    env = torch.arange(2)[:, None]
+    engine.gradients(theta, x, y, [torch.Generator().manual_seed(e) for e in range(2)], whole)
+    lent = [torch.Generator().manual_seed(e) for e in range(2)]
+    engine.gradients(theta, x[env, rows], y[env, rows], lent, part, rows)
+    assert part[env, rows].equal(whole[env, rows])
+    assert not part[0, 1].any()
+    assert not whole[0, 0].allclose(whole[0, 1])
+
+
+@pytest.mark.parametrize("model", ["lenet", "xie_cnn"])
+def test_convolutions_one_by_one_equal_those_of_vmap(model, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    module = models.build(model, (3, 32, 32), 10, generator)
+    x, y = (
+        torch.randn(1, 2, 8, 3, 32, 32, generator=generator),
+        torch.randint(10, (1, 2, 8), generator=generator),
+    )
+    engine = engine_for(module, x[0, 0, :2], y[0, 0, :2])
+    theta = nn.utils.parameters_to_vector(module.parameters()).detach()[None]
+    found = []
+    for limit in (8, 9):
+        monkeypatch.setattr("byzgym.simulation.modules.CONVOLVED_BATCH", limit)
+        assert engine.one_by_one(8, theta.device) == (limit == 8)
+        out = torch.empty(1, 2, engine.num_parameters)
+        if not engine.draws or limit == 8:
+            engine.gradients(theta, x, y, [generator], out)
+            found.append(out)
+    torch.testing.assert_close(found[0], found[-1], rtol=1e-3, atol=1e-5)
