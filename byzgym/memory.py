@@ -66,6 +66,42 @@ class Memory:
         self._check(key, values.shape[1:], values.dtype)
         self._values[key][self._envs] = values.detach().to(self._envs.device)
 
+    def read_of(
+        self, workers: Tensor, total: int, name: str, *shape: int, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """A copy of what was written last of some workers, shape [E, n, *shape]; zeros before the first time.
+
+        Args:
+            workers: Their numbers, each once, int64 from 0 to ``total - 1``, shape [E, n].
+            total: Of how many workers this is kept.
+            name: Of what is kept. Shape and type are those of one worker's row.
+
+        Raises:
+            ValueError: If what was written has another shape or type.
+        """
+        key = self._prefix + name
+        if key not in self._values:
+            return torch.zeros(*workers.shape, *shape, dtype=dtype, device=self._envs.device)
+        self._check(key, (total, *shape), dtype)
+        return self._values[key][self._envs[:, None], workers]
+
+    @shielded
+    def write_of(self, workers: Tensor, total: int, name: str, values: Tensor) -> None:
+        """Keep a detached copy of the workers' ``values``, shape [E, n, ...]; see `read_of`.
+
+        Raises:
+            TypeError: If they are not a dense tensor of real numbers.
+            ValueError: If they have not E times n rows, or another shape or type than before.
+        """
+        check_tensor(f"memory {name!r}", values, *workers.shape, ...)
+        key, shape = self._prefix + name, (total, *values.shape[2:])
+        if key not in self._values:
+            self._values[key] = torch.zeros(
+                self._num_rows, *shape, dtype=values.dtype, device=self._envs.device
+            )
+        self._check(key, shape, values.dtype)
+        self._values[key][self._envs[:, None], workers] = values.detach().to(self._envs.device)
+
     def section(self, name: str) -> Memory:
         """The part of this memory whose names begin with ``name`` and a slash, which are left out in it.
 

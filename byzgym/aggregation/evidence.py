@@ -30,25 +30,25 @@ def pass_on(agreement: Tensor, similarity: Tensor) -> Tensor:
 
 
 def running_mean(view: ServerView, name: str, values: Tensor, rate: float) -> Tensor:
-    """The exponential mean of a value [E, ...] over the rounds so far, corrected for its start at zero.
+    """The exponential mean of a value [E, n, ...] of each worker over its rounds.
 
-    It is kept in ``view.memory`` under the name, and moves once a round, however often this is called.
+    It is corrected for its start at zero and kept in ``view.memory`` under the name. It moves once in each
+    round in which the worker takes part, however often this is called.
 
     Raises:
         ValueError: If the view has no memory.
     """
-    if view.memory is None:
-        raise ValueError("running means need a memory: build every ServerView with the same Memory(num_envs)")
-    mean = view.memory.read(f"{name}.mean", *values.shape[1:], dtype=values.dtype)
-    age = view.memory.read(f"{name}.age", dtype=torch.int64)
-    until = view.memory.read(f"{name}.until", dtype=torch.int64)  # the round after the last one in the mean
-    new = until != view.round + 1
-    each = new.view(-1, *[1] * (values.dim() - 1))
-    mean = torch.where(each, (1 - rate) * mean + rate * values, mean)
+    mean = view.recall(f"{name}.mean", *values.shape[2:], dtype=values.dtype)
+    age = view.recall(f"{name}.age", dtype=torch.int64)  # [E, n]
+    until = view.recall(f"{name}.until", dtype=torch.int64)  # the round after the last one in the mean
+    now = (view.round + 1)[:, None].expand_as(until)
+    each = age.shape + (1,) * (values.dim() - 2)
+    new = until != now
+    mean = torch.where(new.view(each), (1 - rate) * mean + rate * values, mean)
     age = age + new
-    for part, value in (("mean", mean), ("age", age), ("until", view.round + 1)):
-        view.memory.write(f"{name}.{part}", value)
-    return mean / (1 - (1 - rate) ** age).view(each.shape).to(mean.dtype)
+    for part, value in (("mean", mean), ("age", age), ("until", now)):
+        view.keep(f"{name}.{part}", value)
+    return mean / (1 - (1 - rate) ** age).view(each).to(mean.dtype)
 
 
 def reputation(view: ServerView) -> Tensor:

@@ -36,17 +36,22 @@ class ServerView:
         round: Rounds since the start of each run. Where None, the views made with this memory are counted.
         rejected: Submissions with a NaN or infinite entry; they get no credit.
         previous_update: The update that the last round applied (zero in round 0).
-        previous_credits: The credits of the last round that had any (uniform at first).
+        previous_credits: The credits of the last round that had any (uniform at first), or of the last one in
+            which the worker took part.
         memory: What rules keep from round to round. A job passes the same `Memory` in every round. None where
             there is none; rules that need it then say so.
         qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
         qv_per_sample: Optional: maps parameters [E, d] to the gradients of the QV samples' own losses and to
             their label contrasts, each [E, q, d] and detached; see `qv_sample_gradients` and `qv_contrasts`.
             A job that has no labels gives None for the contrasts.
+        workers: Who submitted, where not everybody takes part in every round: numbers from 0 to
+            ``total_workers - 1``, in each run different ones. Where None, row i is worker i.
+        total_workers: The number of workers of which some take part; n where None.
 
     Raises:
         TypeError: If ``gradients`` or ``theta`` is no dense tensor of real numbers.
-        ValueError: If the shapes of ``gradients``, ``theta`` and ``learning_rate`` do not fit.
+        ValueError: If the shapes of ``gradients``, ``theta`` and ``learning_rate`` do not fit, or ``workers``
+            are no such numbers.
 
     Example:
         >>> gradients, theta = torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 1)
@@ -66,6 +71,8 @@ class ServerView:
     memory: Memory | None = None
     qv_loss_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     qv_per_sample: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None
+    workers: Tensor | None = None  # [E, n] int64
+    total_workers: int | None = None
     _qv: tuple[Tensor, Tensor] | None = field(default=None, init=False)
     _qv_samples: tuple[Tensor, Tensor | None] | None = field(default=None, init=False)
 
@@ -92,6 +99,10 @@ class ServerView:
             self.previous_update = torch.zeros_like(self.theta)
         if self.previous_credits is None:
             self.previous_credits = self.gradients.new_full((num_envs, num_workers), 1 / num_workers)
+
+        if self.total_workers is None:
+            self.total_workers = num_workers
+        _check_workers(self.workers, (num_envs, num_workers), self.total_workers)
 
     @property
     def num_envs(self) -> int:
@@ -132,6 +143,38 @@ class ServerView:
         """
         return self._per_sample()[1]
 
+    def recall(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """What was kept with `keep` of each worker that has submitted, [E, n, *shape]; zeros at first.
+
+        Raises:
+            ValueError: If the view has no memory, or it holds another shape or type.
+        """
+        memory = self._memory()
+        if self.workers is None:
+            return memory.read(name, self.num_workers, *shape, dtype=dtype)
+        assert self.total_workers is not None
+        return memory.read_of(self.workers, self.total_workers, name, *shape, dtype=dtype)
+
+    def keep(self, name: str, values: Tensor) -> None:
+        """Keep a value [E, n, ...] of each worker that has submitted, in ``memory``, until it does so again.
+
+        Workers are told apart by their numbers, so that this works where not everybody takes part in a round.
+
+        Raises:
+            ValueError: If the view has no memory, or it holds another shape or type.
+        """
+        memory = self._memory()
+        if self.workers is None:
+            memory.write(name, values)
+        else:
+            assert self.total_workers is not None
+            memory.write_of(self.workers, self.total_workers, name, values)
+
+    def _memory(self) -> Memory:
+        if self.memory is None:
+            raise ValueError("no memory: build every ServerView with the same Memory(num_envs)")
+        return self.memory
+
     @torch.inference_mode(False)
     def of(self, runs: Tensor) -> ServerView:
         """What is known of some of the runs only.
@@ -154,6 +197,8 @@ class ServerView:
             previous_update=self.previous_update[runs],
             previous_credits=self.previous_credits[runs],
             memory=None if self.memory is None else self.memory.of(runs),
+            workers=None if self.workers is None else self.workers[runs],
+            total_workers=self.total_workers,
         )
 
     @torch.inference_mode(False)
@@ -179,6 +224,18 @@ class ServerView:
             else:
                 self._qv_samples = self.qv_per_sample(self.theta)
         return self._qv_samples
+
+
+def _check_workers(workers: Tensor | None, shape: tuple[int, int], total: int) -> None:
+    if workers is None:
+        if total != shape[1]:
+            raise ValueError(f"workers must say who of {total} has submitted, got None for {shape[1]} rows")
+        return
+    check_tensor("workers", workers, *shape)
+    if workers.is_floating_point() or bool(((workers < 0) | (workers >= total)).any()):
+        raise ValueError(f"workers must be integers from 0 to {total - 1}, got {workers.tolist()}")
+    if bool((workers.sort(1).values.diff(dim=1) == 0).any()):
+        raise ValueError(f"workers must be different ones in each run, got {workers.tolist()}")
 
 
 def _in_part(function: Callable[[Tensor], Any], theta: Tensor, runs: Tensor, part: Tensor) -> Any:

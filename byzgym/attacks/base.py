@@ -36,6 +36,8 @@ class AttackContext:
     # has when the workers submit. It may draw new ones before it judges what they submit (`qv_period`).
     qv: tuple[Tensor, Tensor] | None = None
     memory: Memory = field(default=None)  # type: ignore[assignment]  # a new one where None
+    # Who the rows are, where not everybody takes part in every round; None where row i is worker i.
+    workers: Tensor | None = None  # [E, n] int64
 
     def __post_init__(self) -> None:
         if self.memory is None:

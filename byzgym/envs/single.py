@@ -127,12 +127,13 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `task` | "digits" | a name from `byzgym.tasks.names()` |
     | `model` | the task's | "softmax", "mlp:128,128", "xie_mlp", "xie_cnn", "lenet", or a registered one |
     | `num_workers` | 10 | n |
+    | `cohort_size` | n | workers that take part in a round, drawn anew in each |
     | `num_byzantine` | 7 n / 10 | f < n, or (low, high) between which it is drawn at each reset |
     | `attack` | five, see above | a name, or a list drawn from at each reset |
     | `roles` | "static" | who attacks when |
     | `partition` | "iid" | how the workers share the data |
     | `batch_size` | the task's | samples of a worker's batch |
-    | `local_steps` | 1 | steps of a worker in a round (FedAvg); it submits the change of its model over the rate |
+    | `local_steps` | 1 | steps of a worker in a round (FedAvg); it then submits the sum of its gradients |
     | `learning_rate` | the task's | a number, or a mapping with `initial`, `schedule` and its parameters |
     | `momentum` | 0 | of the server |
     | `worker_momentum` | 0 | of every worker |

@@ -71,9 +71,11 @@ class Comparison(RunConfig):
 
     def heading(self, num_byzantine: int) -> str:
         """How many workers are Byzantine, as headings say it."""
+        who = f"{num_byzantine} of {self.num_workers} workers"
+        cohort = "" if self.cohort_size is None else f", {self.cohort_size} take part in a round"
         if self.roles == "static":
-            return f"{num_byzantine} of {self.num_workers} workers Byzantine"
-        return f"{num_byzantine} of {self.num_workers} workers assigned to be Byzantine, roles {self.roles}"
+            return f"{who} Byzantine{cohort}"
+        return f"{who} assigned to be Byzantine, roles {self.roles}{cohort}"
 
 
 def arguments(config: Any, kind: type[Any]) -> dict[str, Any]:

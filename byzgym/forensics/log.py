@@ -70,6 +70,11 @@ class Log:
         Raises:
             ValueError: If the shapes are not those of the view or of the rounds before; nothing changes then.
         """
+        if view.workers is not None:
+            raise ValueError(
+                "view must be of all workers, which the log tells apart by their rows, got "
+                f"{view.num_workers} of {view.total_workers}"
+            )
         gradients, update = view.gradients, decision.update
         check_tensor("update", update, *view.theta.shape)
         if decision.credits is not None:

@@ -45,42 +45,56 @@ def _described(value: Any) -> str:
 
 
 class BatchSampler:
-    """Draws batches with replacement from each worker's share of the training data.
+    """Draws who takes part in each round, and their batches, with replacement from each worker's share.
 
-    Sample numbers are drawn for `CHUNK` rounds at a time: one call per environment and chunk instead of one
-    per environment and round.
+    All is drawn for `CHUNK` rounds at a time: one call per environment and chunk instead of one per
+    environment and round.
     """
 
     CHUNK = 16
 
-    def __init__(self, num_envs: int, num_workers: int, batch_size: int, device: torch.device) -> None:
-        self.shares = torch.zeros(num_envs, num_workers, 1, dtype=torch.int64, device=device)  # [E, n, m]
+    def __init__(
+        self, num_envs: int, num_workers: int, cohort_size: int, batch_size: int, device: torch.device
+    ) -> None:
+        shape = num_envs, self.CHUNK, cohort_size  # [E, CHUNK, m]
+        self.num_workers = num_workers
+        self.shares = torch.zeros(num_envs, num_workers, 1, dtype=torch.int64, device=device)  # [E, n, s]
         self.lengths = torch.ones(num_envs, num_workers, dtype=torch.int64, device=device)  # [E, n]
-        self.samples = torch.zeros(
-            num_envs, self.CHUNK, num_workers, batch_size, dtype=torch.int64, device=device
-        )
+        self.cohorts = torch.arange(cohort_size, device=device).repeat(*shape[:2], 1)  # numbers of workers
+        self.samples = torch.zeros(*shape, batch_size, dtype=torch.int64, device=device)
 
     def assign(self, env: int, shares: Tensor, lengths: Tensor) -> None:
-        """Give the workers of an environment their shares [n, m] of the training data, lengths [n]."""
+        """Give the workers of an environment their shares [n, s] of the training data, lengths [n]."""
         missing = shares.shape[1] - self.shares.shape[2]
         if missing > 0:
             self.shares = torch.nn.functional.pad(self.shares, (0, missing))
         self.shares[env, :, : shares.shape[1]] = shares
         self.lengths[env] = lengths
 
-    def draw(self, envs: Tensor, round: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Sample numbers [k, n, B] for envs [k] in their rounds [k]; generators of all environments."""
+    def draw(
+        self, envs: Tensor, round: Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """For envs [k] in their rounds [k]: m workers [k, m], ascending, and their samples [k, m, B].
+
+        The generators are those of all environments.
+        """
         slot = round % self.CHUNK
         if (slot == 0).any():
             self._refill(envs[slot == 0], generators)
-        return self.samples[envs, slot]
+        return self.cohorts[envs, slot], self.samples[envs, slot]
 
     def _refill(self, envs: Tensor, generators: Sequence[torch.Generator]) -> None:
-        shape = len(envs), *self.samples.shape[1:]
-        uniform = torch.empty(shape, dtype=torch.float32, device=envs.device)
+        uniform = torch.empty(len(envs), *self.samples.shape[1:], dtype=torch.float32, device=envs.device)
         for row, env in zip(uniform, envs.tolist(), strict=True):
+            self._draw_cohorts(env, generators[env])
             row.uniform_(generator=generators[env])
-        lengths = self.lengths[envs][:, None, :, None]  # [k, 1, n, 1]
-        positions = (uniform * lengths).long().clamp_(max=lengths - 1).transpose(1, 2)  # [k, n, K, B]
-        drawn = self.shares[envs].gather(2, positions.flatten(2)).view(positions.shape)
-        self.samples[envs] = drawn.transpose(1, 2)
+        of = envs[:, None, None], self.cohorts[envs]
+        lengths = self.lengths[of][..., None]  # [k, CHUNK, m, 1]
+        positions = (uniform * lengths).long().clamp_(max=lengths - 1)  # [k, CHUNK, m, B]
+        self.samples[envs] = self.shares[of[0][..., None], of[1][..., None], positions]
+
+    def _draw_cohorts(self, env: int, generator: torch.Generator) -> None:
+        size = self.cohorts.shape[2]
+        if size < self.num_workers:  # everybody takes part otherwise, and nothing is drawn
+            keys = torch.rand(self.CHUNK, self.num_workers, generator=generator, device=self.cohorts.device)
+            self.cohorts[env] = keys.topk(size).indices.sort().values

@@ -41,6 +41,8 @@ class RunConfig:
     """Model: softmax, mlp:128,128, xie_mlp, xie_cnn, lenet or a registered one; None is the task's own."""
     num_workers: int = 10
     """Number n of workers, at least 1."""
+    cohort_size: int | None = None
+    """Workers that take part in a round, drawn anew in each; None is all."""
     roles: Spec = "static"
     """Who attacks when: a role function such as static or randomized:period=50,probability=0.5."""
     partition: Spec = "iid"
@@ -62,7 +64,7 @@ class RunConfig:
     qv_period: int | None = None
     """Rounds after which the server draws new QV samples, once it has the submissions; None is never."""
     secure_group_size: int = 1
-    """g: the server sees only means over groups of g workers; must divide the number of workers."""
+    """g: the server sees only means over groups of g workers; must divide the number that take part."""
     rounds: int = 100
     """Rounds of an episode, at least 1."""
     device: str = "cpu"
@@ -92,6 +94,7 @@ class Setup:
     make_module: Callable[..., nn.Module]
     model: str
     num_workers: int
+    cohort_size: int
     num_byzantine: tuple[int, int]
     attacks: tuple[NamedAttack, ...]
     roles: Callable[[Tensor, Tensor, AttackContext], Tensor]
@@ -114,8 +117,8 @@ class Setup:
 
     @property
     def num_rows(self) -> int:
-        """Submissions that the server receives: workers, or secure groups of them."""
-        return self.num_workers // self.secure_group_size
+        """Submissions that the server receives in a round: of workers, or of secure groups of them."""
+        return self.cohort_size // self.secure_group_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +145,13 @@ def resolve(config: SimulationConfig) -> Setup:
         raise ValueError(f"torch's default dtype must be torch.float32, got {torch.get_default_dtype()}")
     task = _made("task", tasks.registry.registry, config.task)
     model = task.model if config.model is None else config.model
-    group = check_int("secure_group_size", config.secure_group_size, low=1, high=n)
-    if n % group:
-        raise ValueError(f"secure_group_size must divide num_workers={n}, got {group}")
+    cohort = n
+    if config.cohort_size is not None:
+        cohort = check_int("cohort_size (unless None)", config.cohort_size, low=1, high=n)
+    group = check_int("secure_group_size", config.secure_group_size, low=1, high=cohort)
+    if cohort % group:
+        given = f"num_workers={n}" if cohort == n else f"cohort_size={cohort}"
+        raise ValueError(f"secure_group_size must divide {given}, got {group}")
     rounds = check_int("rounds", config.rounds, low=1)
     device = _device(config.device)
     rate = task.learning_rate if config.learning_rate is None else config.learning_rate
@@ -155,6 +162,7 @@ def resolve(config: SimulationConfig) -> Setup:
         make_module=partial(tasks.models.build, model, task.input_shape, task.num_classes),
         model=model,
         num_workers=n,
+        cohort_size=cohort,
         num_byzantine=byzantine_bounds(config.num_byzantine, n),
         attacks=named_attacks(config.attack),
         roles=_actor("roles", attacks.roles.registry, config.roles),

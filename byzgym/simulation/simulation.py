@@ -82,6 +82,8 @@ class Simulation:
         self._redrawn = torch.zeros(num_envs, dtype=torch.bool, device=setup.device)  # after the last round
         self._loss_before_redraw = torch.zeros(num_envs, device=setup.device)  # [E], meaningful there
         self.previous_credits = torch.zeros(num_envs, setup.num_rows, device=setup.device)
+        """The credits of the last round that had any, shape [E, rows]; uniform at first."""
+        self._last_credits = torch.zeros(num_envs, setup.num_workers, device=setup.device)  # of each worker
         self.rejected = torch.zeros(num_envs, setup.num_rows, dtype=torch.bool, device=setup.device)
         self._group_means: Tensor | None = None  # [E, rows, d], what the server receives with secure groups
         if setup.secure_group_size > 1:
@@ -138,8 +140,12 @@ class Simulation:
 
     @property
     def most_byzantine(self) -> int:
-        """The largest number f of Byzantine workers that an environment may have."""
-        return max(high for _, high in self.workers.num_byzantine)
+        """The largest number f of Byzantine workers that an environment may have, as rules are told.
+
+        Of a cohort, as many as may be expected in it, rounded up.
+        """
+        most, setup = max(high for _, high in self.workers.num_byzantine), self.setup
+        return -(-most * setup.cohort_size // setup.num_workers)
 
     @property
     def num_parameters(self) -> int:
@@ -164,12 +170,23 @@ class Simulation:
                 round=self.server.round,
                 rejected=self.rejected,
                 previous_update=self.server.previous_update,
-                previous_credits=self.previous_credits,
                 memory=self.memory,
                 qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
                 qv_per_sample=self.quasi_validation.per_sample,
+                **{"previous_credits": self.previous_credits, **self._identities()},
             )
         return self._view
+
+    def _identities(self) -> dict[str, Any]:
+        """Who has submitted, where not everybody takes part and the server sees single workers."""
+        setup, cohort = self.setup, self.workers.cohort
+        if setup.cohort_size == setup.num_workers or setup.secure_group_size > 1:
+            return {}
+        return {
+            "workers": cohort.clone(),
+            "total_workers": setup.num_workers,
+            "previous_credits": self._last_credits.gather(1, cohort),
+        }
 
     @property
     def gradients(self) -> Tensor:
@@ -193,7 +210,7 @@ class Simulation:
 
     @property
     def byzantine(self) -> Tensor:
-        """Which workers are Byzantine in this round, bool, shape [E, n]. For evaluation only."""
+        """Which workers of this round are Byzantine, bool, shape [E, n]. For evaluation only."""
         return self.workers.byzantine
 
     @property
@@ -245,7 +262,7 @@ class Simulation:
             if self.reward_set is not None:
                 self.reward_set.draw(env, generator)
             samples.append(self._draw_qv(env, generator))
-            self.previous_credits[env] = 1 / self.num_rows
+            self.previous_credits[env] = self._last_credits[env] = 1 / self.num_rows
             self._rule_numbers[env] = 0
         if chosen:
             self.quasi_validation.assign(chosen, samples)
@@ -285,6 +302,8 @@ class Simulation:
                 given = ~new.isnan() if active is None else active[:, None] & ~new.isnan()
                 new = torch.where(given, new, self.previous_credits)
             self.previous_credits = new
+            if self.setup.secure_group_size == 1:
+                self._last_credits = self._last_credits.scatter(1, self.workers.cohort, new)
         self.server.step(update.detach().to(self.server.theta, copy=True), active)
         self._submit(chosen)
         if self.setup.qv_period is not None:

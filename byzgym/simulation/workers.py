@@ -43,12 +43,15 @@ class Workers:
         """The bounds between which each environment draws its f at a reset."""
         self.attack_choices = [self.numbers_of(setup.attacks)] * num_envs
         """The numbers in ``attacks`` of those among which each environment draws one."""
-        self.batches = BatchSampler(num_envs, n, setup.local_steps * setup.batch_size, device)
+        m, d = setup.cohort_size, engine.num_parameters
+        self.batches = BatchSampler(num_envs, n, m, setup.local_steps * setup.batch_size, device)
         self.assigned = torch.zeros(num_envs, n, dtype=torch.bool, device=device)  # [E, n]
-        self.byzantine = torch.zeros_like(self.assigned)  # [E, n], in this round
+        self.acting = torch.zeros_like(self.assigned)  # [E, n], who is Byzantine in this round
+        self.cohort = torch.arange(m, device=device).repeat(num_envs, 1)  # [E, m], who takes part in it
+        self.byzantine = torch.zeros(num_envs, m, dtype=torch.bool, device=device)  # [E, m], of these
         self.attack_of = torch.zeros(num_envs, dtype=torch.int64, device=device)  # [E]
-        self.submissions = torch.zeros(num_envs, n, engine.num_parameters, device=device)  # [E, n, d]
-        self.momentum = torch.zeros_like(self.submissions) if setup.worker_momentum else None
+        self.submissions = torch.zeros(num_envs, m, d, device=device)  # [E, m, d]
+        self.momentum = torch.zeros(num_envs, n, d, device=device) if setup.worker_momentum else None
 
     def override(self, env: int, override: Mapping[str, Any]) -> None:
         """Give an environment an ``attack`` or a ``num_byzantine`` of its own."""
@@ -84,7 +87,7 @@ class Workers:
         order = torch.randperm(n, generator=generator, device=generator.device)
         self.assigned[env] = False
         self.assigned[env, order[:number]] = True
-        self.byzantine[env] = self.assigned[env]
+        self.acting[env] = self.assigned[env]
         choices = choices or self.attack_choices[env]
         self.attack_of[env] = choices[_randint(len(choices), generator)]
         labels = self._setup.task.train[1]
@@ -100,9 +103,14 @@ class Workers:
         """Compute the submissions of ``envs`` (all where None), with their theta [k, d] and their context."""
         index = torch.arange(len(self.generators), device=theta.device) if envs is None else envs
         self._play_roles(index, context)
+        cohort, samples = self.batches.draw(index, context.round, self.generators)
+        self.cohort[index] = cohort
+        if cohort.shape[1] < self.assigned.shape[1]:
+            context = dataclasses.replace(context, workers=cohort)
+        self.byzantine[index] = self.acting[index].gather(1, cohort)
         groups = self._groups(index)
         rows = self._rows_in_use(index, groups)
-        x, y = self._batch(index, groups, context, rows)
+        x, y = self._batch(samples, index, groups, context, rows)
         out = self.submissions if envs is None else theta.new_empty(len(index), *self.submissions.shape[1:])
         if self._setup.local_steps == 1:
             self._engine.gradients(theta, x, y, context.generators, out, rows)
@@ -110,10 +118,10 @@ class Workers:
             changes = self._local_changes(theta, x, y, context)
             place(changes, out, 0, rows)
         if self.momentum is not None:
-            beta = self._setup.worker_momentum
-            torch.add(self.momentum[index].mul_(beta), out, alpha=1 - beta, out=out)
+            beta, own = self._setup.worker_momentum, (index[:, None], cohort)
+            torch.add(self.momentum[own].mul_(beta), out, alpha=1 - beta, out=out)
             # A worker whose momentum is no longer finite begins anew.
-            self.momentum[index] = out.masked_fill(~finite_rows(out)[..., None], 0)
+            self.momentum[own] = out.masked_fill(~finite_rows(out)[..., None], 0)
         for number, members in groups:
             self._attack(number, members, index, out, context)
         if envs is not None:
@@ -126,7 +134,7 @@ class Workers:
         everyone = torch.arange(len(index), device=index.device)
         given = _context_for(roles, context, everyone, self.roles_memory.of(index))
         with blamed(f"role function {name}"):
-            result = roles(assigned, self.byzantine[index], given)
+            result = roles(assigned, self.acting[index], given)
         if not isinstance(result, Tensor) or result.shape != assigned.shape or result.dtype != torch.bool:
             got = type(result).__name__
             if isinstance(result, Tensor):
@@ -134,7 +142,7 @@ class Workers:
             raise ValueError(
                 f"role function {name} must return a bool tensor of shape {tuple(assigned.shape)}, got {got}"
             )
-        self.byzantine[index] = result
+        self.acting[index] = result
 
     def _groups(self, index: Tensor) -> list[Group]:
         """The attacks in play, each with the positions in ``index`` of the environments it acts in."""
@@ -151,7 +159,9 @@ class Workers:
         number of samples computed with it, and momentum is kept for a time when the worker may be honest.
         """
         engine = self._engine
-        if self.momentum is not None or engine.draws or engine.num_parameters < LONG_ROW:
+        if self.momentum is not None or engine.num_parameters < LONG_ROW:
+            return None
+        if engine.draws and not engine.one_by_one(self._setup.batch_size, index.device):
             return None
         acting = [self.attacks[number].attack for number, _ in groups]
         if any(getattr(a, "reads_own", True) or isinstance(a, attacks.DataPoisoning) for a in acting):
@@ -163,11 +173,15 @@ class Workers:
         return honest.nonzero()[:, 1].view(len(index), -1)
 
     def _batch(
-        self, index: Tensor, groups: list[Group], context: AttackContext, rows: Tensor | None
+        self,
+        samples: Tensor,
+        index: Tensor,
+        groups: list[Group],
+        context: AttackContext,
+        rows: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Batches x [k, h, B, ...], y [k, h, B] of the workers ``rows`` (all n where None)."""
+        """Batches x [k, h, B, ...], y [k, h, B], from samples [k, m, B], of ``rows`` (all m where None)."""
         x_train, y_train = self._setup.task.train
-        samples = self.batches.draw(index, context.round, self.generators)
         if rows is not None:
             samples = samples.gather(1, rows[..., None].expand(-1, -1, samples.shape[2]))
         x = x_train.index_select(0, samples.flatten()).view(*samples.shape, *x_train.shape[1:])
@@ -304,6 +318,7 @@ def _context_for(actor: Any, context: AttackContext, members: Tensor, memory: Me
         rule=rule.of(members) if isinstance(rule, RulePerEnvironment) else rule,
         qv=None if qv is None else (qv[0][members], qv[1][members]),
         memory=memory,
+        workers=None if context.workers is None else context.workers[members],
     )
 
 

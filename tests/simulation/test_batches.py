@@ -10,7 +10,7 @@ from byzgym.simulation.batches import BatchSampler, checked_shares
 
 def sampler_for(*shares):
     """One environment for each pair (shares, lengths)."""
-    sampler = BatchSampler(len(shares), 2, 8, torch.device("cpu"))
+    sampler = BatchSampler(len(shares), 2, 2, 8, torch.device("cpu"))
     for env, (numbers, lengths) in enumerate(shares):
         sampler.assign(env, torch.tensor(numbers), torch.tensor(lengths))
     return sampler
@@ -23,7 +23,7 @@ SECOND = ([[7, 7, 7, 7, 8], [9, 9, 9, 9, 9]], [5, 1])  # wider than the first
 def test_workers_draw_from_all_of_their_share():
     sampler, drawing = sampler_for(FIRST, SECOND), [torch.Generator(), torch.Generator()]
     rounds = torch.arange(3 * sampler.CHUNK)[:, None].expand(-1, 2)
-    drawn = torch.cat([sampler.draw(torch.arange(2), number, drawing) for number in rounds], 2)
+    drawn = torch.cat([sampler.draw(torch.arange(2), number, drawing)[1] for number in rounds], 2)
     found = [[set(worker.tolist()) for worker in env] for env in drawn]
     assert found == [[{0, 1, 2, 3}, {4, 5}], [{7, 8}, {9}]]
 

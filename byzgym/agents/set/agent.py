@@ -14,13 +14,14 @@ from byzgym.agents.set.features import observe, remember, shapes
 from byzgym.agents.set.network import SetNetwork
 from byzgym.aggregation import Decision, ServerView
 from byzgym.ambient import seeded, shielded
-from byzgym.memory import Memory
 from byzgym.numerics.sketch import Sketch
 from byzgym.validation import check_bool
 
 PRETRAINED = Path(__file__).with_name("pretrained.safetensors")
 SKETCH_SIZE = 2048
 """Submissions are compared by sketches of this length: cosines are then right to about 0.02."""
+OF_WORKERS = ("long", "longer", "credits", "mean_credits", "hidden", "ages")
+"""Parts of the state with a row for each worker, and so has "rows", along its second axis."""
 
 
 @registry.built_in("set")
@@ -77,25 +78,47 @@ class SetAggregator(Agent):
             raise ValueError(
                 "set keeps a memory: build every ServerView with the same memory=Memory(num_envs)"
             )
-        num_workers, dimension = view.gradients.shape[1:]
+        dimension = view.gradients.shape[2]
         if self._sketch is None or self._sketch.dimension != dimension:
             self._sketch = Sketch(dimension, SKETCH_SIZE, device=view.theta.device)
             self.network.to(view.theta.device)
         until = view.memory.read("set.until", dtype=torch.int64)  # the round after the last one remembered
         new = until != view.round + 1
         if new.any():
-            self._remember(view, view.memory, self._sketch, new)
-        return Decision.from_credits(view.memory.read("set.credits", num_workers), view)
+            self._remember(view, self._sketch, new)
+        return Decision.from_credits(view.recall("set.credits"), view)
 
-    def _remember(self, view: ServerView, memory: Memory, sketch: Sketch, new: Tensor) -> None:
+    def _remember(self, view: ServerView, sketch: Sketch, new: Tensor) -> None:
         """Decide where this round is ``new`` [E], and write decision and state into the memory."""
+        assert view.memory is not None  # `decide` has said so
         names = shapes(view.num_workers, sketch.size)
-        before = {name: memory.read(f"set.{name}", *shape) for name, shape in names.items()}
+        before = {name: _read(view, name, shape) for name, shape in names.items()}
         features, state = observe(view, sketch, before)
         with torch.no_grad():
             result = self.network(features, state["hidden"])
         state = remember(state, result.credits, result.hidden)
         for name, shape in names.items():
             here = new.view(-1, *[1] * len(shape))
-            memory.write(f"set.{name}", torch.where(here, state[name], before[name]))
-        memory.write("set.until", view.round + 1)
+            _write(view, name, torch.where(here, state[name], before[name]))
+        view.memory.write("set.until", view.round + 1)
+
+
+def _read(view: ServerView, name: str, shape: tuple[int, ...]) -> Tensor:
+    """A part of the state, [E, *shape]: what concerns a worker is kept by its number."""
+    assert view.memory is not None
+    if name == "rows":
+        return view.recall("set.rows", shape[0], shape[2]).transpose(1, 2).contiguous()
+    if name in OF_WORKERS:
+        return view.recall(f"set.{name}", *shape[1:])
+    return view.memory.read(f"set.{name}", *shape)
+
+
+def _write(view: ServerView, name: str, values: Tensor) -> None:
+    """Keep a part of the state; see `_read`."""
+    assert view.memory is not None
+    if name == "rows":
+        view.keep("set.rows", values.transpose(1, 2))
+    elif name in OF_WORKERS:
+        view.keep(f"set.{name}", values)
+    else:
+        view.memory.write(f"set.{name}", values)

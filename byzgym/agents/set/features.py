@@ -70,7 +70,7 @@ def shapes(num_workers: int, dimension: int) -> dict[str, tuple[int, ...]]:
     return {
         "rows": (len(ROWS), n, k), "update_fast": (k,), "update_slow": (k,), "server": (k,),
         "long": (n, len(TRACKED)), "longer": (n, len(TRACKED)), "credits": (n,), "mean_credits": (n,),
-        "norm": (), "loss": (), "peak": (), "hidden": (n, HIDDEN), "age": (),
+        "norm": (), "loss": (), "peak": (), "hidden": (n, HIDDEN), "age": (), "ages": (n,),
     }  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def start(num_envs: int, num_workers: int, dimension: int, like: Tensor) -> Stat
 @torch.no_grad()
 def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, State]:
     """The features of this round, and the state with this round in it (but for hidden and credits)."""
-    new = dict(state, age=state["age"] + 1)
+    new = dict(state, age=state["age"] + 1, ages=state["ages"] + 1)  # rounds of the run, and of each worker
     samples = _single(sketch(view.qv_sample_gradients))  # [E, q, k]
     contrasts = torch.zeros_like(samples)
     if view.qv_contrasts is not None:
@@ -95,7 +95,9 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
     tracked = _tracked(seen, state["mean_credits"])
     new["long"] = torch.lerp(state["long"], tracked, LONG)
     new["longer"] = torch.lerp(state["longer"], tracked, LONGER)
-    long, longer = _corrected(new["long"], LONG, new["age"]), _corrected(new["longer"], LONGER, new["age"])
+    long, longer = (
+        _corrected(new[name], rate, new["ages"]) for name, rate in (("long", LONG), ("longer", LONGER))
+    )
 
     log_norms = norms.log().to(submissions.dtype)
     server_norm = torch.linalg.vector_norm(samples.mean(1), dim=1, dtype=torch.float64)
@@ -251,7 +253,7 @@ def _ranked(seen: Comparison, lengths: Tensor) -> Tensor:
 
 def _relative_credits(state: State) -> Tensor:
     """The last credits and their running mean, times n: [E, n, 2]."""
-    mean = _corrected(state["mean_credits"], LONG, state["age"].clamp(min=1))
+    mean = _corrected(state["mean_credits"], LONG, state["ages"].clamp(min=1))
     return torch.stack([state["credits"], mean], 2) * mean.shape[1]
 
 
@@ -277,8 +279,9 @@ def remember(state: State, credits: Tensor, hidden: Tensor) -> State:
     return dict(state, credits=credits.detach(), mean_credits=mean, hidden=hidden)
 
 
-def _corrected(mean: Tensor, rate: float, age: Tensor) -> Tensor:
-    return mean / (1 - (1 - rate) ** age).view(-1, *[1] * (mean.dim() - 1))
+def _corrected(mean: Tensor, rate: float, ages: Tensor) -> Tensor:
+    """A running mean [E, n, ...] that began at zero, as many rounds [E, n] ago."""
+    return mean / (1 - (1 - rate) ** ages).view(*ages.shape, *[1] * (mean.dim() - 2))
 
 
 def _t_statistic(products: Tensor) -> Tensor:
