@@ -39,6 +39,9 @@ class GAA(Agent):
     Adam against the gradient of the sum of the window's QV losses. The replay leaves out the server's
     momentum. Every environment has a policy of its own. docs/gaa.md has results and limits.
 
+    Output i belongs to row i of the submissions. Where each round has another cohort (``cohort_size``), row i
+    is now this worker and now that one, so GAA learns little.
+
     With ``start``, another policy decides first, in every round. GAA adds its outputs to the logarithms of
     that policy's credits before the softmax. Its last layer is zero at first, so it begins with those credits
     instead of uniform ones, and what it learns corrects them. This is not in the paper.
