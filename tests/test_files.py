@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from byzgym import files
@@ -65,3 +67,12 @@ def test_a_folder_that_cannot_be_made(tmp_path):
             files.lock(folder),
         ):
             pass
+
+
+def test_a_file_is_on_the_disk_before_it_replaces_another(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(os.fstat(number).st_size) or fsync(number))
+    monkeypatch.setattr(os, "replace", lambda *paths: done.append("replace") or replace(*paths))
+    files.write_texts({tmp_path / "a": "five!"})
+    assert done == [5, "replace"]

@@ -10,9 +10,10 @@ import gymnasium
 
 from byzgym import agents
 from byzgym.aggregation import NotLinearError
-from byzgym.cli.terminal import Terminal, mistakes
+from byzgym.cli.terminal import Terminal, flags, mistakes
 from byzgym.cli.train import Episodes
 from byzgym.envs import ENV_ID
+from byzgym.envs.config import AGENT_ARGUMENTS
 from byzgym.validation import check_int
 
 
@@ -54,19 +55,21 @@ class Player(Episodes):
             if self.policy is not None:
                 raise ValueError(f"either --policy or --model-path, not both: {self.policy}, {path}")
             return self._model(path, terminal)
-        for option, value in (("algorithm", self.algorithm), ("softmax-beta", self.softmax_beta)):
-            if value is not None:
-                raise ValueError(f"--{option} {value} is for the model of --model-path, which is missing")
+        useless = sorted(terminal.given & {*AGENT_ARGUMENTS, "algorithm", "softmax_beta"})
+        if useless:
+            raise ValueError(f"{flags(useless)}: only for the model of --model-path, which is missing")
         return agents.make_from("gaa" if self.policy is None else self.policy)
 
     def _model(self, path: Path, terminal: Terminal) -> agents.Agent:
         from byzgym.integrations.sb3.config import TrainingConfig
-        from byzgym.integrations.sb3.model import OWN_ARGUMENTS, ModelPolicy
+        from byzgym.integrations.sb3.model import ModelPolicy
 
-        own = {name: v for name, v in self.environment_arguments().items() if name in OWN_ARGUMENTS}
+        own = {name: v for name, v in self.environment_arguments().items() if name in AGENT_ARGUMENTS}
         if path.is_file() and TrainingConfig.beside(path) is not None:
             # training.json says it, and options may only contradict it.
             own = {name: value for name, value in own.items() if name in terminal.given}
+        else:
+            self.check_observation(terminal.given)
         return ModelPolicy(path, self.algorithm, self.softmax_beta, own)
 
     def _say_what_differs(self, agent: agents.Agent, env: Any, terminal: Terminal) -> None:
@@ -76,9 +79,9 @@ class Player(Episodes):
         if agent.reference:
             terminal.print(f"{policy} is a reference: it sees more than a server would")
         for told in told_less(policy, agent, env.unwrapped.simulation):
-            terminal.print(f"{policy}: {told}" if told.rule else f"{policy} is {told}")
+            terminal.line(f"{policy}: {told}" if told.rule else f"{policy} is {told}")
         for line in agent.differences(self.environment_arguments()):
-            terminal.print(line)
+            terminal.line(line)
 
 
 @dataclass(frozen=True, kw_only=True)

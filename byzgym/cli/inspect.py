@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import gymnasium
+import tyro
 
 from byzgym import files
 from byzgym.aggregation import NotLinearError
 from byzgym.cli.evaluate import Player
-from byzgym.cli.terminal import Terminal, mistakes
+from byzgym.cli.terminal import InputError, Terminal, flags, mistakes
 from byzgym.validation import check_int
 
 RECORD, PICTURE = "record.jsonl", "record.png"
+_REWARD = ("reward", "reward_size", "reward_form")  # nothing is shown of it
+_T = TypeVar("_T")
+_Hidden = Annotated[_T, tyro.conf.Fixed, tyro.conf.Suppress]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,9 @@ class Inspect(Player):
     is read goes beside it where not given."""
     overwrite: bool = False
     """Replace a record that the folder holds."""
+    reward: _Hidden[str | None] = None
+    reward_size: _Hidden[int | None] = None
+    reward_form: _Hidden[str] = "relative"
 
     def run(self, terminal: Terminal) -> None:
         """Play or read, tabulate and draw."""
@@ -69,13 +76,9 @@ class Inspect(Player):
             self._show(path, out / PICTURE, terminal)
 
     def _read(self, path: Path, terminal: Terminal) -> None:
-        with mistakes():
-            for option in ("policy", "model_path"):
-                if getattr(self, option) is not None:
-                    raise ValueError(
-                        f"either --record or --{option.replace('_', '-')}, not both: {path}, "
-                        f"{getattr(self, option)}"
-                    )
+        useless = sorted(terminal.given & {field.name for field in fields(self)} - {"record", "out"})
+        if useless:
+            raise InputError(f"--record shows a run that has been played; leave out {flags(useless)}")
         picture = (path.parent if self.out is None else self.out) / f"{path.stem}.png"
         with mistakes(OSError, ValueError):
             picture.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +102,7 @@ class Inspect(Player):
         terminal.print(f"\n{path}, {picture}")
 
     def _configuration(self) -> dict[str, Any]:
-        own = {"record", "out", "overwrite"}
+        own = {"record", "out", "overwrite", "evaluate_every", *_REWARD}
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in own}
         player = str(self.model_path) if self.model_path is not None else self.policy or "gaa"
         arguments = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}

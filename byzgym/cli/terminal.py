@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -37,6 +37,10 @@ class Terminal:
     def print(self, *objects: Any) -> None:
         """Print to the standard output."""
         self.console.print(*objects)
+
+    def line(self, text: str) -> None:
+        """Print a text with a path or a command in it, which may be copied: it is not folded."""
+        self.console.print(text, soft_wrap=True)
 
     @contextmanager
     def progress(
@@ -83,6 +87,15 @@ class _Lines:
         left = (self._total - self._done) * (now - self._began) / (self._done - self._before)
         time_left = timedelta(seconds=max(0, round(left)))
         self._terminal.print(f"{what}: {self._done} of {self._total} steps, {time_left} left")
+
+
+def flags(names: Iterable[str]) -> str:
+    """Options as they are written.
+
+    >>> flags(["pool_size", "rules"])
+    '--pool-size, --rules'
+    """
+    return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
 @contextmanager

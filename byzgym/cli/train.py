@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from byzgym import files
-from byzgym.cli.terminal import Terminal, mistakes
-from byzgym.envs.config import EnvConfig
+from byzgym.cli.terminal import Terminal, flags, mistakes
+from byzgym.envs.config import AGENT_ARGUMENTS, EnvConfig
 from byzgym.experiments.config import arguments, command, options
 
 if TYPE_CHECKING:
@@ -41,6 +41,15 @@ class Episodes(EnvConfig):
         observation = self.observation[0] if alone else list(self.observation)
         given = arguments(self, EnvConfig) | {"observation": observation}
         return {name: value for name, value in given.items() if name not in NOT_OF_THE_ENVIRONMENT}
+
+    def check_observation(self, given: set[str]) -> None:
+        """Refuse options, of those given, that are about a part which is not observed."""
+        useless = sorted(given & {"pool_size", "pooling"})
+        if useless and not {"pooled", "all"} & set(self.observation):
+            raise ValueError(
+                f"{flags(useless)}: only for the part pooled of the observation, got --observation "
+                f"{' '.join(self.observation)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +111,18 @@ class Train(Episodes):
                 raise
         path = self.out / training.MODEL
         evaluate = command(terminal.imports, "evaluate", "--model-path", str(path), *self._options(config))
-        terminal.console.print(f"{path}; `{evaluate}` plays it", soft_wrap=True)
+        terminal.line(f"{path}; `{evaluate}` plays it")
 
     def _say_what_begins(self, run: Training, terminal: Terminal) -> None:
         from byzgym.integrations.sb3 import training
 
         for problem in run.problems:
-            terminal.print(f"{problem}; the one before it is taken")
+            terminal.line(f"{problem}; the one before it is taken")
         if not training.has_tensorboard():
             terminal.print("no logs for TensorBoard, which is not installed: pip install 'byzgym[train]'")
         config, done = run.config, run.steps_done
         steps = f"{config.steps} steps" if done == 0 else f"from step {done} to {config.steps}"
-        terminal.print(
+        terminal.line(
             f"training {config.algorithm} in {self.out}, {steps}; evaluations are means of "
             f"{config.evaluation_episodes} episodes, the same for all policies"
         )
@@ -137,6 +146,7 @@ class Train(Episodes):
             imports=list(terminal.imports),
         )
         if not self.resume:
+            self.check_observation(terminal.given)
             return replace(given, settings=learners.settings(self.algorithm, self.num_envs, environment))
         if self.overwrite:
             raise ValueError("either --resume or --overwrite, not both")
@@ -169,12 +179,10 @@ class Train(Episodes):
 
     def _options(self, config: TrainingConfig) -> list[str]:
         """The options with which `byzgym evaluate` plays in the environment of the training."""
-        from byzgym.integrations.sb3.model import OWN_ARGUMENTS
-
         named: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in config.environment.items()
-            if name not in OWN_ARGUMENTS
+            if name not in AGENT_ARGUMENTS
         }
         return options(Episodes(**named), Episodes)
 

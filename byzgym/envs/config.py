@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from byzgym.simulation.config import SimulationConfig, Spec
 
+AGENT_ARGUMENTS = frozenset({"observation", "pool_size", "pooling", "action", "rules"})
+"""Arguments that say what an agent observes and what its actions mean."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnvConfig(SimulationConfig):

@@ -77,7 +77,7 @@ def test_the_author_of_an_error_is_named(mistake, tmp_path):
 
 
 @pytest.mark.global_rng
-def test_a_model_is_compared(tmp_path, output, mistake, monkeypatch):
+def test_a_model_is_compared(tmp_path, output, monkeypatch):
     from byzgym.integrations.sb3 import evaluation
 
     monkeypatch.setattr(evaluation, "CONTROLS", ())
@@ -93,4 +93,3 @@ def test_a_model_is_compared(tmp_path, output, mistake, monkeypatch):
     assert list(results.comparison.policies) == [label, "mean"]
     assert results.notes == [f"{label}: {note}"]
     assert note in (tmp_path / "out" / "report.md").read_text()
-    assert "already holds results" in mistake(*SMALL, "--policies", "mean", "--out", folder)

@@ -28,6 +28,7 @@ def test_a_run_is_played_recorded_and_drawn(tmp_path, output):
     record = read(tmp_path / "out" / "record.jsonl")
     assert record.trace.num_rounds == 30
     assert record.configuration["arguments"]["attack"] == ["ipm"]
+    assert not {"reward", "reward_size", "evaluate_every"} & record.configuration["arguments"].keys()
     assert output(*PLAY, tmp_path / "out", "--policy", "oracle", "--overwrite") == text
 
 
@@ -75,13 +76,23 @@ def test_mistakes(tmp_path, mistake, output):
     output(*PLAY, tmp_path, "--policy", "mean")
     assert "record.jsonl exists; choose another folder" in mistake(*PLAY, tmp_path, "--policy", "mean")
     path = tmp_path / "record.jsonl"
-    assert "not both" in mistake("inspect", "--record", path, "--policy", "krum")
+    assert "leave out --policy" in mistake("inspect", "--record", path, "--policy", "krum")
+    useless = ["--attack", "ipm", "--overwrite", "--seed=3"]
+    assert "leave out --attack, --overwrite, --seed" in mistake("inspect", "--record", path, *useless)
+    assert "only for the model of --model-path" in mistake(*PLAY, tmp_path / "new", "--observation", "all")
     assert "there is no record" in mistake("inspect", "--record", tmp_path / "nothing")
     (tmp_path / "text").write_text("text\n")
     assert "no JSON" in mistake("inspect", "--record", tmp_path / "text")
     assert "did you mean 'krum'" in mistake(*PLAY, tmp_path / "new", "--policy", "krmu")
     assert "seed" in mistake(*PLAY, tmp_path / "new", "--seed", "-1")
     assert not (tmp_path / "new").exists()
+
+
+def test_options_of_the_reward_are_not_offered(capsys, tmp_path):
+    for words in (["--reward", "qv"], ["--reward-size", "5"], ["--reward-form", "log"]):
+        with pytest.raises(SystemExit):
+            main([*PLAY, str(tmp_path), *words])
+    assert "reward" in capsys.readouterr().err
 
 
 def test_help_names_it(capsys):

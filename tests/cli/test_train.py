@@ -5,6 +5,7 @@ import pytest
 
 from byzgym import files
 from byzgym.cli import main
+from byzgym.experiments.results import Results
 from byzgym.integrations.sb3 import evaluation, training
 from byzgym.integrations.sb3.config import TrainingConfig
 
@@ -21,11 +22,13 @@ def _few_controls(monkeypatch):
 def test_the_model_is_saved_and_played(tmp_path, output, mistake):
     path = tmp_path / "model.zip"
     lines = output(*TRAIN, tmp_path, "--qv-size", "20").splitlines()
-    assert lines[0].startswith("uniform                  return")
-    assert lines[1].startswith("ppo, 1280 steps          return")
+    evaluations = "evaluations are means of 2 episodes, the same for all policies"
+    assert lines[-4] == f"training ppo in {tmp_path}, 256 steps; {evaluations}"
+    assert lines[-3].startswith("uniform                  return")
+    assert lines[-2].startswith("ppo, 1280 steps          return")
     options = "--task synthetic --qv-size 20 --rounds 4 --reward held_out"
     command = f"byzgym evaluate --model-path {path} {options}"
-    assert lines[2] == f"{path}; `{command}` plays it"
+    assert lines[-1] == f"{path}; `{command}` plays it"
     play = [*shlex.split(command)[1:], "--episodes", "1"]
     assert "trained with" not in output(*play)
     assert "trained with qv_size 20, evaluated with 10" in output(*play, "--qv-size", "10")
@@ -43,14 +46,22 @@ def test_a_model_without_config_is_played_with_flags(tmp_path, output, mistake):
     play = ["evaluate", *SETTING, "--model-path", tmp_path / "model.zip", "--episodes", "1"]
     assert "observation_space" in mistake(*play)
     play += ["--observation", "trust"]
-    assert output(*play) == output(*play, "--algorithm", "ppo") == output(*play, "--softmax-beta", "10")
-    assert output(*play) != output(*play, "--softmax-beta", "0.5")
+    (tmp_path / "training.json").write_text('{"lr": 0.1}')
+    text = output(*play)
+    assert "training.json is of another program" in " ".join(text.split())
+    scores = text.split(" seed ")[1]
+    for same in (["--algorithm", "ppo"], ["--softmax-beta", "10"]):
+        assert output(*play, *same).split(" seed ")[1] == scores
+    assert output(*play, "--softmax-beta", "0.5").split(" seed ")[1] != scores
 
 
 def test_a_training_goes_on(tmp_path, output, mistake):
     output(*TRAIN, tmp_path)
     resume = ["train", "--out", tmp_path, "--resume"]
     assert "has 1280 steps; say with --steps" in mistake(*resume)
+    (tmp_path / "model.zip").unlink()
+    assert "from step 1280 to 256" in output(*resume)
+    assert (tmp_path / "model.zip").exists()
     error = mistake(*resume, "--steps", "2000", "--rounds=5", "--qv-size", "10", "--algorithm", "sac")
     assert "leave out: rounds 5 instead of 4; algorithm sac instead of ppo" in error
     assert "either --resume or --overwrite" in mistake(*resume, "--overwrite")
@@ -64,7 +75,11 @@ def test_a_training_goes_on(tmp_path, output, mistake):
     (tmp_path / "training.json").write_text(held.text())
     assert f"`byzgym --import my_attacks train --out {tmp_path} --resume` goes on" in mistake(*resume)
     (tmp_path / "training.json").write_text("{}")
-    assert "is not the training.json of a training" in mistake(*resume)
+    assert "training.json is not of byzgym train" in mistake(*resume)
+    (tmp_path / "training.json").write_text(
+        replace(held, imports=[]).text().replace('"steps": 2000', '"steps": "x"')
+    )
+    assert "training.json: steps must be an integer of at least 1, got 'x'" in mistake(*resume)
 
 
 def test_an_interrupted_training_says_how_to_go_on(tmp_path, capsys, output, monkeypatch):
@@ -84,6 +99,48 @@ def test_a_training_that_chooses_rules(tmp_path, output):
     assert "return: " in output(
         "evaluate", *SETTING, "--episodes", "1", "--policy", f"model:{tmp_path}/model.zip"
     )
+
+
+def test_a_training_and_a_comparison_leave_each_other_alone(tmp_path, output):
+    compare = [
+        "compare",
+        *SETTING,
+        "--policies",
+        "mean",
+        "--attacks",
+        "ipm",
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path,
+    ]
+    output(*TRAIN, tmp_path)
+    output(*compare)
+    for again in ([*TRAIN, tmp_path], compare):
+        output(*again, "--overwrite")
+        assert TrainingConfig.read(tmp_path / "training.json").algorithm == "ppo"
+        assert list(Results.read(tmp_path).comparison.policies) == ["mean"]
+        assert (tmp_path / "model.zip").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints/7.zip", "tensorboard/events.out.tfevents.1"])
+def test_what_other_trainings_have_left_stays(tmp_path, mistake, name):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text("mine")
+    assert f"already holds {name.split('/')[0]}; choose" in mistake(*TRAIN, tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, output, mistake):
+    output(*TRAIN, tmp_path)
+    last = tmp_path / "checkpoints" / "1280.zip"
+    last.write_bytes(last.read_bytes()[:500])
+    text = " ".join(output("train", "--out", tmp_path, "--resume", "--steps", "1400").split())
+    assert "1280.zip is not a checkpoint of ppo that can be read" in text
+    assert "; the one before it is taken" in text
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.write_text("")
+    assert "--overwrite begins anew" in mistake("train", "--out", tmp_path, "--resume", "--steps", "9999")
 
 
 def test_without_tensorboard_it_is_said_once(tmp_path, output, monkeypatch):

@@ -16,7 +16,7 @@ from byzgym.agents.adapter import PolicyAgent
 from byzgym.agents.base import Agent
 from byzgym.aggregation import Decision, ServerView
 from byzgym.envs.actions import RuleActions, make_actions
-from byzgym.envs.config import EnvConfig
+from byzgym.envs.config import AGENT_ARGUMENTS, EnvConfig
 from byzgym.envs.observations import make_observations
 from byzgym.integrations.sb3 import learners
 from byzgym.integrations.sb3.config import NAME, TrainingConfig, file_beside, plain, said_by, spelt
@@ -26,8 +26,6 @@ from byzgym.simulation.config import config_from
 from byzgym.validation import check_real
 from byzgym.wrappers import softmax_credits
 
-OWN_ARGUMENTS = frozenset({"observation", "pool_size", "pooling", "action", "rules"})
-"""Arguments of the environment that say what the model observes and what its actions mean."""
 _TESTED = frozenset(
     {"attack", "num_byzantine", "roles", "device", "evaluate_every", "reward", "reward_size", "reward_form"}
 )
@@ -163,7 +161,7 @@ class ModelPolicy(Agent):
         return [
             f"trained with {name} {spelt(trained[name])}, evaluated with {spelt(value)}"
             for name, value in plain(dict(arguments)).items()
-            if name in trained and name not in OWN_ARGUMENTS | _TESTED and value != trained[name]
+            if name in trained and name not in AGENT_ARGUMENTS | _TESTED and value != trained[name]
         ]
 
     def __repr__(self) -> str:
