@@ -7,29 +7,53 @@ with ``@registry.built_in("name")`` and import it here. From outside the package
 factory, which may also make any callable ``gradients -> vector``.
 """
 
+from byzgym.aggregation.auto_gm import AutoGM
 from byzgym.aggregation.base import CallableRule, HonestMajority, Rule, ServerRule, Weighting
 from byzgym.aggregation.brute_force import BruteForce
 from byzgym.aggregation.bulyan import Bulyan
+from byzgym.aggregation.caf import CAF
+from byzgym.aggregation.cge import CGE
+from byzgym.aggregation.clipped_clustering import ClippedClustering
 from byzgym.aggregation.coordinatewise import MeanAroundMedian, Median, TrimmedMean
 from byzgym.aggregation.evidence import reputation
+from byzgym.aggregation.dnc import DnC
+from byzgym.aggregation.drawing import DrawingRule
 from byzgym.aggregation.faba import FABA
+from byzgym.aggregation.flame import FLAME
+from byzgym.aggregation.gas import GAS
 from byzgym.aggregation.geometric_median import GeometricMedian
 from byzgym.aggregation.krum import Krum, MultiKrum
 from byzgym.aggregation.mean import Mean
 from byzgym.aggregation.medoid import Medoid
+from byzgym.aggregation.monna import MoNNA
 from byzgym.aggregation.norm_clipping import NormClipping
 from byzgym.aggregation.per_environment import RulePerEnvironment
 from byzgym.aggregation.policy import Decision, NotLinearError, Policy, combine, move_credit
 from byzgym.aggregation.registry import RuleSpec, make, make_for, make_from, names, register
 from byzgym.aggregation.trust import Trust
+from byzgym.aggregation.rfa import RFA
+from byzgym.aggregation.sign_vote import SignVote
+from byzgym.aggregation.signguard import SignGuard
+from byzgym.aggregation.smea import SMEA
+from byzgym.aggregation.trust import Trust, reputation
 from byzgym.aggregation.view import ServerView
 
 __all__ = [
+    "CAF",
+    "CGE",
     "FABA",
+    "FLAME",
+    "GAS",
+    "RFA",
+    "SMEA",
+    "AutoGM",
     "BruteForce",
     "Bulyan",
     "CallableRule",
+    "ClippedClustering",
     "Decision",
+    "DnC",
+    "DrawingRule",
     "GeometricMedian",
     "HonestMajority",
     "Krum",
@@ -37,6 +61,7 @@ __all__ = [
     "MeanAroundMedian",
     "Median",
     "Medoid",
+    "MoNNA",
     "MultiKrum",
     "NormClipping",
     "NotLinearError",
@@ -46,6 +71,8 @@ __all__ = [
     "RuleSpec",
     "ServerRule",
     "ServerView",
+    "SignGuard",
+    "SignVote",
     "TrimmedMean",
     "Trust",
     "Weighting",

@@ -314,6 +314,17 @@ def combine_weights(weights: Tensor, gradients: Tensor) -> Tensor:
     return combine(weights.to(gradients.dtype), gradients)
 
 
+def credit_lowest(scores: Tensor, keep: int) -> Tensor:
+    """Equal credits for the ``keep`` lowest scores [..., n], of equal ones for the first; in their type."""
+    kept = scores.sort(dim=-1, stable=True).indices[..., :keep]
+    return torch.zeros_like(scores).scatter_(-1, kept, 1 / keep)
+
+
+def clip_factors(norms: Tensor, limit: Tensor) -> Tensor:
+    """Factors [..., n] from 0 to 1 that shorten rows of these norms to ``limit`` [..., 1]; differentiable."""
+    return torch.where(norms > limit, limit / norms.masked_fill(norms == 0, 1), 1.0)
+
+
 def _accepted(gradients: Tensor) -> Tensor | None:
     """Which submissions [..., n] are finite; None where all are."""
     if is_finite(gradients):
