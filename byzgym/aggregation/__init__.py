@@ -7,11 +7,17 @@ with ``@registry.built_in("name")`` and import it here. From outside the package
 factory, which may also make any callable ``gradients -> vector``.
 """
 
+from byzgym.aggregation.bant import AutoBant, Bant
 from byzgym.aggregation.base import CallableRule, HonestMajority, Rule, ServerRule, Weighting
 from byzgym.aggregation.brute_force import BruteForce
 from byzgym.aggregation.bulyan import Bulyan
+from byzgym.aggregation.centered_clipping import CenteredClipping
 from byzgym.aggregation.coordinatewise import MeanAroundMedian, Median, TrimmedMean
 from byzgym.aggregation.faba import FABA
+from byzgym.aggregation.fedgreed import FedGreed
+from byzgym.aggregation.fltrust import FLTrust
+from byzgym.aggregation.foolsgold import FoolsGold
+from byzgym.aggregation.foundation import Foundation
 from byzgym.aggregation.geometric_median import GeometricMedian
 from byzgym.aggregation.krum import Krum, MultiKrum
 from byzgym.aggregation.mean import Mean
@@ -19,16 +25,26 @@ from byzgym.aggregation.medoid import Medoid
 from byzgym.aggregation.norm_clipping import NormClipping
 from byzgym.aggregation.per_environment import RulePerEnvironment
 from byzgym.aggregation.policy import Decision, NotLinearError, Policy, combine, move_credit
+from byzgym.aggregation.qv_only import QVOnly
 from byzgym.aggregation.registry import RuleSpec, make, make_for, make_from, names, register
+from byzgym.aggregation.safeguard import Safeguard
 from byzgym.aggregation.trust import Trust, reputation
 from byzgym.aggregation.view import ServerView
+from byzgym.aggregation.zeno import Zeno, ZenoPlus
 
 __all__ = [
     "FABA",
+    "AutoBant",
+    "Bant",
     "BruteForce",
     "Bulyan",
     "CallableRule",
+    "CenteredClipping",
     "Decision",
+    "FLTrust",
+    "FedGreed",
+    "FoolsGold",
+    "Foundation",
     "GeometricMedian",
     "HonestMajority",
     "Krum",
@@ -40,14 +56,18 @@ __all__ = [
     "NormClipping",
     "NotLinearError",
     "Policy",
+    "QVOnly",
     "Rule",
     "RulePerEnvironment",
     "RuleSpec",
+    "Safeguard",
     "ServerRule",
     "ServerView",
     "TrimmedMean",
     "Trust",
     "Weighting",
+    "Zeno",
+    "ZenoPlus",
     "combine",
     "make",
     "make_for",
