@@ -8,7 +8,7 @@ from torch import Tensor
 from byzgym.aggregation.view import ServerView
 
 LARGEST_LOSS = 1e30
-"""Stands for any larger loss, and for NaN."""
+"""Stands for any larger loss, and for one that is not finite."""
 
 
 def trial_losses(view: ServerView) -> Tensor:
@@ -62,4 +62,5 @@ def _step(view: ServerView, update: Tensor) -> Tensor:
 
 
 def _finite(loss: Tensor) -> Tensor:
-    return torch.nan_to_num(loss.double(), nan=LARGEST_LOSS).clamp(-LARGEST_LOSS, LARGEST_LOSS)
+    loss = torch.nan_to_num(loss.double(), nan=LARGEST_LOSS, posinf=LARGEST_LOSS, neginf=LARGEST_LOSS)
+    return loss.clamp(-LARGEST_LOSS, LARGEST_LOSS)

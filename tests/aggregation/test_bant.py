@@ -98,11 +98,12 @@ def test_auto_bant_is_no_worse_than_the_mean(seed, n, exponent):
 def test_units_have_no_effect_on_auto_bant(scale):
     rows, target = normal(1, 7, 6), normal(1, 6, seed=1)
     credits = make("auto_bant").credits(view_of(rows, target))
-    view = ServerView(
-        rows, torch.zeros(1, 6).double(), RATE, lambda theta: scale * ((theta - target) ** 2).sum(1)
-    )
+    # Parameters, and with them gradients, in another unit.
     other = ServerView(
-        scale * rows, view.theta, RATE, lambda theta: ((theta / scale - target) ** 2).sum(1) * scale**2
+        scale * rows,
+        torch.zeros(1, 6).double(),
+        RATE,
+        lambda theta: ((theta / scale - target) ** 2).sum(1) / 2 * scale**2,
     )
     torch.testing.assert_close(make("auto_bant").credits(other), credits)
 
@@ -117,7 +118,7 @@ def test_auto_bant_leaves_out_huge_submissions(size):
 
 
 def test_auto_bant_gives_nothing_where_the_loss_always_overflows():
-    view = ServerView(torch.ones(1, 3, 2), torch.zeros(1, 2), 0.1, lambda theta: theta.sum(1) * torch.inf)
+    view = ServerView(torch.ones(1, 3, 2), torch.zeros(1, 2), 0.1, lambda theta: theta.sum(1) + torch.inf)
     assert not make("auto_bant").decide(view).update.any()
 
 

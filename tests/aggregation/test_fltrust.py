@@ -43,7 +43,7 @@ def test_a_server_without_a_gradient_trusts_nobody():
 
 
 @pytest.mark.parametrize("name", ["fltrust", "zeno_plus"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("entry", ["tiny", "smallest_normal", "max"])
 def test_lengths_at_the_end_of_the_range(name, dtype, entry):
     size = torch.finfo(dtype).max if entry == "max" else torch.finfo(dtype).tiny

@@ -10,9 +10,7 @@ from byzgym.aggregation.trial import LARGEST_LOSS, loss_after, loss_and_gradient
 
 def test_drops_by_hand():
     gradients = torch.tensor([[[10.0], [-10.0], [20.0]], [[0.0], [10.0], [30.0]]])
-    drops = trial_drops(
-        view_of(gradients, torch.tensor([[-1.0], [-1.0]]))
-    )  # a step of 1 leads to the minimum
+    drops = trial_drops(view_of(gradients, torch.tensor([[-1.0], [-1.0]])))  # minimum: a step of 1
     assert drops.dtype == torch.float64
     torch.testing.assert_close(drops, torch.tensor([[0.5, -1.5, 0], [0, 0.5, -1.5]]).double())
 
@@ -30,7 +28,7 @@ def test_a_step_of_nothing_lowers_nothing_even_by_rounding():
     assert not trial_drops(view).any()
 
 
-@pytest.mark.parametrize("overflown", [torch.inf, torch.nan])
+@pytest.mark.parametrize("overflown", [torch.inf, -torch.inf, torch.nan])
 def test_losses_that_overflow_are_the_largest(overflown):
     view = ServerView(torch.ones(1, 2, 1), torch.zeros(1, 1), 0.1, lambda theta: theta[:, 0] * 0 + overflown)
     assert loss_after(view, torch.ones(1, 1)).tolist() == [LARGEST_LOSS]
