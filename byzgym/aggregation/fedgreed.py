@@ -44,7 +44,7 @@ class FedGreed(ServerRule):
     differentiable: ClassVar[bool] = False
 
     def _decide(self, view: ServerView) -> Decision:
-        order = trial_losses(view).masked_fill(view.rejected, torch.inf).argsort(dim=1, stable=True)
+        order = trial_losses(view).masked_fill(view.rejected, torch.inf).sort(dim=1, stable=True).indices
         count = _best_count(view, order)[:, None]
         credits = (order.argsort(1) < count).double() / count.clamp(min=1)
         return Decision.from_credits(credits, view)

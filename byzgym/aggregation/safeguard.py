@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Safeguard(HonestMajority, ServerRule):
             least as long as the short one.
         thresholds: T_0 and T_1, each above 0. Where None, each is 1.5 times the median worker's distance, as
             in Bant's code but without its fixed bounds, which depend on the scale of the gradients.
-        reset: Whether all workers are good again when a long window begins, for faults that pass.
+        restore: Whether all workers are good again when a long window begins, for faults that pass.
 
     Raises:
         ValueError: If the windows or the thresholds are not two numbers in their range.
@@ -66,24 +66,23 @@ class Safeguard(HonestMajority, ServerRule):
         num_byzantine: int = 0,
         windows: Sequence[int] = (10, 60),
         thresholds: Sequence[float] | None = None,
-        reset: bool = False,
+        restore: bool = False,
     ) -> None:
         super().__init__(num_byzantine)
         short, long = _pair("windows", windows)
-        self.windows = check_int("windows[0]", short, low=1), check_int("windows[1]", long, low=short)
+        short = check_int("windows[0]", short, low=1)
+        self.windows = short, check_int("windows[1]", long, low=short)
         self.thresholds: tuple[float, float] | None = None
         if thresholds is not None:
             first, second = _pair("thresholds", thresholds)
-            self.thresholds = (
-                check_real("thresholds[0]", first, above=0),
-                check_real("thresholds[1]", second, above=0),
-            )
-        self.reset = check_bool("reset", reset)
+            first = check_real("thresholds[0]", first, above=0)
+            self.thresholds = first, check_real("thresholds[1]", second, above=0)
+        self.restore = check_bool("restore", restore)
 
     def _decide(self, view: ServerView) -> Decision:
         assert view.memory is not None
         removed = view.memory.read("safeguard.removed", view.num_workers, dtype=torch.bool)  # [E, n]
-        if self.reset:
+        if self.restore:
             removed = removed & (view.round % self.windows[1] != 0)[:, None]
         good = ~removed
         leaving = removed
@@ -123,7 +122,7 @@ def _far(sums: Tensor, good: Tensor, threshold: float | None) -> Tensor:
     return from_median > 2 * (MULTIPLE * within if threshold is None else threshold)
 
 
-def _pair(name: str, value: Sequence[float]) -> tuple[float, float]:
+def _pair(name: str, value: Sequence[Any]) -> tuple[Any, Any]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise ValueError(f"{name} must be two numbers, got {shown(value)}")
     return value[0], value[1]

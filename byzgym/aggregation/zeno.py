@@ -55,13 +55,10 @@ class Zeno(ServerRule):
     def _decide(self, view: ServerView) -> Decision:
         rho = view.learning_rate[:, None] / RATIO if self.rho is None else self.rho
         scores = trial_drops(view) - rho * row_norms(view.gradients).square()
-        ranks = (
-            scores.masked_fill(view.rejected, -torch.inf)
-            .argsort(dim=1, descending=True, stable=True)
-            .argsort(1)
-        )
+        scores = scores.masked_fill(view.rejected, -torch.inf)
+        order = scores.sort(dim=1, descending=True, stable=True).indices
         keep = (~view.rejected).sum(1, keepdim=True).clamp(max=view.num_workers - self.num_byzantine)
-        return Decision.from_credits((ranks < keep).double() / keep.clamp(min=1), view)
+        return Decision.from_credits((order.argsort(1) < keep).double() / keep.clamp(min=1), view)
 
 
 @registry.built_in("zeno_plus")

@@ -13,13 +13,13 @@ from byzgym.memory import Memory
 class SlowSafeguard:
     """One run, with lists."""
 
-    def __init__(self, n, windows, thresholds, reset):
-        self.n, self.windows, self.thresholds, self.reset = n, windows, thresholds, reset
+    def __init__(self, n, windows, thresholds, restore):
+        self.n, self.windows, self.thresholds, self.restore = n, windows, thresholds, restore
         self.good, self.round = list(range(n)), 0
         self.sums = [None, None]
 
     def decide(self, rows):
-        if self.reset and self.round % self.windows[1] == 0:
+        if self.restore and self.round % self.windows[1] == 0:
             self.good = list(range(self.n))
         far = set()
         for number in range(2):
@@ -46,9 +46,9 @@ class SlowSafeguard:
 )
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 11])
 @pytest.mark.parametrize("thresholds", [None, (1.0, 2.0)])
-@pytest.mark.parametrize("reset", [False, True])
-def test_against_reference(family, n, thresholds, reset):
-    options = {"windows": (2, 5), "thresholds": thresholds, "reset": reset}
+@pytest.mark.parametrize("restore", [False, True])
+def test_against_reference(family, n, thresholds, restore):
+    options = {"windows": (2, 5), "thresholds": thresholds, "restore": restore}
     memory, rule = Memory(2), make("safeguard", **options)
     slow = [SlowSafeguard(n, **options) for _ in range(2)]
     for number in range(12):
@@ -74,11 +74,11 @@ def test_who_drifts_slowly_is_found_by_the_long_window_alone():
     assert rounds(short, sequence) == [[0, 1, 2, 3, 4]] * 12
 
 
-def test_who_was_found_out_stays_out_unless_reset():
+def test_who_was_found_out_stays_out_unless_restored():
     sequence = [[0.0, 0.1, -0.1, 0.0, 90.0]] + [[0.0, 0.1, -0.1, 0.0, 0.0]] * 4
     everybody, honest = [0, 1, 2, 3, 4], [0, 1, 2, 3]
-    for reset, expected in [(False, honest), (True, everybody)]:
-        rule = make("safeguard", windows=(1, 3), reset=reset, thresholds=[1.0, 1.0])
+    for restore, expected in [(False, honest), (True, everybody)]:
+        rule = make("safeguard", windows=(1, 3), restore=restore, thresholds=[1.0, 1.0])
         assert rounds(rule, sequence)[:3] == [everybody, honest, honest]
         assert rounds(rule, sequence)[3] == expected
 
@@ -126,7 +126,7 @@ def test_attackers_that_flip_signs_are_found_and_honest_workers_are_not():
         ({"windows": (1.5, 5)}, r"windows\[0\] must be an integer of at least 1"),
         ({"thresholds": (1.0,)}, "thresholds must be two numbers"),
         ({"thresholds": (1.0, 0.0)}, r"thresholds\[1\] must be a finite number greater than 0"),
-        ({"reset": 1}, "reset must be True or False"),
+        ({"restore": 1}, "restore must be True or False"),
     ],
 )
 def test_parameters_are_checked(parameters, problem):
