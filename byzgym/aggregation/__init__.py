@@ -14,6 +14,11 @@ from byzgym.aggregation.bulyan import Bulyan
 from byzgym.aggregation.caf import CAF
 from byzgym.aggregation.cge import CGE
 from byzgym.aggregation.clipped_clustering import ClippedClustering
+from byzgym.aggregation.bant import AutoBant, Bant
+from byzgym.aggregation.base import CallableRule, HonestMajority, Rule, ServerRule, Weighting
+from byzgym.aggregation.brute_force import BruteForce
+from byzgym.aggregation.bulyan import Bulyan
+from byzgym.aggregation.centered_clipping import CenteredClipping
 from byzgym.aggregation.coordinatewise import MeanAroundMedian, Median, TrimmedMean
 from byzgym.aggregation.evidence import reputation
 from byzgym.aggregation.dnc import DnC
@@ -21,6 +26,10 @@ from byzgym.aggregation.drawing import DrawingRule
 from byzgym.aggregation.faba import FABA
 from byzgym.aggregation.flame import FLAME
 from byzgym.aggregation.gas import GAS
+from byzgym.aggregation.fedgreed import FedGreed
+from byzgym.aggregation.fltrust import FLTrust
+from byzgym.aggregation.foolsgold import FoolsGold
+from byzgym.aggregation.foundation import Foundation
 from byzgym.aggregation.geometric_median import GeometricMedian
 from byzgym.aggregation.krum import Krum, MultiKrum
 from byzgym.aggregation.mean import Mean
@@ -29,14 +38,17 @@ from byzgym.aggregation.monna import MoNNA
 from byzgym.aggregation.norm_clipping import NormClipping
 from byzgym.aggregation.per_environment import RulePerEnvironment
 from byzgym.aggregation.policy import Decision, NotLinearError, Policy, combine, move_credit
+from byzgym.aggregation.qv_only import QVOnly
 from byzgym.aggregation.registry import RuleSpec, make, make_for, make_from, names, register
 from byzgym.aggregation.trust import Trust
 from byzgym.aggregation.rfa import RFA
 from byzgym.aggregation.sign_vote import SignVote
 from byzgym.aggregation.signguard import SignGuard
 from byzgym.aggregation.smea import SMEA
+from byzgym.aggregation.safeguard import Safeguard
 from byzgym.aggregation.trust import Trust, reputation
 from byzgym.aggregation.view import ServerView
+from byzgym.aggregation.zeno import Zeno, ZenoPlus
 
 __all__ = [
     "CAF",
@@ -54,6 +66,17 @@ __all__ = [
     "Decision",
     "DnC",
     "DrawingRule",
+    "AutoBant",
+    "Bant",
+    "BruteForce",
+    "Bulyan",
+    "CallableRule",
+    "CenteredClipping",
+    "Decision",
+    "FLTrust",
+    "FedGreed",
+    "FoolsGold",
+    "Foundation",
     "GeometricMedian",
     "HonestMajority",
     "Krum",
@@ -66,9 +89,11 @@ __all__ = [
     "NormClipping",
     "NotLinearError",
     "Policy",
+    "QVOnly",
     "Rule",
     "RulePerEnvironment",
     "RuleSpec",
+    "Safeguard",
     "ServerRule",
     "ServerView",
     "SignGuard",
@@ -76,6 +101,8 @@ __all__ = [
     "TrimmedMean",
     "Trust",
     "Weighting",
+    "Zeno",
+    "ZenoPlus",
     "combine",
     "make",
     "make_for",

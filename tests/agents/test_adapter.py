@@ -12,6 +12,7 @@ LARGEST = {  # the largest f that each accepts for n = 10, at most 7
     "brute_force": 4,
     "bulyan": 1,
     "faba": 4,
+    "foundation": 4,
     "geometric_median": 4,
     "krum": 3,
     "mean": 7,
