@@ -39,6 +39,8 @@ class ServerView:
         previous_credits: The credits of the last round that had any (uniform at first).
         memory: What rules keep from round to round. A job passes the same `Memory` in every round. None where
             there is none; rules that need it then say so.
+        seed: Of the server's own draws in each run, such as the buckets of `bucketing`, int64, at least 0;
+            zeros where None.
         qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
         qv_per_sample: Optional: maps parameters [E, d] to the gradients of the QV samples' own losses and to
             their label contrasts, each [E, q, d] and detached; see `qv_sample_gradients` and `qv_contrasts`.
@@ -64,6 +66,7 @@ class ServerView:
     previous_update: Tensor = None  # type: ignore[assignment]  # [E, d]
     previous_credits: Tensor = None  # type: ignore[assignment]  # [E, n]
     memory: Memory | None = None
+    seed: Tensor = None  # type: ignore[assignment]  # [E] int64
     qv_loss_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     qv_per_sample: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None
     _qv: tuple[Tensor, Tensor] | None = field(default=None, init=False)
@@ -88,6 +91,8 @@ class ServerView:
             self.rejected = ~finite_rows(self.gradients)
             if self.rejected.any():
                 self.gradients = self.gradients.masked_fill(self.rejected[..., None], 0)
+        if self.seed is None:
+            self.seed = torch.zeros(num_envs, dtype=torch.int64, device=device)
         if self.previous_update is None:
             self.previous_update = torch.zeros_like(self.theta)
         if self.previous_credits is None:
@@ -154,6 +159,7 @@ class ServerView:
             previous_update=self.previous_update[runs],
             previous_credits=self.previous_credits[runs],
             memory=None if self.memory is None else self.memory.of(runs),
+            seed=self.seed[runs],
         )
 
     @torch.inference_mode(False)

@@ -17,7 +17,9 @@ from byzgym.agents.registry import registry as agent_registry
 from byzgym.cli.terminal import Terminal
 from byzgym.registry import Registry
 
-Kind = Literal["tasks", "models", "partitions", "qv-sources", "attacks", "roles", "rules", "agents"]
+Kind = Literal[
+    *("tasks", "models", "partitions", "qv-sources", "attacks", "roles", "rules", "pre-aggregators", "agents")
+]
 
 _REGISTRIES: dict[str, Registry[Any]] = {
     "tasks": tasks.registry.registry,
@@ -27,6 +29,7 @@ _REGISTRIES: dict[str, Registry[Any]] = {
     "attacks": attacks.registry.registry,
     "roles": attacks.roles.registry,
     "rules": aggregation.registry.registry,
+    "pre-aggregators": aggregation.pre.registry.registry,
     "agents": agent_registry,
 }
 _FILLED_IN = ("num_byzantine", "simulation")
@@ -55,9 +58,11 @@ def _table(kind: str) -> Table:
     for name in registry.names():
         factory: Any = registry.factory(name)
         details = [_parameters(factory, skip=2 if kind == "models" else 0)]
-        if kind == "rules":
+        if kind in ("rules", "pre-aggregators"):
             condition = getattr(factory, "condition", "")
             credits = "gives credits" if getattr(factory, "linear", False) else "no credits"
+            if kind == "pre-aggregators":
+                credits = "keeps credits" if getattr(factory, "linear", False) else "may lose credits"
             details = [f"{condition}; {credits}" if condition else credits, *details]
         # Texts, because strings would be read as markup: names may hold brackets.
         what = Text("\n").join([Text(_summary(factory)), *(Text(line, "dim cyan") for line in details)])

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 import byzgym
-from byzgym import agents, specs
+from byzgym import agents
 from byzgym.agents import Agent
 from byzgym.aggregation import Rule
+from byzgym.aggregation.registry import parse
 from byzgym.ambient import episode_seed
 from byzgym.envs.rewards import exploded
 from byzgym.experiments.config import Comparison, arguments
@@ -154,7 +155,7 @@ def told_less(policy: str, agent: Agent, simulation: Simulation) -> Told | None:
     rule, f = getattr(agent, "policy", None), simulation.most_byzantine
     if not isinstance(rule, Rule):
         return None
-    largest, wanted = rule.max_byzantine(simulation.num_rows), specs.parse(policy).get("num_byzantine", f)
+    largest, wanted = rule.max_byzantine(simulation.num_rows), parse(policy).get("num_byzantine", f)
     return Told(policy, f, largest, rule.condition) if rule.num_byzantine == largest < wanted else None
 
 

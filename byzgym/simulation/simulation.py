@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation import Decision, Mean, RulePerEnvironment, ServerView
-from byzgym.ambient import episode_seed, keep_freed_memory, shielded
+from byzgym.ambient import episode_seed, keep_freed_memory, shielded, view_seed
 from byzgym.attacks import AttackContext
 from byzgym.memory import Memory
 from byzgym.numerics.finite import is_finite
@@ -82,6 +82,7 @@ class Simulation:
         self._redrawn = torch.zeros(num_envs, dtype=torch.bool, device=setup.device)  # after the last round
         self._loss_before_redraw = torch.zeros(num_envs, device=setup.device)  # [E], meaningful there
         self.previous_credits = torch.zeros(num_envs, setup.num_rows, device=setup.device)
+        self._view_seeds = torch.zeros(num_envs, dtype=torch.int64, device=setup.device)
         self.rejected = torch.zeros(num_envs, setup.num_rows, dtype=torch.bool, device=setup.device)
         self._group_means: Tensor | None = None  # [E, rows, d], what the server receives with secure groups
         if setup.secure_group_size > 1:
@@ -166,6 +167,7 @@ class Simulation:
                 previous_update=self.server.previous_update,
                 previous_credits=self.previous_credits,
                 memory=self.memory,
+                seed=self._view_seeds,
                 qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
                 qv_per_sample=self.quasi_validation.per_sample,
             )
@@ -246,6 +248,7 @@ class Simulation:
                 self.reward_set.draw(env, generator)
             samples.append(self._draw_qv(env, generator))
             self.previous_credits[env] = 1 / self.num_rows
+            self._view_seeds[env] = view_seed(seed)
             self._rule_numbers[env] = 0
         if chosen:
             self.quasi_validation.assign(chosen, samples)
