@@ -207,13 +207,17 @@ def _far_away(rows: Tensor, size: float, generator: torch.Generator) -> Iterator
 
 
 def _dimensional(rule: Rule, rows: Tensor, generator: torch.Generator) -> Finding:
-    """Whether f corrupted values in each coordinate, of whichever workers, move the aggregate."""
+    """Whether corrupted values of any workers, at most f in a coordinate, move the aggregate."""
     f, worst = rule.num_byzantine, 0.0
-    ranks = torch.rand(rows.shape, generator=generator).argsort(1)
+    _, num_workers, dimension = rows.shape
+    everywhere = torch.rand(rows.shape, generator=generator).argsort(1) < f
+    single = torch.arange(num_workers)[:, None] % dimension == torch.arange(dimension)  # one of each worker
+    masks = [everywhere, single] if num_workers <= f * dimension else [everywhere]
     for size in SIZES:
-        for sign in (1, -1):
-            corrupted = torch.where(ranks < f, sign * size, rows)
-            worst = max(worst, _from_mean(_aggregate(rule, corrupted, rows), rows))
+        for corrupt in masks:
+            for value in (size, -size):
+                corrupted = torch.where(corrupt, value, rows)
+                worst = max(worst, _from_mean(_aggregate(rule, corrupted, rows), rows))
     return Finding("dimensional", "dimensional" in rule.claims, worst <= UNBOUNDED if f else None, worst)
 
 

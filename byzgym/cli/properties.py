@@ -11,6 +11,7 @@ from rich.text import Text
 from byzgym import aggregation, properties
 from byzgym.cli.terminal import Terminal, mistakes
 from byzgym.properties import Finding, measure, told
+from byzgym.validation import check_int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,9 @@ class Properties:
 
     def run(self, terminal: Terminal) -> None:
         """Measure and tabulate."""
-        table = Table("rule", "f", *properties.PROPERTIES, box=box.SIMPLE_HEAD, pad_edge=False)
+        with mistakes():
+            check_int("num_workers", self.num_workers, low=1)
+        table = Table("rule", "f", *properties.PROPERTIES, "broken by", box=box.SIMPLE_HEAD, pad_edge=False)
         refuted, left_out = [], []
         for rule in self.rules or aggregation.names():
             with mistakes():
@@ -43,7 +46,8 @@ class Properties:
                     left_out.append(str(error))
                     continue
                 findings = measure(rule, self.num_workers, self.dimension, self.draws, self.seed)
-            table.add_row(Text(rule), str(f), *map(_cell, findings))
+            (broken,) = [one.broken_by for one in findings if one.name == "breakdown"]
+            table.add_row(Text(rule), str(f), *map(_cell, findings), str(broken or "-"))
             refuted += [f"{rule}: {one.name}" for one in findings if one.claimed and one.holds is False]
         terminal.print(table)
         for line in _legend(self.num_workers):
@@ -54,24 +58,22 @@ class Properties:
 
 
 def _cell(finding: Finding) -> Text:
-    """A claim, what was found, and the worst deviation."""
-    said = {True: "holds", False: "REFUTED" if finding.claimed else "no", None: "f = 0"}[finding.holds]
-    text = f"{'+' if finding.claimed else '-'} {said}"
-    if finding.holds is not None:
-        text += f" {finding.worst:.0e}"
-    if finding.name == "breakdown" and finding.broken_by is not None:
-        text += f", {finding.broken_by} break it"
-    style = "dim" if not finding.claimed else "bold red" if finding.holds is False else ""
-    return Text(text, style)
+    """What was found, in brackets where it is not claimed, and the worst deviation."""
+    if finding.holds is None:
+        return Text("f = 0", "dim")
+    refuted = finding.claimed and not finding.holds
+    said = "REFUTED" if refuted else "yes" if finding.holds else "no"
+    text = f"{said if finding.claimed else f'({said})'} {finding.worst:.0e}"
+    return Text(text, "bold red" if refuted else "" if finding.claimed else "dim")
 
 
 def _legend(num_workers: int) -> list[str]:
-    lines = [f"{name}: {meaning}." for name, meaning in properties.PROPERTIES.items()]
     return [
-        *lines,
-        f"+ is claimed, - is not; n = {num_workers}, f what the rule is told, and for breakdown smaller ones, "
-        "too. Beside it the worst deviation found: in units of the largest entry of the "
-        f"submissions ({properties.TOLERANCE:.0e} passes), or from the honest mean in units of the honest "
-        f"submissions' spread (below {properties.UNBOUNDED:.0e} passes, where Byzantine ones are "
-        f"{properties.SIZES[-1]:.0e} away).",
+        *(f"{name}: {meaning}." for name, meaning in properties.PROPERTIES.items()),
+        f"n = {num_workers}; f is what the rule is told, and for breakdown smaller ones, too. In brackets is "
+        "what is not claimed. Behind it stands the worst deviation found: in units of the largest entry of "
+        f"the submissions (up to {properties.TOLERANCE:.0e} is rounding), and for the last two from the "
+        "honest mean, in units of the honest submissions' spread (Byzantine ones are up to "
+        f"{properties.SIZES[-1]:.0e} away, and more than {properties.UNBOUNDED:.0e} is without bound). So "
+        "many Byzantine workers as the last column says broke the rule, which expected f.",
     ]

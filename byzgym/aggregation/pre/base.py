@@ -113,7 +113,8 @@ class PreAggregator(ABC):
         if not is_finite(gradients) and not finite_rows(gradients).all():
             raise ValueError("gradients must be finite, got NaN or infinite entries")
         flat = gradients.reshape(-1, *gradients.shape[-2:])
-        mixed = self._apply(flat, keys_of(flat) if self.random else [()] * len(flat))
+        # The keys are those of a chain of one.
+        mixed = self._apply(flat, [(*key, 0) for key in keys_of(flat)] if self.random else [()] * len(flat))
         if mixed.back is None:
             raise TypeError(f"{self!r} has no mixing matrix")
         num_rows = mixed.rows.shape[1]
@@ -208,7 +209,12 @@ class CallablePreAggregator(PreAggregator):
 
     def _rows(self, gradients: Tensor) -> Tensor:
         result = self.function(gradients)
-        check_tensor(f"the result of pre-aggregator {self.name!r}", result, *gradients.shape)
+        what = f"the result of pre-aggregator {self.name!r}"
+        check_tensor(what, result, *gradients.shape)
+        if result.dtype != gradients.dtype:
+            raise TypeError(
+                f"{what} must have the type of the submissions, {gradients.dtype}, got {result.dtype}"
+            )
         return result
 
     def __repr__(self) -> str:

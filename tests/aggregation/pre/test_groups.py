@@ -55,17 +55,13 @@ def test_buckets_are_drawn_for_every_round_and_run():
 
 
 def test_every_order_is_as_likely():
-    view = view_of(torch.eye(4).expand(3000, -1, -1), seed=torch.arange(3000))
-    members = aggregation.make("median", pre=["bucketing"], num_byzantine=0).decide(view).update
-    # With two buckets the median of each coordinate is the mean, and tells nothing; look at the matrix.
-    torch.testing.assert_close(members, torch.full((3000, 4), 0.25))
     pairs = torch.zeros(4, 4)
-    for seed in range(1200):
+    for seed in range(600):
         together = Bucketing(seed=seed).matrix(torch.eye(4)) > 0
         pairs += together[0].float()[:, None] * together[0].float()
-    shares = pairs / 1200
-    assert (shares.diagonal() - 1 / 2).abs().max() < 0.06
-    assert (shares[~torch.eye(4, dtype=torch.bool)] - 1 / 6).abs().max() < 0.05
+    shares = pairs / 600
+    assert (shares.diagonal() - 1 / 2).abs().max() < 0.08
+    assert (shares[~torch.eye(4, dtype=torch.bool)] - 1 / 6).abs().max() < 0.06
 
 
 def test_tensors_that_differ_get_other_buckets():
@@ -77,7 +73,7 @@ def test_tensors_that_differ_get_other_buckets():
 def test_environments_of_a_simulation_draw_by_themselves():
     arguments = {"task": "synthetic", "num_workers": 8, "num_byzantine": 2, "attack": "none"}
     both, second = Simulation.make(2, seed=5, **arguments), Simulation.make(1, seed=6, **arguments)
-    seeds = both.view.seed
+    seeds = both.view.seed.clone()
     assert seeds[0] != seeds[1]
     assert seeds[1] == second.view.seed[0]
     snapshot = both.snapshot()

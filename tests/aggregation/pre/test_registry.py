@@ -82,6 +82,15 @@ def test_agents_and_environments_take_them():
         agents.make("nnm+gaa")
 
 
+def test_an_environment_takes_them_as_rules():
+    import gymnasium as gym
+
+    env = gym.make("ByzantineAggregation-v0", **TINY, action="rule", rules=["nnm+krum", "bucketing+median"])
+    env.reset(seed=0)
+    for number, linear in ((0, True), (1, False)):
+        assert ("credits" in env.step(number)[4]) == linear
+
+
 def test_a_comparison_lists_them(tmp_path):
     behind = {"name": "median", "pre": ["bucketing: size=2"]}
     policies = ["nnm+krum", behind, "nnm+multi_krum: num_selected=2"]
@@ -139,8 +148,8 @@ def test_pre_aggregators_of_ones_own():
     for name in ("halves", "first_two", "rounded:digits=2"):
         check_pre_aggregator(name)
         check_rule(f"{name}+mean")
-    assert torch.equal(aggregation.make("halves+mean")(ROWS), ROWS.mean(0) / 2)
-    assert torch.equal(aggregation.make("first_two+mean")(ROWS), ROWS[:2].mean(0))
+    torch.testing.assert_close(aggregation.make("halves+mean")(ROWS), ROWS.mean(0) / 2)
+    torch.testing.assert_close(aggregation.make("first_two+mean")(ROWS), ROWS[:2].mean(0))
     torch.testing.assert_close(aggregation.make("halves+rounded+mean")(ROWS), (ROWS / 2).round().mean(0))
     with pytest.raises(ValueError, match="built in"):
         pre.register("nnm", Halves)
