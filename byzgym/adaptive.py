@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byzgym import agents, aggregation, attacks, specs
+from byzgym import agents, aggregation, attacks
+from byzgym.aggregation.registry import normalised
 from byzgym.ambient import shielded
 from byzgym.attacks import AttackContext, Mixture
 from byzgym.attacks.mixture import SIZE, point_of
@@ -264,7 +265,7 @@ def _check(against: Any, evaluations: Any, seed: Any, arguments: Mapping[str, An
 
 
 def _factory(against: str | Mapping[str, Any]) -> Callable[..., Any]:
-    name = specs.parse(against)["name"] if isinstance(against, str) else against["name"]
+    name = normalised(against)["name"]
     own = agents.registry.registry
     factory: Callable[..., Any] = (own if name in own.names() else aggregation.registry.registry).factory(
         name

@@ -27,6 +27,11 @@ def episode_seed(generator: np.random.Generator) -> int:
     return int(generator.integers(2**63))
 
 
+def view_seed(seed: int) -> int:
+    """What a `ServerView` may know of an episode's seed: a number that does not tell it."""
+    return int(np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[Callable[[], bool]]:
     """Lend the global random generators a seed drawn from ``generator``, and put them back at the end.

@@ -47,13 +47,13 @@ class Registry(Generic[T]):
         Registering a name of yours again replaces it, so that a notebook cell can run twice.
 
         Raises:
-            ValueError: If ``name`` is empty, no string, holds a colon, comma, equals sign or space, or
-                is built in.
+            ValueError: If ``name`` is empty, no string, holds a colon, comma, equals sign, plus sign or
+                space, or is built in.
             TypeError: If ``factory`` cannot be called.
         """
-        if not isinstance(name, str) or not name or set(name) & set(":,= "):
+        if not isinstance(name, str) or not name or set(name) & set(":,=+ "):
             raise ValueError(
-                f"{self.kind}: a name must be a non-empty string without ':', ',', '=' and spaces, "
+                f"{self.kind}: a name must be a non-empty string without ':', ',', '=', '+' and spaces, "
                 f"which the command line needs, got {shown(name)}"
             )
         if not callable(factory):

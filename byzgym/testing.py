@@ -57,6 +57,21 @@ def check_rule(rule: Any, num_byzantine: int = 2) -> None:
             _check_tensor_rule(made)
 
 
+def check_pre_aggregator(pre: Any, num_byzantine: int = 2) -> None:
+    """Check a pre-aggregator: a name, "name:key=value", a mapping, a `PreAggregator` or a callable.
+
+    Shapes and types, batches equal loops, no dependence on the workers' order (unless it says so), no writes
+    into the input, no global randomness, its mixing matrix, rejected submissions, copies; and all that
+    `check_rule` checks, with it in front of the mean, of the median and of a rule with a memory.
+    """
+    with _checking("pre-aggregator", pre):
+        made = aggregation.pre.make_from(pre, num_byzantine)
+        _check_pre_aggregator(made.told(num_byzantine))
+        for rule in ("mean", "median", "trust"):
+            composed = aggregation.make_for({"name": rule, "pre": [made]}, WORKERS, num_byzantine)
+            (_check_server_rule if isinstance(composed, ServerRule) else _check_tensor_rule)(composed)
+
+
 def check_attack(attack: Any) -> None:
     """Check an attack: a name, "name:key=value", a mapping or a callable ``(gradients, byzantine, context)``.
 
@@ -224,6 +239,36 @@ def _check_json(spec: Mapping[str, Any]) -> None:
     _expect(restored == dict(spec), "its parameters change when written to JSON and read again")
 
 
+def _check_pre_aggregator(pre: aggregation.pre.PreAggregator) -> None:
+    """Check what a pre-aggregator makes of tensors."""
+    rows = _normal(ENVS, WORKERS, DIMENSION)
+    with _untouched("its input", rows), _no_global_randomness():
+        result = pre(rows)
+    count = pre.num_rows(WORKERS)
+    _expect(
+        result.shape == (ENVS, count, DIMENSION),
+        f"the result must have shape [..., {count}, d] for n = {WORKERS}, got {list(result.shape)}",
+    )
+    _expect(result.dtype == rows.dtype, "the result must have the type of the submissions")
+    _expect(result.isfinite().all(), "the result must be finite")
+    _expect_same(pre(rows), result, "two calls with one input differ")
+    _expect_same(torch.stack([pre(row) for row in rows]), result, "a batch differs from a loop")
+    _expect_same(copy.deepcopy(pre)(rows), result, "a copy differs")
+    if pre.symmetric:
+        order = torch.randperm(WORKERS, generator=torch.Generator().manual_seed(0))
+        moved = result[:, order] if count == WORKERS else result
+        _expect_same(pre(rows[:, order]), moved, "the result depends on the order of the workers")
+    spoiled = rows.clone()
+    spoiled[:, 4, 3] = torch.nan
+    left = pre(spoiled).isfinite()
+    _expect((left.all(2) | ~left.any(2)).all(), "a rejected submission spoils a part of a row")
+    _expect(left.all(2).any(1).all(), "a rejected submission spoils everything")
+    if pre.linear:
+        matrix = pre.matrix(rows)
+        _expect((matrix >= 0).all() and (matrix.sum(2) <= 1 + 1e-3).all(), "weights must sum to at most 1")
+        _expect_same(matrix.to(rows) @ rows, result, "the result is not its matrix times the submissions")
+
+
 def _check_tensor_rule(rule: Rule) -> None:
     """Check a rule of submissions alone."""
     rows = _normal(ENVS, WORKERS, DIMENSION)
@@ -251,14 +296,15 @@ def _check_tensor_rule(rule: Rule) -> None:
         view = _view(given)
         decision = rule.decide(view)
         _check_decision(decision, view, rule.linear)
-        _expect_same(decision.update, rule(given), "decide(view) differs from a call")
+        if not rule.random:
+            _expect_same(decision.update, rule(given), "decide(view) differs from a call")
     if rule.linear:
         credits = rule.credits(rows)
         combined, permuted = aggregation.combine(credits, rows), rule.credits(rows[:, order])
         _expect_same(combined, total, "the aggregate is not the weighted sum of its credits")
         _expect_same(permuted, credits[:, order], "the credits depend on the order of the workers")
         _expect(not rule.credits(spoiled)[:, 4].any(), "a rejected submission gets credit")
-    else:
+    elif rule.decide(_view(rows)).credits is None:
         with _refused(NotLinearError, "a rule without credits must raise NotLinearError"):
             rule.credits(rows)
 
@@ -313,10 +359,13 @@ def _check_credits(credits: Tensor, *shape: int) -> None:
 def _check_decision(decision: Any, view: ServerView, linear: bool) -> None:
     _expect(isinstance(decision, Decision), f"decide must return a Decision, got {type(decision).__name__}")
     _expect(decision.update.shape == view.theta.shape, "the update must have shape [E, d]")
-    _expect((decision.credits is not None) == linear, "linear must say whether decisions have credits")
+    _expect(decision.credits is not None or not linear, "linear must say whether decisions have credits")
     if decision.credits is not None:
-        _check_credits(decision.credits, view.num_envs, view.num_workers)
-        _expect(not decision.credits[view.rejected].any(), "a rejected submission gets credit")
+        known = ~decision.credits.isnan().all(1)
+        _expect(known.all() or not linear, "linear must say whether decisions have credits")
+        _check_credits(decision.credits[known], int(known.sum()), view.num_workers)
+        given = decision.credits.masked_fill(~known[:, None], 0)
+        _expect(not given[view.rejected].any(), "a rejected submission gets credit")
 
 
 def _normal(*shape: int, seed: int = 0) -> Tensor:

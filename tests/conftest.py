@@ -13,6 +13,7 @@ torch.set_num_threads(1)
 
 REGISTRIES = [
     agents.registry.registry,
+    aggregation.pre.registry.registry,
     aggregation.registry.registry,
     attacks.registry.registry,
     attacks.roles.registry,

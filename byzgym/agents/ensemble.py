@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from byzgym.agents.base import Agent
 from byzgym.agents.registry import attach_inner, make_inner, registry
 from byzgym.aggregation import Decision, ServerView, combine
+from byzgym.aggregation.registry import split
 from byzgym.ambient import shielded
 from byzgym.memory import Memory
 from byzgym.simulation import Simulation
@@ -56,6 +57,7 @@ class Ensemble(Agent):
         members: The policies, as `agents.make_from` takes them: a list, or a text in which "+" joins them.
             The text "krum+gaa:window=3" will do for most. A list is for members with several parameters, with
             a "+" in a value, or with members of their own: ["krum", "gaa:window=3,hidden=[4]"].
+            Pre-aggregators belong to the rule behind them: "nnm+krum+gaa" are two members.
         learning_rate: eta of Hedge, above 0. A larger one finds the best member sooner, and overfits the
             QV samples more.
 
@@ -81,7 +83,7 @@ class Ensemble(Agent):
     """
 
     def __init__(self, members: str | Sequence[Any] = "krum+gaa", learning_rate: float = 10.0) -> None:
-        given = members.split("+") if isinstance(members, str) else members
+        given = split(members) if isinstance(members, str) else members
         if not isinstance(given, Sequence):
             raise TypeError(f"members must be names joined by '+' or a list of policies, got {members!r}")
         if not given:

@@ -9,6 +9,7 @@ from typing import Any
 from byzgym import aggregation, specs
 from byzgym.agents.adapter import PolicyAgent
 from byzgym.agents.base import Agent
+from byzgym.aggregation.registry import check_behind, label, normalised
 from byzgym.aggregation.registry import registry as rules
 from byzgym.registry import Registry, describe
 from byzgym.simulation import Simulation
@@ -69,17 +70,22 @@ def make(name: str, /, **parameters: Any) -> Agent:
 
 
 def make_from(spec: Any) -> Agent:
-    """`make` from a name, "name:key=value", a mapping with a "name", or an object that decides."""
-    if isinstance(spec, str):
-        spec = specs.parse(spec)
+    """`make` from a name, "name:key=value", a mapping with a "name", or an object that decides.
+
+    Pre-aggregators may stand in front of a rule: "nnm+krum", or {"name": "krum", "pre": ["nnm"]}.
+    """
+    spec = normalised(spec)
     if not isinstance(spec, Mapping):
         return _as_agent(registry.make_from(spec), describe(spec))
     if "name" not in spec:
         raise ValueError(f"agent: a mapping needs the key 'name', got {shown(spec)}")
     if spec["name"] not in names():
+        check_behind(spec["name"])
         raise unknown("agent", spec["name"], names())
     if spec["name"] not in registry.names():
         return _rule_from(spec)
+    if "pre" in spec:
+        raise ValueError(f"pre-aggregators stand in front of rules, and {spec['name']!r} is an agent")
     if spec["name"] in aggregation.names():
         raise ValueError(f"{spec['name']!r} is the name of an agent and of a rule; choose another for yours")
     return _agent_from(spec)
@@ -94,7 +100,7 @@ def _rule_from(spec: Mapping[str, Any]) -> Agent:
     if "num_byzantine" in spec:
         check_int("num_byzantine", spec["num_byzantine"], low=0)
     probe = _build_rule(spec, PROBED, 0)  # parameters that are not allowed fail now, not in the first round
-    return PolicyAgent(specs.label(spec), partial(_build_rule, spec), probe.linear)
+    return PolicyAgent(label(spec), partial(_build_rule, spec), probe.linear)
 
 
 def _build_rule(spec: Mapping[str, Any], num_workers: int, num_byzantine: int | None, *_: Any) -> Any:

@@ -4,10 +4,11 @@ A rule maps submissions [..., n, d] to a vector [..., d]: ``make("krum", num_byz
 `Policy` it turns a `ServerView` into a `Decision`. A new rule is one small file: subclass `Weighting` (it
 gives credits), `Rule` (only a vector) or `ServerRule` (it keeps a memory or reads the QV loss), decorate it
 with ``@registry.built_in("name")`` and import it here. From outside the package call `register` with a
-factory, which may also make any callable ``gradients -> vector``.
+factory, which may also make any callable ``gradients -> vector``. `pre` has what stands in front of rules.
 """
 
 from byzgym.aggregation.auto_gm import AutoGM
+from byzgym.aggregation import pre
 from byzgym.aggregation.base import CallableRule, HonestMajority, Rule, ServerRule, Weighting
 from byzgym.aggregation.brute_force import BruteForce
 from byzgym.aggregation.bulyan import Bulyan
@@ -46,7 +47,6 @@ from byzgym.aggregation.sign_vote import SignVote
 from byzgym.aggregation.signguard import SignGuard
 from byzgym.aggregation.smea import SMEA
 from byzgym.aggregation.safeguard import Safeguard
-from byzgym.aggregation.trust import Trust, reputation
 from byzgym.aggregation.view import ServerView
 from byzgym.aggregation.zeno import Zeno, ZenoPlus
 
@@ -109,6 +109,7 @@ __all__ = [
     "make_from",
     "move_credit",
     "names",
+    "pre",
     "register",
     "reputation",
 ]

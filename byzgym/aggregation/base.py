@@ -17,6 +17,8 @@ from byzgym.numerics.finite import finite_rows, is_finite
 from byzgym.registry import describe
 from byzgym.validation import check_int, check_tensor
 
+EQUIVARIANT = frozenset({"permutation", "translation", "scale"})
+"""The ``claims`` of a rule that is at home in any coordinates."""
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Of submissions."""
 
@@ -42,6 +44,10 @@ class Rule(Policy):
         uses_num_byzantine: Whether f changes the result.
         differentiable: Whether the aggregate can be differentiated with respect to the submissions.
         symmetric: Whether the order of the workers has no effect.
+        random: Whether it draws random numbers, so that `decide` and a call may differ.
+        exponential: Whether the cost grows exponentially with f.
+        claims: What its paper or its definition promises, in the words of `byzgym.properties.PROPERTIES`;
+            ``byzgym properties`` tries to refute it.
     """
 
     linear = False
@@ -50,6 +56,9 @@ class Rule(Policy):
     uses_num_byzantine: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
     symmetric: ClassVar[bool] = True
+    random: ClassVar[bool] = False
+    exponential: ClassVar[bool] = False
+    claims: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, num_byzantine: int = 0) -> None:
         self.num_byzantine = check_int("num_byzantine", num_byzantine, low=0)
@@ -286,7 +295,8 @@ class CallableRule(Rule):
     """A plain callable ``gradients [..., n, d] -> vector [..., d]`` as a rule.
 
     Args:
-        function: It is given accepted submissions only.
+        function: It is given accepted submissions only. Its attribute ``claims``, if it has one, is the
+            rule's.
         name: How errors call it.
     """
 
@@ -296,6 +306,7 @@ class CallableRule(Rule):
         super().__init__()
         self.function = function
         self.name = name or describe(function)
+        vars(self)["claims"] = frozenset(getattr(function, "claims", ()))
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
         result = self.function(gradients)

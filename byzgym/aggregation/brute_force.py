@@ -6,6 +6,7 @@ import itertools
 import math
 from bisect import bisect_left
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,9 @@ class BruteForce(HonestMajority, Weighting):
         >>> BruteForce(num_byzantine=2)(rows)
         tensor([1.])
     """
+
+    exponential: ClassVar[bool] = True
+    claims: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "hull", "breakdown"})
 
     def _credits(self, gradients: Tensor) -> Tensor:
         num_workers = gradients.shape[-2]

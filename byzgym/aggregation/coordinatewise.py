@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from byzgym.aggregation.base import HonestMajority
+from byzgym.aggregation.base import EQUIVARIANT, HonestMajority
 from byzgym.aggregation.registry import registry
 from byzgym.numerics.order_statistics import run_program
 from byzgym.numerics.sorting_networks import (
@@ -30,6 +30,7 @@ class CoordinateWise(HonestMajority):
     """
 
     differentiable: ClassVar[bool] = False
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"breakdown", "dimensional"}
 
     def __init__(self, num_byzantine: int = 0, compiled: bool = False) -> None:
         super().__init__(num_byzantine)

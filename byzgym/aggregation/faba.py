@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import HonestMajority, Weighting
+from byzgym.aggregation.base import EQUIVARIANT, HonestMajority, Weighting
 from byzgym.aggregation.registry import registry
 from byzgym.numerics.distances import squared_distances
 
@@ -26,6 +28,8 @@ class FABA(HonestMajority, Weighting):
         >>> FABA(num_byzantine=2)(rows)
         tensor([1.])
     """
+
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull", "breakdown"}
 
     def _credits(self, gradients: Tensor) -> Tensor:
         left = torch.ones(gradients.shape[:-1], dtype=torch.float64, device=gradients.device)

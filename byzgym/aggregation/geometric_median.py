@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from byzgym.aggregation.base import HonestMajority, Weighting, combine_weights
+from byzgym.aggregation.base import EQUIVARIANT, HonestMajority, Weighting, combine_weights
 from byzgym.aggregation.medoid import find_medoid
 from byzgym.aggregation.registry import registry
 from byzgym.numerics.distances import take_row
@@ -48,6 +48,7 @@ class GeometricMedian(HonestMajority, Weighting):
         tensor(True)
     """
 
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull", "breakdown"}
     uses_num_byzantine: ClassVar[bool] = False
 
     def __init__(self, num_byzantine: int = 0, tolerance: float = 1e-6, max_iterations: int = 1000) -> None:

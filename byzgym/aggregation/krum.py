@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import Weighting
+from byzgym.aggregation.base import EQUIVARIANT, Weighting
 from byzgym.aggregation.registry import registry
 from byzgym.numerics.distances import squared_distances, take_row
 from byzgym.validation import check_int
@@ -22,6 +22,7 @@ def krum_scores(squared: Tensor, num_neighbors: int) -> Tensor:
 
 class _Krum(Weighting):
     condition: ClassVar[str] = "n >= 2f + 3"
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull", "breakdown"}
 
     @classmethod
     def max_byzantine(cls, num_workers: int) -> int:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from byzgym.aggregation.base import Weighting
+from byzgym.aggregation.base import EQUIVARIANT, Weighting
 from byzgym.aggregation.registry import registry
 from byzgym.ambient import without_autocast
 from byzgym.numerics.finite import is_finite
@@ -26,6 +26,7 @@ class Mean(Weighting):
         tensor([4.])
     """
 
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull"}
     uses_num_byzantine: ClassVar[bool] = False
 
     @without_autocast

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import HonestMajority, Weighting
+from byzgym.aggregation.base import EQUIVARIANT, HonestMajority, Weighting
 from byzgym.aggregation.registry import registry
 from byzgym.numerics.distances import Geometry, shift_gram, take_row
 
@@ -29,6 +29,7 @@ class Medoid(HonestMajority, Weighting):
         tensor([2.])
     """
 
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull"}
     uses_num_byzantine: ClassVar[bool] = False
 
     def _credits(self, gradients: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Policy(ABC):
     A subclass defines `decide`. Everything that decides is a policy: rules, GAA, controls, the oracle.
 
     Attributes:
-        linear: Whether decisions have credits.
+        linear: Whether every decision has credits.
         reference: Whether the policy sees more than a server would; tables mark it.
     """
 

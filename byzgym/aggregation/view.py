@@ -40,6 +40,8 @@ class ServerView:
             which the worker took part.
         memory: What rules keep from round to round. A job passes the same `Memory` in every round. None where
             there is none; rules that need it then say so.
+        seed: Of the server's own draws in each run, such as the buckets of `bucketing`, int64, at least 0;
+            zeros where None.
         qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
         qv_per_sample: Optional: maps parameters [E, d] to the gradients of the QV samples' own losses and to
             their label contrasts, each [E, q, d] and detached; see `qv_sample_gradients` and `qv_contrasts`.
@@ -69,6 +71,7 @@ class ServerView:
     previous_update: Tensor = None  # type: ignore[assignment]  # [E, d]
     previous_credits: Tensor = None  # type: ignore[assignment]  # [E, n]
     memory: Memory | None = None
+    seed: Tensor = None  # type: ignore[assignment]  # [E] int64
     qv_loss_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     qv_per_sample: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None
     workers: Tensor | None = None  # [E, n] int64
@@ -95,6 +98,8 @@ class ServerView:
             self.rejected = ~finite_rows(self.gradients)
             if self.rejected.any():
                 self.gradients = self.gradients.masked_fill(self.rejected[..., None], 0)
+        if self.seed is None:
+            self.seed = torch.zeros(num_envs, dtype=torch.int64, device=device)
         if self.previous_update is None:
             self.previous_update = torch.zeros_like(self.theta)
         if self.previous_credits is None:
@@ -199,6 +204,7 @@ class ServerView:
             memory=None if self.memory is None else self.memory.of(runs),
             workers=None if self.workers is None else self.workers[runs],
             total_workers=self.total_workers,
+            seed=self.seed[runs],
         )
 
     @torch.inference_mode(False)

@@ -1,4 +1,4 @@
-"""The command line: `byzgym list | compare | train | evaluate | inspect | report | bench`.
+"""The command line: `byzgym list | properties | compare | train | evaluate | inspect | report | bench`.
 
 What takes long to import (pandas, matplotlib, scikit-learn, stable-baselines3) is imported by the command
 that needs it, so that help and lists come quickly.
@@ -22,12 +22,14 @@ from byzgym.cli.compare import Compare
 from byzgym.cli.evaluate import Evaluate
 from byzgym.cli.inspect import Inspect
 from byzgym.cli.listing import List
+from byzgym.cli.properties import Properties
 from byzgym.cli.report import Report
 from byzgym.cli.terminal import InputError, Terminal
 from byzgym.cli.train import Train
 
 Command = (
     Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Properties, tyro.conf.subcommand("properties")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]

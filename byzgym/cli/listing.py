@@ -17,7 +17,9 @@ from byzgym.agents.registry import registry as agent_registry
 from byzgym.cli.terminal import Terminal
 from byzgym.registry import Registry
 
-Kind = Literal["tasks", "models", "partitions", "qv-sources", "attacks", "roles", "rules", "agents"]
+Kind = Literal[
+    *("tasks", "models", "partitions", "qv-sources", "attacks", "roles", "rules", "pre-aggregators", "agents")
+]
 
 _REGISTRIES: dict[str, Registry[Any]] = {
     "tasks": tasks.registry.registry,
@@ -27,10 +29,15 @@ _REGISTRIES: dict[str, Registry[Any]] = {
     "attacks": attacks.registry.registry,
     "roles": attacks.roles.registry,
     "rules": aggregation.registry.registry,
+    "pre-aggregators": aggregation.pre.registry.registry,
     "agents": agent_registry,
 }
 _FILLED_IN = ("num_byzantine", "simulation")
 """Parameters that the environment fills in; of models, it fills in the first two."""
+_CREDITS = {
+    "rules": ("no credits", "gives credits"),
+    "pre-aggregators": ("may lose credits", "keeps credits"),
+}
 _LINK = re.compile(r" \([^()]*https?://[^)]*\)")
 
 
@@ -65,7 +72,7 @@ def _table(kind: str) -> Table:
 
 def _traits(kind: str, factory: Any) -> str:
     """What decides whether a rule or an attack can be used: its condition, cost and needs."""
-    if kind == "rules":
+    if kind in ("rules", "pre-aggregators"):
         cost = re.search(r"Cost: (.*?)(?:\.(?:\s|$)|;)", _documentation(factory))
         needs = [
             {"memory": "a memory", "qv": "QV samples"}[need] for need in sorted(getattr(factory, "needs", ()))
@@ -76,7 +83,7 @@ def _traits(kind: str, factory: Any) -> str:
             getattr(factory, "condition", ""),
             f"cost {cost[1]}" if cost else "",
             f"needs {', '.join(needs)}" if needs else "",
-            "gives credits" if getattr(factory, "linear", False) else "no credits",
+            _CREDITS[kind][bool(getattr(factory, "linear", False))],
         ]
         return "; ".join(part for part in parts if part)
     if kind in ("attacks", "roles"):

@@ -6,11 +6,13 @@ import dataclasses
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import tyro
 
 from byzgym import specs
+from byzgym.aggregation.registry import label, normalised
 from byzgym.simulation.config import RunConfig, byzantine_bounds
 from byzgym.validation import check_int
 
@@ -33,7 +35,7 @@ class Comparison(RunConfig):
     """
 
     policies: tuple[str, ...] = DEFAULT_POLICIES
-    """Rules and other agents, such as mean, krum, `gaa:window=1`, and oracle, the reference."""
+    """Rules and other agents, such as mean, krum, `nnm+krum`, `gaa:window=1`, and oracle, the reference."""
     attacks: tuple[str, ...] = DEFAULT_ATTACKS
     """Attacks, such as sign_flip or `ipm:epsilon=1.0`."""
     num_byzantine: Annotated[tuple[int, ...], _SEVEN_TENTHS] = ()
@@ -59,7 +61,8 @@ class Comparison(RunConfig):
             check_int("num_byzantine", number, low=0, high=self.num_workers - 1)
         lists: dict[str, tuple[Any, ...]] = {"num_byzantine": numbers}
         for name in ("policies", "attacks"):
-            lists[name] = tuple(_text(name, spec) for spec in _as_tuple(getattr(self, name)))
+            text = _policy if name == "policies" else partial(_text, name)
+            lists[name] = tuple(text(spec) for spec in _as_tuple(getattr(self, name)))
         for name, values in lists.items():
             if not values:
                 raise ValueError(f"{name} must not be empty")
@@ -111,6 +114,12 @@ def _text(name: str, spec: Any) -> str:
         return specs.label(spec)
     kind = type(spec).__name__
     raise TypeError(f"{name}: a comparison takes names, got {kind}; register yours and give its name")
+
+
+def _policy(spec: Any) -> str:
+    """`_text` of a policy, which pre-aggregators may precede."""
+    normal = normalised(spec)
+    return label(normal) if isinstance(normal, Mapping) and "pre" in normal else _text("policies", spec)
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 import byzgym
-from byzgym import agents, specs
+from byzgym import agents
 from byzgym.agents import Agent
 from byzgym.agents.base import name_of
 from byzgym.aggregation import Rule
+from byzgym.aggregation.registry import parse
 from byzgym.ambient import episode_seed
 from byzgym.envs.rewards import exploded
 from byzgym.experiments.config import Comparison, arguments
@@ -160,7 +161,7 @@ def told_less(policy: str, agent: Agent, simulation: Simulation) -> list[Told]:
         found += [replace(told, policy=policy, rule=told.rule or told.policy) for told in within]
     rule, f = getattr(agent, "policy", None), simulation.most_byzantine
     if isinstance(rule, Rule):
-        largest, wanted = rule.max_byzantine(simulation.num_rows), specs.parse(policy).get("num_byzantine", f)
+        largest, wanted = rule.max_byzantine(simulation.num_rows), parse(policy).get("num_byzantine", f)
         if rule.num_byzantine == largest < wanted:
             found.append(Told(policy, f, largest, rule.condition))
     return list(dict.fromkeys(found))  # a rule may be inside twice

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation import Decision, Mean, RulePerEnvironment, ServerView
-from byzgym.ambient import episode_seed, keep_freed_memory, shielded
+from byzgym.ambient import episode_seed, keep_freed_memory, shielded, view_seed
 from byzgym.attacks import AttackContext
 from byzgym.memory import Memory
 from byzgym.numerics.finite import is_finite
@@ -84,6 +84,7 @@ class Simulation:
         self.previous_credits = torch.zeros(num_envs, setup.num_rows, device=setup.device)
         """The credits of the last round that had any, shape [E, rows]; uniform at first."""
         self._last_credits = torch.zeros(num_envs, setup.num_workers, device=setup.device)  # of each worker
+        self._view_seeds = torch.zeros(num_envs, dtype=torch.int64, device=setup.device)
         self.rejected = torch.zeros(num_envs, setup.num_rows, dtype=torch.bool, device=setup.device)
         self._group_means: Tensor | None = None  # [E, rows, d], what the server receives with secure groups
         if setup.secure_group_size > 1:
@@ -171,6 +172,7 @@ class Simulation:
                 rejected=self.rejected,
                 previous_update=self.server.previous_update,
                 memory=self.memory,
+                seed=self._view_seeds,
                 qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
                 qv_per_sample=self.quasi_validation.per_sample,
                 **{"previous_credits": self.previous_credits, **self._identities()},
@@ -263,6 +265,7 @@ class Simulation:
                 self.reward_set.draw(env, generator)
             samples.append(self._draw_qv(env, generator))
             self.previous_credits[env] = self._last_credits[env] = 1 / self.num_rows
+            self._view_seeds[env] = view_seed(seed)
             self._rule_numbers[env] = 0
         if chosen:
             self.quasi_validation.assign(chosen, samples)

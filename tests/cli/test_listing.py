@@ -9,6 +9,12 @@ def test_everything_that_has_a_name(output):
         assert name in text
 
 
+def test_pre_aggregators(output):
+    text = " ".join(output("list", "pre-aggregators").split())
+    assert "n >= 2f + 1; keeps credits" in text
+    assert "max_norm=2.0" in text
+
+
 def test_one_kind(output):
     text = output("list", "models")
     assert "*widths" in text

@@ -1,0 +1,43 @@
+import torch
+
+from byzgym import aggregation
+
+FEW = ("--draws", "2", "--dimension", "4")
+
+
+def cells(text, rule):
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == [rule]]
+    return line
+
+
+def test_rules_that_are_named(output, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    text = output("properties", "--rules", "median", "nnm+krum", "mean", "--num-workers", "7", *FEW)
+    assert cells(text, "median").split()[1:3] == ["3", "yes"]  # f, permutation
+    assert cells(text, "median").split()[-1] == "4"  # break it
+    assert cells(text, "nnm+krum").split()[1] == "2"
+    assert cells(text, "mean").count("(no)") == 2  # breakdown and dimensional
+    assert "No claim was refuted." in text
+    assert "dimensional: nor can f corrupted values" in text
+
+
+def test_all_rules(output, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    aggregation.register("liar", lambda: Liar())
+    text = output("properties", "--num-workers", "5", *FEW)
+    assert "REFUTED" in cells(text, "liar")
+    assert "Refuted: liar: scale" in text
+    text = output("properties", "--num-workers", "2", *FEW)
+    assert "Left out: rule krum needs n >= 2f + 3, got n=2" in text
+
+
+class Liar:
+    claims = frozenset({"scale"})
+
+    def __call__(self, gradients):
+        return torch.ones_like(gradients[..., 0, :])
+
+
+def test_mistakes(mistake):
+    assert "did you mean 'krum'" in mistake("properties", "--rules", "krumm")
+    assert "num_workers must be" in mistake("properties", "--num-workers", "0")
