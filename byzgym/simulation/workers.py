@@ -18,6 +18,7 @@ from byzgym.numerics.finite import finite_rows
 from byzgym.simulation.batches import BatchSampler, checked_shares
 from byzgym.simulation.config import NamedAttack, Setup, byzantine_bounds, named_attacks
 from byzgym.simulation.gradients import GradientEngine
+from byzgym.simulation.weighted import weighted_gradients
 from byzgym.validation import blamed
 
 LONG_ROW = 1 << 14
@@ -95,15 +96,27 @@ class Workers:
         if self.momentum is not None:
             self.momentum[env] = 0
 
+    def knowing(self, knowledge: str, envs: Sequence[int]) -> list[int]:
+        """Those of some environments in which the attack or the roles declare this knowledge."""
+        actors = [self._setup.roles, *(attack.attack for attack in self.attacks)]
+        knows = [knowledge in getattr(actor, "knowledge", ()) for actor in actors]
+        if not any(knows):
+            return []
+        return [env for env in envs if knows[0] or knows[1 + int(self.attack_of[env])]]
+
     def submit(self, envs: Tensor | None, theta: Tensor, context: AttackContext) -> None:
         """Compute the submissions of ``envs`` (all where None), with their theta [k, d] and their context."""
         index = torch.arange(len(self.generators), device=theta.device) if envs is None else envs
         self._play_roles(index, context)
         groups = self._groups(index)
         rows = self._rows_in_use(index, groups)
-        x, y = self._batch(index, groups, context, rows)
+        x, y, weights = self._batch(index, groups, context, rows)
         out = self.submissions if envs is None else theta.new_empty(len(index), *self.submissions.shape[1:])
         self._engine.gradients(theta, x, y, context.generators, out, rows)
+        if weights is not None:
+            env, worker = (weights != 1).any(2).nonzero(as_tuple=True)
+            batches = x[env, worker], y[env, worker], weights[env, worker]
+            out[env, worker] = weighted_gradients(self._engine, theta[env], *batches)
         if self.momentum is not None:
             beta = self._setup.worker_momentum
             torch.add(self.momentum[index].mul_(beta), out, alpha=1 - beta, out=out)
@@ -159,14 +172,18 @@ class Workers:
 
     def _batch(
         self, index: Tensor, groups: list[Group], context: AttackContext, rows: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Batches x [k, h, B, ...], y [k, h, B] of the workers ``rows`` (all n where None)."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Batches x [k, h, B, ...], y [k, h, B] of the workers ``rows`` (all n where None).
+
+        Last come the weights [k, h, B] of the samples' losses; None where all are 1.
+        """
         x_train, y_train = self._setup.task.train
         samples = self.batches.draw(index, context.round, self.generators)
         if rows is not None:
             samples = samples.gather(1, rows[..., None].expand(-1, -1, samples.shape[2]))
         x = x_train.index_select(0, samples.flatten()).view(*samples.shape, *x_train.shape[1:])
         y = y_train.index_select(0, samples.flatten()).view(samples.shape)
+        weights: Tensor | None = None
         for number, members in groups:
             attack, name = self.attacks[number].attack, self.attacks[number].name
             if isinstance(attack, attacks.DataPoisoning):
@@ -174,11 +191,14 @@ class Workers:
                 clean = x[members], y[members]
                 with blamed(f"attack {name}"):
                     poisoned = attack.poison(*clean, mask.clone(), given)
-                poisoned_x, poisoned_y = _checked_batches(name, poisoned, clean, mask, context.num_classes)
+                poisoned = _checked_batches(name, poisoned, clean, mask, context.num_classes)
                 env, worker = mask.nonzero(as_tuple=True)
-                x[members[env], worker] = poisoned_x[env, worker]
-                y[members[env], worker] = poisoned_y[env, worker]
-        return x, y
+                x[members[env], worker] = poisoned[0][env, worker]
+                y[members[env], worker] = poisoned[1][env, worker]
+                if len(poisoned) == 3:
+                    weights = torch.ones(y.shape, device=y.device) if weights is None else weights
+                    weights[members[env], worker] = poisoned[2][env, worker]
+        return x, y, weights
 
     def _attack(
         self, number: int, members: Tensor, index: Tensor, out: Tensor, context: AttackContext
@@ -245,19 +265,23 @@ def _write_rows(out: Tensor, target: Tensor, rows: Tensor | Sequence[Tensor]) ->
 
 def _checked_batches(
     name: str, poisoned: Any, given: tuple[Tensor, Tensor], mask: Tensor, num_classes: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
+    """What `DataPoisoning.poison` returned: inputs, labels and perhaps weights."""
+    shapes = [given[0].shape, given[1].shape, given[1].shape]
     if (
         isinstance(poisoned, tuple | list)
-        and len(poisoned) == len(given)
+        and len(poisoned) in (2, 3)
         and all(isinstance(new, Tensor) for new in poisoned)
-        and all(new.shape == old.shape for new, old in zip(poisoned, given, strict=True))
+        and all(new.shape == shape for new, shape in zip(poisoned, shapes, strict=False))
         and poisoned[1].dtype == torch.int64
         and bool(((poisoned[1] >= 0) & (poisoned[1] < num_classes))[mask].all())
     ):
-        return poisoned[0].detach().to(given[0].dtype), poisoned[1]
+        x, y, *weights = poisoned
+        return x.detach().to(given[0].dtype), y, *(one.detach().to(given[0].dtype) for one in weights)
     raise ValueError(
         f"attack {name} must return inputs of shape {tuple(given[0].shape)} and labels of shape "
-        f"{tuple(given[1].shape)}, int64 from 0 to {num_classes - 1}, from poison"
+        f"{tuple(given[1].shape)}, int64 from 0 to {num_classes - 1}, and perhaps weights of the shape of "
+        "the labels, from poison"
     )
 
 
@@ -266,9 +290,13 @@ def _context_for(actor: Any, context: AttackContext, members: Tensor, memory: Me
     knowledge: frozenset[str] = getattr(actor, "knowledge", frozenset())
     rule = context.rule if "rule" in knowledge else None
     qv = context.qv if "qv" in knowledge else None
+    fresh = context.qv_distribution if "qv_distribution" in knowledge else None
+    labels = context.qv[1].sort(dim=1).values if context.qv and "qv_labels" in knowledge else None
     if len(members) == len(context.generators) and isinstance(actor, attacks.Attack):
         # It has promised to write into nothing, so it may see the tensors themselves.
-        return dataclasses.replace(context, rule=rule, qv=qv, memory=memory)
+        return dataclasses.replace(
+            context, rule=rule, qv=qv, qv_distribution=fresh, qv_labels=labels, memory=memory
+        )
     return AttackContext(
         round=context.round[members],
         generators=[context.generators[e] for e in members.tolist()],
@@ -277,6 +305,8 @@ def _context_for(actor: Any, context: AttackContext, members: Tensor, memory: Me
         num_classes=context.num_classes,
         rule=rule.of(members) if isinstance(rule, RulePerEnvironment) else rule,
         qv=None if qv is None else (qv[0][members], qv[1][members]),
+        qv_distribution=None if fresh is None else (fresh[0][members], fresh[1][members]),
+        qv_labels=None if labels is None else labels[members],
         memory=memory,
     )
 
