@@ -114,7 +114,8 @@ class Backdoor(Triggered):
         """See `Triggered.parts`."""
         _check_fit(self.size < min(shape[-2:]), self.size, shape)
         place = torch.zeros(*shape, dtype=torch.bool)
-        place[(..., *[slice(self.size)] * min(2, len(shape)))] = True
+        corner = place[..., : self.size]
+        (corner if len(shape) == 1 else corner[..., : self.size, :]).fill_(True)
         return [place]
 
 

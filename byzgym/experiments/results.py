@@ -21,13 +21,15 @@ from byzgym.experiments.config import Comparison, command, options
 RUN_COLUMNS: dict[str, type] = {
     **dict.fromkeys(("task", "model", "policy", "attack", "roles", "partition"), str),
     **dict.fromkeys(("num_workers", "num_byzantine", "seed", "rounds"), int),
-    **dict.fromkeys(("accuracy", "qv_loss", "byzantine_credit", "detection_auc"), float),
+    **dict.fromkeys(
+        ("accuracy", "attack_success_rate", "qv_loss", "byzantine_credit", "detection_auc"), float
+    ),
     **{"diverged": bool, "seconds": float, "version": str},
 }
-"""The columns of results.csv, one row a run."""
+"""The columns of results.csv, one row a run; the attack success rate is empty without a backdoor."""
 CURVE_COLUMNS: dict[str, type] = {
     **{"policy": str, "attack": str, "num_byzantine": int, "seed": int},
-    **{"round": int, "accuracy": float, "qv_loss": float},
+    **{"round": int, "accuracy": float, "attack_success_rate": float, "qv_loss": float},
 }
 """The columns of curves.csv, one row an evaluation."""
 

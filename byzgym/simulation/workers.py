@@ -191,13 +191,13 @@ class Workers:
                 clean = x[members], y[members]
                 with blamed(f"attack {name}"):
                     poisoned = attack.poison(*clean, mask.clone(), given)
-                poisoned = _checked_batches(name, poisoned, clean, mask, context.num_classes)
+                parts = _checked_batches(name, poisoned, clean, mask, context.num_classes)
+                if len(parts) == 3 and weights is None:
+                    weights = torch.ones(y.shape, device=y.device)
                 env, worker = mask.nonzero(as_tuple=True)
-                x[members[env], worker] = poisoned[0][env, worker]
-                y[members[env], worker] = poisoned[1][env, worker]
-                if len(poisoned) == 3:
-                    weights = torch.ones(y.shape, device=y.device) if weights is None else weights
-                    weights[members[env], worker] = poisoned[2][env, worker]
+                for whole, part in zip((x, y, weights), parts, strict=False):
+                    assert whole is not None
+                    whole[members[env], worker] = part[env, worker]
         return x, y, weights
 
     def _attack(
