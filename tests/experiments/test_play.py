@@ -47,6 +47,7 @@ def test_the_success_of_backdoors_is_reported(small, tmp_path):
     comparison = small(policies=("mean",), attacks=("backdoor:target=1", "zero"), rounds=3, seeds=2)
     compare(comparison, tmp_path)
     results = Results.read(tmp_path)
+    assert "accuracy,attack_success_rate,qv_loss" in (tmp_path / "results.csv").read_text()
     for table in (results.runs, results.curves):
         rates = table.groupby("attack")["attack_success_rate"]
         assert rates.count()["zero"] == 0
