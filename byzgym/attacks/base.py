@@ -30,7 +30,8 @@ class AttackContext:
     learning_rate: Tensor  # [E], the server's
     previous_update: Tensor  # [E, d], what the server applied in the last round; zero in round 0
     num_classes: int = 2
-    # The server's rule, [E, ..., n, d] -> [E, ..., d] (the mean if it has none), for the knowledge "rule".
+    # What the server makes of submissions, [E, ..., n, d] -> [E, ..., d], for the knowledge "rule": its rule
+    # (the mean if it has none, or one with a memory or data), of means over groups where it sees no more.
     rule: Callable[[Tensor], Tensor] | None = None
     # The server's quasi-validation samples x [E, q, ...] and y [E, q], for the knowledge "qv": those that it
     # has when the workers submit. It may draw new ones before it judges what they submit (`qv_period`).

@@ -28,7 +28,8 @@ class Omniscient(Attack):
     (https://arxiv.org/abs/1802.10116). Byzantine workers submit ``-factor`` times the sum of the honest
     gradients.
 
-    See section 5.3. A product too large for its type becomes infinite, and the server rejects it.
+    See section 5.3. A product too large for its type becomes infinite, and the server rejects it. The
+    attackers know all honest gradients.
 
     Args:
         factor: Greater than 0.
@@ -169,10 +170,13 @@ class ALittleIsEnough(Attack):
             mean, std = honest_moments(at_least_single(gradients), byzantine)
             return worst_along(-std, mean, gradients, byzantine, context, self.evaluations)[:, None]
         mean, std = honest_moments(gradients, byzantine)
+        return (mean - self.z_of(byzantine, mean.dtype)[:, None] * std)[:, None]
+
+    def z_of(self, byzantine: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`effective_z` of each environment, shape [E], for who is Byzantine, bool [E, n]."""
         num_workers = byzantine.shape[1]
         z_of = [self.effective_z(num_workers, num_byzantine) for num_byzantine in range(num_workers + 1)]
-        z = torch.tensor(z_of, dtype=mean.dtype, device=mean.device)[byzantine.sum(-1)]  # [E]
-        return (mean - z[:, None] * std)[:, None]
+        return torch.tensor(z_of, dtype=dtype, device=byzantine.device)[byzantine.sum(-1)]
 
 
 @registry.built_in("sybils")
@@ -182,7 +186,8 @@ class Sybils(Attack):
     attacker had many names: the reversed honest mean, each with a little noise of its own.
 
     Each submits ``-scale * (mean + noise * r * N(0, 1))``, where r is the root mean square entry of the mean.
-    FoolsGold, which trusts workers less the more they resemble others, is made against such workers.
+    FoolsGold, which trusts workers less the more they resemble others, is made against such workers. They
+    know all honest gradients.
 
     Args:
         scale: At least 0.

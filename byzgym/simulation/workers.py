@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -238,7 +238,10 @@ class Workers:
         mask, memory = self.byzantine, self.memories[number + 1]
         if len(members) < len(self.generators):
             mask, memory = mask[index[members]], memory.of(index[members])
-        return mask, _context_for(self.attacks[number].attack, context, members, memory)
+        given = _context_for(self.attacks[number].attack, context, members, memory)
+        if given.rule is not None and self._setup.secure_group_size > 1:
+            given.rule = _of_groups(given.rule, self._setup.secure_group_size)
+        return mask, given
 
 
 def _is_plain_noise(attack: Any) -> TypeGuard[attacks.Noise]:
@@ -309,6 +312,11 @@ def _context_for(actor: Any, context: AttackContext, members: Tensor, memory: Me
         qv_labels=None if labels is None else labels[members],
         memory=memory,
     )
+
+
+def _of_groups(rule: Callable[[Tensor], Tensor], size: int) -> Callable[[Tensor], Tensor]:
+    """What a rule makes of submissions [..., n, d] of which the server sees means over groups."""
+    return lambda submissions: rule(submissions.unflatten(-2, (-1, size)).mean(-2))
 
 
 def _randint(high: int, generator: torch.Generator) -> int:

@@ -168,6 +168,8 @@ def test_blind_attacks_ignore_byzantine_rows(name, dimension):
         ("fang_trimmed_mean", {"b": 0.5}),
         ("fang_krum", {"halvings": 1001}),
         ("mimic", {"warmup": 0}),
+        ("mimic", {"worker": -1}),
+        ("rop", {"z": "alie"}),
         ("replay", {"delay": 0}),
         ("rop", {"location": 1.5}),
         ("rop", {"reference": -0.1}),
