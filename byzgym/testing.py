@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,21 +83,26 @@ def check_attack(attack: Any) -> None:
         if isinstance(made, attacks.Attack):
             _check_attack_call(made)
         simulation = Simulation.make(ENVS, seed=0, **TINY, attack=attack)
-        simulation.reset(SEEDS)
-        with _no_global_randomness():
-            episode = _play(simulation)
-        simulation.reset(SEEDS)
-        again = _play(simulation, 2)
-        snapshot = simulation.snapshot()
-        again += _play(simulation, ROUNDS - 2)
-        _expect_same(again, episode, "an episode with the same seed differs: it keeps something")
-        simulation.restore(snapshot)
-        rest = _play(simulation, ROUNDS - 2)
-        _expect_same(rest, episode[2:], "a restored snapshot goes on otherwise: keep state in context.memory")
-        single = Simulation.make(1, seed=0, **TINY, attack=attack)
-        for env in SEEDS:
-            single.reset([env])
-            _expect_same(_play(single), [rows[[env]] for rows in episode], "a batch differs from a loop")
+        _check_repeats(simulation, {"attack": attack}, _play)
+
+
+def check_roles(roles: Any) -> None:
+    """Check a role function: a name, "name:key=value", a mapping or a callable.
+
+    It answers with a mask, writes into nothing, draws from the context alone, batches equal loops, and it
+    keeps nothing outside ``context.memory``: episodes and snapshots repeat.
+    """
+    with _checking("roles", roles):
+        made = attacks.roles.make_from(roles)
+        mask = torch.arange(WORKERS) < torch.tensor([[0], [4], [9]])
+        rows = _normal(ENVS, WORKERS, DIMENSION)
+        with _untouched("its input", mask), _no_global_randomness():
+            answer = made(mask, mask, attacks.AttackContext.standalone(rows))
+        _expect(
+            answer.shape == mask.shape and answer.dtype == torch.bool, "it must return a bool mask [E, n]"
+        )
+        simulation = Simulation.make(ENVS, seed=0, **TINY, roles=roles, attack="zero")
+        _check_repeats(simulation, {"roles": roles, "attack": "zero"}, _play_roles)
 
 
 def check_task(task: Any) -> None:
@@ -351,6 +356,27 @@ def _check_attack_call(attack: attacks.Attack) -> None:
         _expect_same(blind[byzantine], sent[byzantine], "reads_own is False, but Byzantine rows are read")
 
 
+def _check_repeats(
+    simulation: Simulation, arguments: Mapping[str, Any], play: Callable[..., list[Tensor]]
+) -> None:
+    """Check that episodes and snapshots repeat, and that a batch equals a loop, in what ``play`` sees."""
+    simulation.reset(SEEDS)
+    with _no_global_randomness():
+        episode = play(simulation)
+    simulation.reset(SEEDS)
+    again = play(simulation, 2)
+    snapshot = simulation.snapshot()
+    again += play(simulation, ROUNDS - 2)
+    _expect_same(again, episode, "an episode with the same seed differs: it keeps something")
+    simulation.restore(snapshot)
+    rest = play(simulation, ROUNDS - 2)
+    _expect_same(rest, episode[2:], "a restored snapshot goes on otherwise: keep state in context.memory")
+    single = Simulation.make(1, seed=0, **TINY, **arguments)
+    for env in SEEDS:
+        single.reset([env])
+        _expect_same(play(single), [rows[[env]] for rows in episode], "a batch differs from a loop")
+
+
 def _check_credits(credits: Tensor, *shape: int) -> None:
     _expect(credits.shape == shape, f"credits must have shape {list(shape)}, got {list(credits.shape)}")
     _expect((credits >= 0).all() and (credits.sum(-1) <= 1 + 1e-3).all(), "credits must lie on the simplex")
@@ -393,6 +419,15 @@ def _play(simulation: Simulation, rounds: int = ROUNDS) -> list[Tensor]:
     seen = []
     for _ in range(rounds):
         seen.append(simulation.gradients.clone())
+        simulation.apply(simulation.gradients.mean(1))
+    return seen
+
+
+def _play_roles(simulation: Simulation, rounds: int = ROUNDS) -> list[Tensor]:
+    """Who is Byzantine in some rounds under the mean."""
+    seen = []
+    for _ in range(rounds):
+        seen.append(simulation.byzantine.float())
         simulation.apply(simulation.gradients.mean(1))
     return seen
 

@@ -8,13 +8,26 @@ import torch
 from byzgym import agents, aggregation, attacks, tasks
 from byzgym.aggregation import Decision, ServerRule, Weighting
 from byzgym.envs import ByzantineAggregationEnv
-from byzgym.testing import CheckError, check_attack, check_env, check_policy, check_rule, check_task
+from byzgym.testing import (
+    CheckError,
+    check_attack,
+    check_env,
+    check_policy,
+    check_roles,
+    check_rule,
+    check_task,
+)
 
 ID = "ByzantineAggregation-v0"
 REGISTERED = [
     *[(check_rule, name) for name in aggregation.names()],
     *[(check_attack, name) for name in attacks.names() if name != "adaptive"],  # a long search by default
     (check_attack, "adaptive:against=mean,evaluations=3,task=synthetic,rounds=2,batch_size=4"),
+    # Against the mean, more evaluations would make the training explode, in which last bits grow.
+    *[(check_attack, f"{name}:optimize=True,evaluations=3") for name in ("alie", "ipm", "one_coordinate")],
+    *[(check_attack, f"leaked_qv:leak={leak}") for leak in ("labels", "distribution")],
+    *[(check_roles, name) for name in attacks.roles.names() if name != "schedule"],  # needs a schedule
+    (check_roles, "schedule:changes=[[0, [1]], [2, [0, 3]], [4, []]]"),
     *[(check_policy, name) for name in agents.names() if name not in ("fixed", "model")],
     (check_policy, "fixed:credits=[1, 0, 2, 0, 0, 1]"),
     *[(check_task, name) for name in ("breast_cancer", "digits", "synthetic")],  # the others read files
@@ -131,7 +144,20 @@ class Sharing(Continuing):
         self.calls.clear()
 
 
+class CountingRoles:
+    """Changes its mind in a way that neither a reset nor a snapshot sees."""
+
+    calls = 0
+
+    def __call__(self, assigned, current, context):
+        self.calls += 1
+        return assigned if self.calls % 3 else ~assigned
+
+
 BROKEN = [
+    (check_roles, "an episode with the same seed differs", CountingRoles()),
+    (check_roles, "it must return a bool mask", lambda assigned, current, context: assigned.float()),
+    (check_roles, "it writes into its input", lambda assigned, current, context: assigned.logical_not_()),
     (check_rule, "it writes into its input", lambda v: v.mul_(2).mean(-2)),
     (check_rule, "the aggregate must have shape [..., d], got [3, 11]", lambda v: v.mean(-1)),
     (check_rule, "the aggregate must be a tensor, got list", lambda v: v.mean(-2).tolist()),

@@ -6,13 +6,22 @@ a factory of any callable ``(gradients, byzantine, context) -> submitted``.
 """
 
 from byzgym.attacks import roles
+from byzgym.attacks.backdoor import (
+    Backdoor,
+    DistributedBackdoor,
+    ModelReplacement,
+    Neurotoxin,
+    Triggered,
+)
 from byzgym.attacks.base import Attack, AttackContext, DataPoisoning
 from byzgym.attacks.colluding import ALittleIsEnough, InnerProductManipulation, Omniscient, Sybils
 from byzgym.attacks.fang import FangKrum, FangTrimmedMean
 from byzgym.attacks.history import Mimic, RelocatedOrthogonalPerturbation, Replay
 from byzgym.attacks.label_flip import LabelFlip
+from byzgym.attacks.leaked_qv import LeakedQV, MissingLabel
 from byzgym.attacks.mixture import Mixture
 from byzgym.attacks.noise import Gaussian, Noise, RandomFault, Uniform
+from byzgym.attacks.norms import AntiClipping
 from byzgym.attacks.optimised import MinMax, MinSum
 from byzgym.attacks.registry import make, make_from, names, register
 from byzgym.attacks.single_worker import NoAttack, NonFinite, OneCoordinate, Scaled, SignFlip, Zero
@@ -21,20 +30,27 @@ from byzgym.numerics.moments import honest_mean, honest_moments, honest_sum
 
 __all__ = [
     "ALittleIsEnough",
+    "AntiClipping",
     "Attack",
     "AttackContext",
+    "Backdoor",
     "BitFlip",
     "DataPoisoning",
+    "DistributedBackdoor",
     "FangKrum",
     "FangTrimmedMean",
     "Gambler",
     "Gaussian",
     "InnerProductManipulation",
     "LabelFlip",
+    "LeakedQV",
     "Mimic",
     "MinMax",
     "MinSum",
+    "MissingLabel",
     "Mixture",
+    "ModelReplacement",
+    "Neurotoxin",
     "NoAttack",
     "Noise",
     "NonFinite",
@@ -46,6 +62,7 @@ __all__ = [
     "Scaled",
     "SignFlip",
     "Sybils",
+    "Triggered",
     "Uniform",
     "Zero",
     "honest_mean",

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,11 +30,16 @@ class AttackContext:
     learning_rate: Tensor  # [E], the server's
     previous_update: Tensor  # [E, d], what the server applied in the last round; zero in round 0
     num_classes: int = 2
-    # The server's rule, [E, ..., n, d] -> [E, ..., d] (the mean if it has none), for the knowledge "rule".
+    # What the server makes of submissions, [E, ..., n, d] -> [E, ..., d], for the knowledge "rule": its rule
+    # (the mean if it has none, or one with a memory or data), of means over groups where it sees no more.
     rule: Callable[[Tensor], Tensor] | None = None
     # The server's quasi-validation samples x [E, q, ...] and y [E, q], for the knowledge "qv": those that it
     # has when the workers submit. It may draw new ones before it judges what they submit (`qv_period`).
     qv: tuple[Tensor, Tensor] | None = None
+    # Other samples from the same source, x [E, q, ...] and y [E, q], drawn anew in each round, for the
+    # knowledge "qv_distribution".
+    qv_distribution: tuple[Tensor, Tensor] | None = None
+    qv_labels: Tensor | None = None  # the labels alone, [E, q] in ascending order, for "qv_labels"
     memory: Memory = field(default=None)  # type: ignore[assignment]  # a new one where None
     # Who the rows are, where not everybody takes part in every round; None where row i is worker i.
     workers: Tensor | None = None  # [E, n] int64
@@ -96,7 +101,8 @@ class Attack:
     does not copy the gradients for it.
 
     Attributes:
-        knowledge: What of the server the attack needs: a subset of {"rule", "qv"}.
+        knowledge: What of the server the attack needs: a subset of {"rule", "qv", "qv_distribution",
+            "qv_labels"}. `AttackContext` says what they are; what is not asked for is None there.
         scope: "workers": only Byzantine rows change, whatever `corrupt` returns. "transmission": any row
             changes, because the attack corrupts what is sent.
         reads_own: Whether the attack reads what Byzantine workers would honestly send. If not, the simulation
@@ -113,7 +119,7 @@ class Attack:
                  [-3., -4.]]])
     """
 
-    knowledge: ClassVar[frozenset[str]] = frozenset()
+    knowledge: frozenset[str] = frozenset()
     scope: str = "workers"
     reads_own: bool = True
 
@@ -168,7 +174,7 @@ class DataPoisoning(Attack, ABC):
     @abstractmethod
     def poison(
         self, x: Tensor, y: Tensor, byzantine: Tensor, context: AttackContext
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
         """Return the batches from which gradients are computed.
 
         Args:
@@ -178,8 +184,10 @@ class DataPoisoning(Attack, ABC):
             context: What else is known.
 
         Returns:
-            Inputs and labels of the same shapes, labels int64 from 0 to ``num_classes - 1``. Only the batches
-            of Byzantine workers are used.
+            Inputs and labels of the same shapes, labels int64 from 0 to ``num_classes - 1``, and perhaps
+            weights [E, n, B] of the samples, finite and of either sign: a worker's gradient is then that of
+            ``sum_b weight_b loss_b / B``. (It is computed without dropout.) Only the batches of Byzantine
+            workers are used.
         """
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from byzgym.attacks.base import Attack, AttackContext
+from byzgym.attacks.line_search import EVALUATIONS, worst_along
 from byzgym.attacks.noise import Gaussian
 from byzgym.attacks.registry import registry
 from byzgym.numerics.distances import row_norms
-from byzgym.numerics.moments import honest_mean, honest_moments, honest_sum
-from byzgym.validation import check_int, check_real
+from byzgym.numerics.moments import at_least_single, honest_mean, honest_moments, honest_sum
+from byzgym.validation import check_bool, check_choice, check_int, check_real
 
 UNDEFINED_Z = 1.5
-"""alie's z where the paper's formula gives none: the constant in the authors' code and in ByzFL."""
+"""alie's z where the formula gives none: the constant in the authors' code and in ByzFL."""
+FORMULAS = ("paper", "all_workers")
 
 
 @registry.built_in("omniscient")
@@ -26,7 +28,8 @@ class Omniscient(Attack):
     (https://arxiv.org/abs/1802.10116). Byzantine workers submit ``-factor`` times the sum of the honest
     gradients.
 
-    See section 5.3. A product too large for its type becomes infinite, and the server rejects it.
+    See section 5.3. A product too large for its type becomes infinite, and the server rejects it. The
+    attackers know all honest gradients.
 
     Args:
         factor: Greater than 0.
@@ -54,11 +57,18 @@ class InnerProductManipulation(Attack):
     Byzantine workers submit ``-epsilon`` times the mean of the honest gradients.
 
     With a small epsilon they stay close to the honest gradients, and the inner product of the aggregate and
-    the true gradient may still become negative. Other code uses 0.5 (BANT), 1.0 (blades), 2.0 (ByzFL) or 0.1
-    (EPFL, as "factor 1.1").
+    the true gradient may still become negative. Other code uses 0.5 (BANT), 1.0 (blades), 2.0 (ByzFL, as
+    "tau 3") or 0.1 (ByzantineMomentum, as "factor 1.1").
+
+    With ``optimize=True`` it is the Opt-IPM of ByzFL: in each round a line search finds the epsilon, from -1
+    (the honest mean) upwards, with which the server's rule ends up farthest from the honest mean. It takes
+    the time of ``evaluations`` aggregations. The attackers know all honest gradients, and with
+    ``optimize=True`` the rule.
 
     Args:
-        epsilon: At least 0.
+        epsilon: At least 0. It has no effect with ``optimize=True``.
+        optimize: Whether to search for epsilon.
+        evaluations: How often the search tries out the rule in a round, at least 1.
 
     Example:
         >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]]])
@@ -69,12 +79,18 @@ class InnerProductManipulation(Attack):
 
     reads_own = False
 
-    def __init__(self, epsilon: float = 0.5) -> None:
+    def __init__(self, epsilon: float = 0.5, optimize: bool = False, evaluations: int = EVALUATIONS) -> None:
         self.epsilon = check_real("epsilon", epsilon, low=0)
+        self.optimize = check_bool("optimize", optimize)
+        self.evaluations = check_int("evaluations", evaluations, low=1)
+        self.knowledge = frozenset({"rule"} if optimize else ())
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return shape [E, 1, d]; see `Attack.corrupt`."""
-        return (honest_mean(gradients, byzantine) * -self.epsilon)[:, None]
+        if not self.optimize:
+            return (honest_mean(gradients, byzantine) * -self.epsilon)[:, None]
+        mean = honest_mean(at_least_single(gradients), byzantine)
+        return worst_along(-mean, mean, gradients, byzantine, context, self.evaluations)[:, None]
 
 
 @registry.built_in("alie")
@@ -86,13 +102,25 @@ class ALittleIsEnough(Attack):
     from the workers it controls; here, as in later work, they come from the honest ones.
 
     For n workers, m of them Byzantine, the paper has ``z = Phi^-1((n - m - s) / (n - m))`` with
-    ``s = floor(n / 2 + 1) - m``. If the argument is not between 0 and 1 (a Byzantine majority, or n <= 2),
-    z is 1.5 instead. With few Byzantine workers the paper's z is not positive: with n = 10 it is -0.14 for
-    m = 1 and 0 for m = 2. Then the attack helps or does nothing; ``min_z`` sets a floor.
+    ``s = floor(n / 2 + 1) - m``; Blades and the code of EPFL's MLO have it, too. ByzPy, krum and BANT have
+    ``z = Phi^-1((n - s) / n)``, the formula "all_workers". If the argument is not between 0 and 1, as under a
+    Byzantine majority, z is 1.5 instead. With few Byzantine workers the paper's z is not positive: with
+    n = 10 it is -0.14 for m = 1 and 0 for m = 2. Then the attack helps or does nothing; ``min_z`` sets a
+    floor. The authors' code has z = 1.5 throughout. ByzFL and ByzantineMomentum have it, too, but add
+    ``z * std``, which is z = -1.5 here, and divide by one less in ``std``.
+
+    With ``optimize=True`` it is the Opt-ALIE of ByzFL: in each round a line search finds the z, from 0
+    upwards, with which the server's rule ends up farthest from the honest mean. It takes the time of
+    ``evaluations`` aggregations. The attackers know all honest gradients, and with ``optimize=True`` the
+    rule.
 
     Args:
-        z: Any finite number; None for the paper's z in each environment.
+        z: Any finite number; None for that of the formula in each environment. It has no effect with
+            ``optimize=True``, nor have ``min_z`` and ``formula``.
         min_z: Where z is smaller, this is used instead. Any finite number; None for no floor.
+        formula: "paper" or "all_workers".
+        optimize: Whether to search for z.
+        evaluations: How often the search tries out the rule in a round, at least 1.
 
     Example:
         >>> gradients = torch.tensor([[[1.0, -2.0], [3.0, 4.0], [0.0, 0.0]]])
@@ -103,12 +131,25 @@ class ALittleIsEnough(Attack):
 
     reads_own = False
 
-    def __init__(self, z: float | None = None, min_z: float | None = None) -> None:
+    def __init__(
+        self,
+        z: float | None = None,
+        min_z: float | None = None,
+        formula: str = "paper",
+        optimize: bool = False,
+        evaluations: int = EVALUATIONS,
+    ) -> None:
         self.z = None if z is None else check_real("z (unless None)", z)
         self.min_z = None if min_z is None else check_real("min_z (unless None)", min_z)
+        self.formula: str = check_choice("formula", formula, FORMULAS)
+        self.optimize = check_bool("optimize", optimize)
+        self.evaluations = check_int("evaluations", evaluations, low=1)
+        self.knowledge = frozenset({"rule"} if optimize else ())
 
     def effective_z(self, num_workers: int, num_byzantine: int) -> float:
         """The z that is used among ``num_workers`` workers if ``num_byzantine`` of them are Byzantine.
+
+        With ``optimize=True`` the search finds one instead.
 
         Raises:
             ValueError: If ``num_byzantine`` is not from 0 to ``num_workers``.
@@ -120,16 +161,22 @@ class ALittleIsEnough(Attack):
             0.5
         """
         check_int("num_byzantine", num_byzantine, low=0, high=num_workers)
-        z = _paper_z(num_workers, num_byzantine) if self.z is None else self.z
+        z = _z_of(self.formula, num_workers, num_byzantine) if self.z is None else self.z
         return z if self.min_z is None else max(z, self.min_z)
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return shape [E, 1, d]; see `Attack.corrupt`."""
+        if self.optimize:
+            mean, std = honest_moments(at_least_single(gradients), byzantine)
+            return worst_along(-std, mean, gradients, byzantine, context, self.evaluations)[:, None]
         mean, std = honest_moments(gradients, byzantine)
+        return (mean - self.z_of(byzantine, mean.dtype)[:, None] * std)[:, None]
+
+    def z_of(self, byzantine: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`effective_z` of each environment, shape [E], for who is Byzantine, bool [E, n]."""
         num_workers = byzantine.shape[1]
         z_of = [self.effective_z(num_workers, num_byzantine) for num_byzantine in range(num_workers + 1)]
-        z = torch.tensor(z_of, dtype=mean.dtype, device=mean.device)[byzantine.sum(-1)]  # [E]
-        return (mean - z[:, None] * std)[:, None]
+        return torch.tensor(z_of, dtype=dtype, device=byzantine.device)[byzantine.sum(-1)]
 
 
 @registry.built_in("sybils")
@@ -139,7 +186,8 @@ class Sybils(Attack):
     attacker had many names: the reversed honest mean, each with a little noise of its own.
 
     Each submits ``-scale * (mean + noise * r * N(0, 1))``, where r is the root mean square entry of the mean.
-    FoolsGold, which trusts workers less the more they resemble others, is made against such workers.
+    FoolsGold, which trusts workers less the more they resemble others, is made against such workers. They
+    know all honest gradients.
 
     Args:
         scale: At least 0.
@@ -175,9 +223,10 @@ class Sybils(Attack):
 
 
 @lru_cache
-def _paper_z(num_workers: int, num_byzantine: int) -> float:
+def _z_of(formula: str, num_workers: int, num_byzantine: int) -> float:
     honest = num_workers - num_byzantine
     supporters = num_workers // 2 + 1 - num_byzantine
-    if not 0 < honest - supporters < honest:
+    among = honest if formula == "paper" else num_workers
+    if not 0 < among - supporters < among:
         return UNDEFINED_Z
-    return NormalDist().inv_cdf((honest - supporters) / honest)
+    return NormalDist().inv_cdf((among - supporters) / among)

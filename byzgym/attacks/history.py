@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from byzgym.attacks.base import Attack, AttackContext
+from byzgym.attacks.colluding import ALittleIsEnough
 from byzgym.attacks.registry import registry
 from byzgym.numerics.distances import take_row, unit_rows
 from byzgym.numerics.moments import at_least_single, honest_mean
@@ -26,11 +27,14 @@ class Mimic(Attack):
     means so far, round t = 0, 1, ... has ``z <- t z + u``, divided by its norm, where u is ``sum_i <g_i - mu,
     z> (g_i - mu)`` over honest workers, divided by its norm. At first z is normal noise. If the copied worker
     becomes Byzantine, another one is chosen with the z of the warm-up. The attackers know all honest
-    gradients. They remember 2 d numbers for each environment.
+    gradients. They remember 2 d numbers for each environment. That is the authors' code
+    (https://github.com/epfml/byzantine-robust-noniid-optimizer). ByzFL copies one worker from the first round
+    on, as with ``worker=0``.
 
     Args:
-        warmup: Rounds, at least 1, which is the default of the authors' code
-            (https://github.com/epfml/byzantine-robust-noniid-optimizer).
+        warmup: Rounds, at least 1. It has no effect where ``worker`` is given.
+        worker: Copy this one of the honest workers, counted from 0 (the last one, if there are fewer),
+            without a search; None for the search.
 
     Example:
         >>> gradients = torch.tensor([[[0.0], [9.0], [-9.0], [5.0]]])
@@ -44,11 +48,21 @@ class Mimic(Attack):
 
     reads_own = False
 
-    def __init__(self, warmup: int = 10) -> None:
+    def __init__(self, warmup: int = 10, worker: int | None = None) -> None:
         self.warmup = check_int("warmup", warmup, low=1)
+        self.worker = None if worker is None else check_int("worker (unless None)", worker, low=0)
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return shape [E, 1, d], zero where nobody is honest; see `Attack.corrupt`."""
+        if self.worker is None:
+            target = self._search(gradients, byzantine, context)
+        else:
+            target = _honest_worker(byzantine, self.worker)
+        copied = take_row(gradients, target)
+        return copied.masked_fill(byzantine.all(1)[:, None], 0)[:, None]
+
+    def _search(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
+        """The number [E] of the worker to copy, chosen anew while the warm-up lasts."""
         rounds = _count(context, "mimic_rounds")
         target = context.memory.read("mimic_target", dtype=torch.int64)  # [E]
         learning = rounds < self.warmup
@@ -60,8 +74,7 @@ class Mimic(Attack):
             along = (rows * direction[:, None]).sum(-1).masked_fill(byzantine, -torch.inf)  # [E, n]
             target = torch.where(choosing, along.argmax(1), target)
             context.memory.write("mimic_target", target)
-        copied = take_row(gradients, target)
-        return copied.masked_fill(byzantine.all(1)[:, None], 0)[:, None]
+        return target
 
     def _direction(self, rows: Tensor, byzantine: Tensor, rounds: Tensor, context: AttackContext) -> Tensor:
         """The direction [E, d], learned from another round where the warm-up lasts."""
@@ -141,7 +154,7 @@ class RelocatedOrthogonalPerturbation(Attack):
     (https://github.com/CRYPTO-KU/FL-Byzantine-Library), which takes the z of ``alie`` unless told otherwise.
 
     Args:
-        z: The length of the perturbation, in the units of gradients. Any finite number.
+        z: The length of the perturbation, in the units of gradients. Any finite number; None for alie's z.
         location: From 0 (the honest mean) to 1 (the last update).
         reference: From 0 (the honest mean) to 1 (the last update).
         angle: Degrees, any finite number; 90 and 270 are orthogonal.
@@ -157,9 +170,10 @@ class RelocatedOrthogonalPerturbation(Attack):
     reads_own = False
 
     def __init__(
-        self, z: float = 1.0, location: float = 1.0, reference: float = 0.9, angle: float = 270.0
+        self, z: float | None = 1.0, location: float = 1.0, reference: float = 0.9, angle: float = 270.0
     ) -> None:
-        self.z = check_real("z", z)
+        self.z = None if z is None else check_real("z (unless None)", z)
+        self._alie = ALittleIsEnough()
         self.location = check_real("location", location, low=0, high=1)
         self.reference = check_real("reference", reference, low=0, high=1)
         self.angle = check_real("angle", angle)
@@ -173,7 +187,15 @@ class RelocatedOrthogonalPerturbation(Attack):
         across = unit_rows(1 - along.sum(-1, keepdim=True) * along)
         angle = math.radians(self.angle)
         perturbation = math.sin(angle) * across + math.cos(angle) * along
-        return (self.location * update + (1 - self.location) * mean + self.z * perturbation)[:, None]
+        length = self._alie.z_of(byzantine, mean.dtype)[:, None] if self.z is None else self.z
+        return (self.location * update + (1 - self.location) * mean + length * perturbation)[:, None]
+
+
+def _honest_worker(byzantine: Tensor, rank: int) -> Tensor:
+    """The number [E] of the honest worker with this rank, or of the last one, for bool [E, n]."""
+    honest_first = byzantine.to(torch.uint8).argsort(dim=1, stable=True)
+    last = (~byzantine).sum(1).sub(1).clamp_min(0)
+    return honest_first.gather(1, last.clamp_max(rank)[:, None])[:, 0]
 
 
 def _count(context: AttackContext, name: str) -> Tensor:

@@ -14,7 +14,8 @@ class LabelFlip(DataPoisoning):
     """Label flipping of Fang et al. 2020, "Local model poisoning attacks" (https://arxiv.org/abs/1911.11815).
     Byzantine workers train on labels ``C - 1 - y``, where C is the number of classes.
 
-    Digit 0 becomes 9, 1 becomes 8, and so on. With an odd C the middle class keeps its label.
+    Digit 0 becomes 9, 1 becomes 8, and so on. With an odd C the middle class keeps its label. A worker needs
+    to know its own data only.
 
     Example:
         >>> context = AttackContext.standalone(torch.zeros(1, 2, 5), num_classes=10)

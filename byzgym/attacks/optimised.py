@@ -89,15 +89,17 @@ class MinSum(_WithinSpread):
 
     With g_i for the honest gradients, gamma is the largest number with ``sum_i ||x - g_i||^2 <= max_i sum_j
     ||g_i - g_j||^2`` for the submission x. As these sums grow with the squared distance from the mean, the
-    submission is exactly as far from the mean as the farthest honest gradient. The authors' code searches by
-    steps, and bounds the sum by the smallest of an honest gradient; the paper's formula has the largest. The
-    attackers know all honest gradients, but not the rule.
+    submission is exactly as far from the mean as the farthest honest gradient. That is the paper's formula;
+    SignGuard's code has it, too. The authors' code bounds the sum by that of the nearest honest gradient:
+    ``bound="smallest"`` does so. It searches by steps; the solution here is exact. The attackers know all
+    honest gradients, but not the rule.
 
     With one honest worker, or where the perturbation is zero, they submit the honest mean.
 
     Args:
         perturbation: "std" (minus the standard deviation in each coordinate, the default of the authors'
             code), "unit" (minus the mean, divided by its norm) or "sign" (minus the signs of the mean).
+        bound: Which honest gradient's sum is the bound: "largest" or "smallest".
 
     Example:
         >>> gradients = torch.tensor([[[1.0], [3.0], [5.0], [0.0]]])  # mean 3
@@ -106,8 +108,13 @@ class MinSum(_WithinSpread):
         tensor([1.])
     """
 
+    def __init__(self, perturbation: str = "std", bound: str = "largest") -> None:
+        super().__init__(perturbation)
+        self.bound: str = check_choice("bound", bound, ("largest", "smallest"))
+
     def _length(self, deviations: Tensor, direction: Tensor) -> Tensor:
-        return row_norms(deviations).amax(1)
+        norms = row_norms(deviations)
+        return norms.amax(1) if self.bound == "largest" else norms.amin(1)
 
 
 def _honest_rows(rows: Tensor, byzantine: Tensor) -> Tensor:

@@ -9,14 +9,15 @@ an environment must not depend on the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from byzgym.attacks.base import AttackContext
 from byzgym.registry import Registry, is_callable
-from byzgym.validation import check_bool, check_int, check_real
+from byzgym.validation import check_bool, check_int, check_real, shown
 
 registry: Registry[Callable[[Tensor, Tensor, AttackContext], Tensor]] = Registry(
     "role function", is_callable, "a callable"
@@ -189,6 +190,127 @@ class Fluctuating:
         number = self.low + _scaled(draws[:, -1], high - self.low + 1)
         ranks = draws[:, :-1].argsort(-1)
         return torch.where(due[:, None], ranks < number[:, None], current)
+
+
+@registry.built_in("rotating")
+class Rotating:
+    """The attack goes round: every ``period`` rounds the Byzantine workers hand it on to the next ones.
+
+    The assigned set moves by ``step`` workers, from the last worker on to the first, so as many are Byzantine
+    as were assigned. Changes of identity are the subject of Dorfman et al. 2024, "Dynamic Byzantine-robust
+    learning" (https://arxiv.org/abs/2402.02951).
+
+    Args:
+        period: Rounds, at least 1.
+        step: By how many workers the set moves, any integer.
+
+    Example:
+        >>> assigned = torch.tensor([[True, True, False, False]])
+        >>> context = AttackContext.standalone(torch.zeros(1, 4, 5))
+        >>> context.round += 7
+        >>> Rotating(period=5)(assigned, assigned, context)
+        tensor([[False,  True,  True, False]])
+    """
+
+    def __init__(self, period: int = 5, step: int = 1) -> None:
+        self.period = check_int("period", period, low=1)
+        self.step = check_int("step", step)
+
+    def __call__(self, assigned: Tensor, current: Tensor, context: AttackContext) -> Tensor:
+        """Return ``assigned``, moved as often as periods have passed."""
+        num_workers = assigned.shape[1]
+        moved = context.round // self.period % num_workers * (self.step % num_workers)  # [E]
+        worker = torch.arange(num_workers, device=assigned.device)
+        return assigned.gather(1, (worker - moved[:, None]) % num_workers)
+
+
+@registry.built_in("intermittent")
+class Intermittent:
+    """The assigned workers attack for ``on`` rounds, behave honestly for ``off`` rounds, and so on.
+
+    A rule that judges workers by what they sent before may have forgotten it when they attack again.
+
+    Args:
+        on: Rounds, at least 1.
+        off: Rounds, at least 0.
+        start: The first round in which they attack, at least 0.
+
+    Example:
+        >>> assigned = torch.tensor([[True, False]] * 6)
+        >>> context = AttackContext.standalone(torch.zeros(6, 2, 3))
+        >>> context.round = torch.arange(6)
+        >>> Intermittent(on=2, off=1, start=1)(assigned, assigned, context)[:, 0]
+        tensor([False,  True,  True, False,  True,  True])
+    """
+
+    def __init__(self, on: int = 10, off: int = 10, start: int = 0) -> None:
+        self.on = check_int("on", on, low=1)
+        self.off = check_int("off", off, low=0)
+        self.start = check_int("start", start, low=0)
+
+    def __call__(self, assigned: Tensor, current: Tensor, context: AttackContext) -> Tensor:
+        """Return ``assigned`` while they attack, nobody otherwise."""
+        since = context.round - self.start
+        attacking = (since >= 0) & (since % (self.on + self.off) < self.on)
+        return assigned & attacking[:, None]
+
+
+@registry.built_in("schedule")
+class Schedule:
+    """A schedule of yours: from given rounds on, given workers are Byzantine, whoever was assigned.
+
+    Before the first of these rounds nobody is. Rules are still told the f of the environment, not what the
+    schedule makes of it.
+
+    Args:
+        changes: Pairs ``[round, workers]`` in ascending order of the rounds: from this round on, these
+            workers (their numbers, from 0) and no others are Byzantine.
+
+    Example:
+        >>> roles = Schedule([[0, [0, 1]], [50, []], [60, [2]]])
+        >>> assigned = torch.zeros(3, 4, dtype=torch.bool)
+        >>> context = AttackContext.standalone(torch.zeros(3, 4, 5))
+        >>> context.round = torch.tensor([49, 50, 1000])
+        >>> roles(assigned, assigned, context)
+        tensor([[ True,  True, False, False],
+                [False, False, False, False],
+                [False, False,  True, False]])
+    """
+
+    def __init__(self, changes: Sequence[Sequence[Any]]) -> None:
+        self.changes = _checked_changes(changes)
+
+    def __call__(self, assigned: Tensor, current: Tensor, context: AttackContext) -> Tensor:
+        """Return who is Byzantine according to the schedule.
+
+        Raises:
+            ValueError: If it names a worker that does not exist.
+        """
+        num_workers = assigned.shape[1]
+        highest = max((worker for _, workers in self.changes for worker in workers), default=0)
+        if highest >= num_workers:
+            raise ValueError(f"roles: changes must name workers from 0 to {num_workers - 1}, got {highest}")
+        sets = torch.zeros(len(self.changes) + 1, num_workers, dtype=torch.bool, device=assigned.device)
+        for number, (_, workers) in enumerate(self.changes, start=1):
+            sets[number, workers] = True
+        rounds = torch.tensor([round for round, _ in self.changes], device=assigned.device)
+        return sets[(context.round[:, None] >= rounds).sum(1)]
+
+
+def _checked_changes(changes: Any) -> list[tuple[int, list[int]]]:
+    checked: list[tuple[int, list[int]]] = []
+    if isinstance(changes, str) or not isinstance(changes, Sequence) or not changes:
+        raise ValueError(f"changes must be pairs [round, workers], at least one, got {shown(changes)}")
+    for pair in changes:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise ValueError(f"changes must be pairs [round, workers], got {shown(pair)}")
+        round, workers = pair
+        if isinstance(workers, str) or not isinstance(workers, Sequence):
+            raise ValueError(f"changes must name workers in a list of numbers, got {shown(workers)}")
+        low = checked[-1][0] + 1 if checked else 0
+        round = check_int("changes (each round, in ascending order)", round, low=low)
+        checked.append((round, [check_int("changes (each worker)", worker, low=0) for worker in workers]))
+    return checked
 
 
 def _scaled(uniform: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attacks for which a worker needs to know its own gradient at most."""
+"""Attacks for which a worker needs to know its own gradient at most (``one_coordinate`` can use more)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from byzgym.attacks.base import Attack, AttackContext
+from byzgym.attacks.line_search import EVALUATIONS, worst_along
 from byzgym.attacks.registry import registry
-from byzgym.validation import check_choice, check_int, check_real
+from byzgym.numerics.moments import at_least_single, honest_mean
+from byzgym.validation import check_bool, check_choice, check_int, check_real
 
 
 @registry.built_in("none")
@@ -29,10 +31,11 @@ class NoAttack(Attack):
 
 @registry.built_in("scaled")
 class Scaled(Attack):
-    """Model replacement of Bagdasaryan et al. 2020, "How to backdoor federated learning"
-    (https://arxiv.org/abs/1807.00459). Byzantine workers submit ``factor`` times their own gradient.
+    """The scaling of Bagdasaryan et al. 2020, "How to backdoor federated learning"
+    (https://arxiv.org/abs/1807.00459), by itself. Byzantine workers submit ``factor`` times their own
+    gradient.
 
-    Near convergence this replaces the model; the paper's factor is n divided by the global learning rate.
+    ``model_replacement`` is the whole of it, with a backdoor.
 
     Args:
         factor: Any finite number.
@@ -100,13 +103,18 @@ class OneCoordinate(Attack):
     coordinates of their own gradient.
 
     The noise of honest gradients, too, grows with sqrt(d), so rules that compare distances, such as Krum, may
-    choose a row that is far off in one coordinate. The paper adds as much as the rule lets pass, to an
-    estimate of the true gradient; the own gradient and the scale 0.1 are from the reconstruction of GAA by
-    nicehiro (https://github.com/nicehiro/GAA-Consensus).
+    choose a row that is far off in one coordinate. The own gradient and the scale 0.1 are from the
+    reconstruction of GAA by nicehiro (https://github.com/nicehiro/GAA-Consensus). The paper adds as much as
+    the rule lets pass, to an estimate of the true gradient: with ``optimize=True`` they submit the honest
+    mean, raised in this coordinate by what a line search finds in each round, as in ByzantineMomentum
+    (https://github.com/LPD-EPFL/ByzantineMomentum, "bulyan"). The attackers then know the rule and all honest
+    gradients, and the search takes the time of ``evaluations`` aggregations.
 
     Args:
-        scale: Any finite number.
+        scale: Any finite number. It has no effect with ``optimize=True``.
         coordinate: Which one, at least 0 and less than d.
+        optimize: Whether to search for the largest deviation from the honest mean that the rule lets pass.
+        evaluations: How often the search tries out the rule in a round, at least 1.
 
     Example:
         >>> gradients = torch.tensor([[[1.0, 1.0, 1.0, 1.0]]])
@@ -115,9 +123,18 @@ class OneCoordinate(Attack):
         tensor([[[1.0000, 1.0000, 1.2000, 1.0000]]])
     """
 
-    def __init__(self, scale: float = 0.1, coordinate: int = 0) -> None:
+    def __init__(
+        self,
+        scale: float = 0.1,
+        coordinate: int = 0,
+        optimize: bool = False,
+        evaluations: int = EVALUATIONS,
+    ) -> None:
         self.scale = check_real("scale", scale)
         self.coordinate = check_int("coordinate", coordinate, low=0)
+        self.optimize = check_bool("optimize", optimize)
+        self.evaluations = check_int("evaluations", evaluations, low=1)
+        self.knowledge = frozenset({"rule"} if optimize else ())
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return shape [E, n, d]; see `Attack.corrupt`.
@@ -127,6 +144,11 @@ class OneCoordinate(Attack):
         """
         dimension = gradients.shape[2]
         check_int("coordinate", self.coordinate, low=0, high=dimension - 1)
+        if self.optimize:
+            mean = honest_mean(at_least_single(gradients), byzantine)
+            direction = torch.zeros_like(mean)
+            direction[:, self.coordinate] = 1
+            return worst_along(direction, mean, gradients, byzantine, context, self.evaluations)[:, None]
         submitted = gradients.clone()
         submitted[..., self.coordinate] += self.scale * math.sqrt(dimension)
         return submitted

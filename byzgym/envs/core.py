@@ -29,7 +29,7 @@ class Outcome:
     terminated: np.ndarray  # [E] bool
     truncated: np.ndarray  # [E] bool
     info: dict[str, np.ndarray]  # name -> [E, ...]; credits are NaN where the update has none
-    metrics: dict[str, np.ndarray]  # name -> [E], meaningful where `evaluated`
+    metrics: dict[str, np.ndarray]  # name -> [E], meaningful where `evaluated`; NaN where there is none
     evaluated: np.ndarray  # [E] bool
 
 
@@ -167,7 +167,7 @@ def pick(info: Mapping[str, np.ndarray], env: int) -> dict[str, Any]:
     return {
         name: value[env].copy() if value.ndim > 1 else value.tolist()[env]
         for name, value in info.items()
-        if name != "credits" or not np.isnan(value[env, 0])
+        if name not in ("credits", "attack_success_rate") or not np.isnan(value[env]).any()
     }
 
 

@@ -113,6 +113,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `diverged` | whether the run has diverged |
     | `attack` | the attack of this episode |
     | `accuracy`, `top3_accuracy`, `test_loss` | on test data, at the end and every `evaluate_every` rounds |
+    | `attack_success_rate` | beside these if the attack is a backdoor: how often its trigger works |
 
     Byzantine masks, the attack and test metrics are for evaluation only: they are in no observation and no
     reward. With secure groups the arrays have n / g entries: groups with a Byzantine worker in them, and

@@ -247,6 +247,7 @@ class ByzantineAggregationVectorEnv(Shell, VectorEnv[Any, Any, np.ndarray]):
         for name, values in (outcome.info | outcome.metrics).items():
             mask = present & outcome.evaluated if name in outcome.metrics else present
             mask = mask & ~np.isnan(values[:, 0]) if name == "credits" else mask
+            mask = mask & ~np.isnan(values) if name == "attack_success_rate" else mask
             if mask.any():
                 infos[name] = np.full_like(values, None) if values.dtype == object else np.zeros_like(values)
                 infos[name][mask] = values[mask]

@@ -14,7 +14,6 @@ import gymnasium
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 import byzgym
 from byzgym import agents
@@ -184,7 +183,8 @@ def play_episodes(
         on_frame: Receives what ``env.render()`` returns, ten times an episode.
 
     Returns:
-        One row an episode: seed, attack, return, accuracy, rounds, diverged.
+        One row an episode: seed, attack, return, accuracy, rounds, diverged, and attack_success_rate if an
+        attack is a backdoor.
     """
     every = max(1, env.unwrapped.simulation.setup.rounds // 10)  # type: ignore[attr-defined]
     table = []
@@ -199,7 +199,9 @@ def play_episodes(
             if on_frame is not None and (done or rounds % every == 0):
                 on_frame(env.render())
         row = {"seed": number, "attack": info["attack"], "return": total, "accuracy": float(info["accuracy"])}
-        table.append({**row, "rounds": rounds, "diverged": bool(info["diverged"])})
+        row |= {"rounds": rounds, "diverged": bool(info["diverged"])}
+        row |= {name: info[name] for name in ("attack_success_rate",) if name in info}
+        table.append(row)
     return pd.DataFrame(table)
 
 
@@ -230,13 +232,21 @@ def _enough_threads(simulation: Simulation) -> Iterator[None]:
 
 def _points(simulation: Simulation, round: int, keys: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A point of each run's curve."""
-    measured = zip(simulation.evaluate()["accuracy"], simulation.qv_loss(), strict=True)
+    metrics, losses = simulation.evaluate(), simulation.qv_loss()
+    rates = metrics.get("attack_success_rate", torch.full_like(losses, torch.nan))
+    measured = zip(metrics["accuracy"].tolist(), rates.tolist(), losses.tolist(), strict=True)
     return [
-        {**key, "round": round, "accuracy": _rounded(accuracy), "qv_loss": _rounded(loss)}
-        for key, (accuracy, loss) in zip(keys, measured, strict=True)
+        {
+            **key,
+            "round": round,
+            "accuracy": _rounded(accuracy),
+            "attack_success_rate": _rounded(rate),
+            "qv_loss": _rounded(loss),
+        }
+        for key, (accuracy, rate, loss) in zip(keys, measured, strict=True)
     ]
 
 
-def _rounded(value: Tensor | float) -> float:
+def _rounded(value: float) -> float:
     """Seven digits: all that a float32 holds."""
     return float(f"{float(value):.7g}")

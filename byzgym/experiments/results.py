@@ -21,15 +21,19 @@ from byzgym.experiments.config import Comparison, command, options
 RUN_COLUMNS: dict[str, type] = {
     **dict.fromkeys(("task", "model", "policy", "attack", "roles", "partition"), str),
     **dict.fromkeys(("num_workers", "num_byzantine", "seed", "rounds"), int),
-    **dict.fromkeys(("accuracy", "qv_loss", "byzantine_credit", "detection_auc"), float),
+    **dict.fromkeys(
+        ("accuracy", "attack_success_rate", "qv_loss", "byzantine_credit", "detection_auc"), float
+    ),
     **{"diverged": bool, "seconds": float, "version": str},
 }
 """The columns of results.csv, one row a run."""
 CURVE_COLUMNS: dict[str, type] = {
     **{"policy": str, "attack": str, "num_byzantine": int, "seed": int},
-    **{"round": int, "accuracy": float, "qv_loss": float},
+    **{"round": int, "accuracy": float, "attack_success_rate": float, "qv_loss": float},
 }
 """The columns of curves.csv, one row an evaluation."""
+OF_BACKDOORS = "attack_success_rate"
+"""The column that is in the files only if there is a backdoor among the attacks."""
 
 _TABLES = ("config.json", "curves.csv", "results.csv")
 _DRAWN = re.compile(r"overview\.png|(accuracy|final|credits)_f\d+\.png|report\.(html|md)", re.ASCII)
@@ -123,8 +127,8 @@ class Results:
         files.write_texts(
             {
                 folder / "config.json": json.dumps(config, indent=2) + "\n",
-                folder / "results.csv": self.runs.to_csv(index=False, lineterminator="\n"),
-                folder / "curves.csv": self.curves.to_csv(index=False, lineterminator="\n"),
+                folder / "results.csv": _csv(self.runs),
+                folder / "curves.csv": _csv(self.curves),
             }
         )
 
@@ -179,10 +183,19 @@ def _held(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name in _TABLES or _DRAWN.fullmatch(path.name))
 
 
+def _csv(table: pd.DataFrame) -> str:
+    shown = table.drop(columns=OF_BACKDOORS) if table[OF_BACKDOORS].isna().all() else table
+    return shown.to_csv(index=False, lineterminator="\n")
+
+
 def _read_table(path: Path, columns: dict[str, type]) -> pd.DataFrame:
     try:
         # Only an empty field is a missing value: an attack is called "none".
-        options: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "usecols": list(columns)}
-        return pd.read_csv(path, dtype=columns, **options)
+        options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+        table = pd.read_csv(path, dtype=columns, **options)
+        missing = [name for name in columns if name not in table and name != OF_BACKDOORS]
+        if missing:
+            raise ValueError(f"the columns {missing} are missing")
+        return table.reindex(columns=list(columns))
     except ValueError as error:
         raise ValueError(f"{path} is not a CSV file of results: {error}") from None

@@ -18,7 +18,7 @@ from byzgym.registry import Registry, describe
 from byzgym.simulation.schedules import LearningRate
 from byzgym.validation import check_choice, check_int, check_real, unknown
 
-KNOWLEDGE = frozenset({"qv", "rule"})
+KNOWLEDGE = frozenset({"qv", "qv_distribution", "qv_labels", "rule"})
 """What of the server an attack or a role function may ask for."""
 SCOPES = ("workers", "transmission")
 REWARDS = ("qv", "held_out")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from byzgym.attacks import Triggered
 from byzgym.simulation.gradients import GradientEngine
 
 
@@ -36,3 +39,25 @@ def test_metrics(engine: GradientEngine, theta: Tensor, x: Tensor, y: Tensor) ->
         "top3_accuracy": top3,
         "test_loss": torch.nan_to_num(loss, nan=1e30, posinf=1e30),
     }
+
+
+def success_rates(
+    engine: GradientEngine, theta: Tensor, x: Tensor, y: Tensor, attacks: Sequence[Any], attack_of: Tensor
+) -> Tensor:
+    """How often backdoors succeed with parameters [E, d]: the attack success rates [E], from 0 to 1.
+
+    That is the share of the test samples x [N, ...], y [N] without the target label that get it once they
+    bear the trigger. A tie is no success. NaN where environment e's attack, ``attacks[attack_of[e]]``, is no
+    backdoor, or all samples have the target label.
+    """
+    rates = theta.new_full((len(theta),), torch.nan)
+    for number, attack in enumerate(attacks):
+        envs = (attack_of == number).nonzero()[:, 0]
+        if not isinstance(attack, Triggered) or not len(envs):
+            continue
+        others = y != attack.target
+        if others.any():
+            triggered = attack.trigger(x)[others]
+            target = torch.full_like(y[others], attack.target)
+            rates[envs] = test_metrics(engine, theta[envs], triggered, target)["accuracy"]
+    return rates

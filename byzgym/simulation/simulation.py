@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byzgym.aggregation import Decision, Mean, RulePerEnvironment, ServerView
 from byzgym.ambient import episode_seed, keep_freed_memory, shielded, view_seed
-from byzgym.attacks import AttackContext
+from byzgym.attacks import AttackContext, Triggered
 from byzgym.memory import Memory
 from byzgym.numerics.finite import is_finite
 from byzgym.simulation import snapshots
@@ -24,7 +24,7 @@ from byzgym.simulation.config import (
     resolve,
 )
 from byzgym.simulation.gradients import engine_for
-from byzgym.simulation.metrics import test_metrics
+from byzgym.simulation.metrics import success_rates, test_metrics
 from byzgym.simulation.quasi_validation import QuasiValidation, draw_samples
 from byzgym.simulation.reward_set import RewardSet
 from byzgym.simulation.server import Server, receive
@@ -346,8 +346,20 @@ class Simulation:
 
     @shielded
     def evaluate(self) -> dict[str, Tensor]:
-        """Test metrics: "accuracy" and "top3_accuracy" (0 to 1) and "test_loss", each of shape [E]."""
-        return test_metrics(self.engine, self.server.theta, *self.setup.task.test)
+        """Test metrics: "accuracy" and "top3_accuracy" (0 to 1) and "test_loss", each of shape [E].
+
+        If an environment's attack is a backdoor (`byzgym.attacks.Triggered`), also "attack_success_rate" (0
+        to 1): the share of the test samples without the target label that get it with the trigger. It is NaN
+        where the attack is none.
+        """
+        test = self.setup.task.test
+        metrics = test_metrics(self.engine, self.server.theta, *test)
+        attacks = [attack.attack for attack in self.workers.attacks]
+        if any(isinstance(attack, Triggered) for attack in attacks):
+            rates = success_rates(self.engine, self.server.theta, *test, attacks, self.workers.attack_of)
+            if not rates.isnan().all():
+                metrics["attack_success_rate"] = rates
+        return metrics
 
     @shielded
     def snapshot(self) -> dict[str, Any]:
@@ -419,6 +431,21 @@ class Simulation:
         self.quasi_validation.assign(envs, samples)
         self._in_round = False
 
+    def _draw_for_attackers(self, envs: list[int] | None) -> tuple[Tensor, Tensor] | None:
+        """QV samples of their own for attackers that know where such samples come from.
+
+        Inputs x [k, q, ...] and labels y [k, q] for some environments (all where None), zero where nobody
+        knows; None where that is everywhere.
+        """
+        chosen = list(range(self.num_envs)) if envs is None else envs
+        knowing = self.workers.knowing("qv_distribution", chosen)
+        if not knowing:
+            return None
+        x, y = (torch.zeros_like(part[chosen]) for part in (self.quasi_validation.x, self.quasi_validation.y))
+        for env in knowing:
+            x[chosen.index(env)], y[chosen.index(env)] = self._draw_qv(env, self.workers.generators[env])
+        return x, y
+
     def _submit(self, envs: list[int] | None) -> None:
         """Let the workers of some environments (all where None) submit, and the server receive."""
         self._view = None
@@ -437,7 +464,8 @@ class Simulation:
             rule=rule.of(envs) if envs is not None and isinstance(rule, RulePerEnvironment) else rule,
             qv=(self.quasi_validation.x[chosen], self.quasi_validation.y[chosen]),
         )
-        self._in_round = True  # an attack may be anybody's code, and fail
+        self._in_round = True  # an attack or a QV source may be anybody's code, and fail
+        context.qv_distribution = self._draw_for_attackers(envs)
         self.workers.submit(index, self.server.theta[chosen], context)
         rows, rejected = receive(self.workers.submissions[chosen], self.setup.secure_group_size)
         if envs is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -19,6 +19,7 @@ from byzgym.simulation.batches import BatchSampler, checked_shares
 from byzgym.simulation.config import NamedAttack, Setup, byzantine_bounds, named_attacks
 from byzgym.simulation.dense import place
 from byzgym.simulation.gradients import GradientEngine
+from byzgym.simulation.weighted import weighted_gradients
 from byzgym.validation import blamed
 
 LONG_ROW = 1 << 14
@@ -99,6 +100,14 @@ class Workers:
         if self.momentum is not None:
             self.momentum[env] = 0
 
+    def knowing(self, knowledge: str, envs: Sequence[int]) -> list[int]:
+        """Those of some environments in which the attack or the roles declare this knowledge."""
+        actors = [self._setup.roles, *(attack.attack for attack in self.attacks)]
+        knows = [knowledge in getattr(actor, "knowledge", ()) for actor in actors]
+        if not any(knows):
+            return []
+        return [env for env in envs if knows[0] or knows[1 + int(self.attack_of[env])]]
+
     def submit(self, envs: Tensor | None, theta: Tensor, context: AttackContext) -> None:
         """Compute the submissions of ``envs`` (all where None), with their theta [k, d] and their context."""
         index = torch.arange(len(self.generators), device=theta.device) if envs is None else envs
@@ -110,13 +119,16 @@ class Workers:
         self.byzantine[index] = self.acting[index].gather(1, cohort)
         groups = self._groups(index)
         rows = self._rows_in_use(index, groups)
-        x, y = self._batch(samples, index, groups, context, rows)
+        x, y, weights = self._batch(samples, index, groups, context, rows)
         out = self.submissions if envs is None else theta.new_empty(len(index), *self.submissions.shape[1:])
         if self._setup.local_steps == 1:
             self._engine.gradients(theta, x, y, context.generators, out, rows)
+            if weights is not None:
+                env, worker = (weights != 1).any(2).nonzero(as_tuple=True)
+                batches = x[env, worker], y[env, worker], weights[env, worker]
+                out[env, worker] = weighted_gradients(self._engine, theta[env], *batches)
         else:
-            changes = self._local_changes(theta, x, y, context)
-            place(changes, out, 0, rows)
+            place(self._local_changes(theta, x, y, weights, context), out, 0, rows)
         if self.momentum is not None:
             beta, own = self._setup.worker_momentum, (index[:, None], cohort)
             torch.add(self.momentum[own].mul_(beta), out, alpha=1 - beta, out=out)
@@ -179,13 +191,17 @@ class Workers:
         groups: list[Group],
         context: AttackContext,
         rows: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Batches x [k, h, B, ...], y [k, h, B], from samples [k, m, B], of ``rows`` (all m where None)."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Batches x [k, h, B, ...], y [k, h, B], from samples [k, m, B], of ``rows`` (all m where None).
+
+        Last come the weights [k, h, B] of the samples' losses; None where all are 1.
+        """
         x_train, y_train = self._setup.task.train
         if rows is not None:
             samples = samples.gather(1, rows[..., None].expand(-1, -1, samples.shape[2]))
         x = x_train.index_select(0, samples.flatten()).view(*samples.shape, *x_train.shape[1:])
         y = y_train.index_select(0, samples.flatten()).view(samples.shape)
+        weights: Tensor | None = None
         for number, members in groups:
             attack, name = self.attacks[number].attack, self.attacks[number].name
             if isinstance(attack, attacks.DataPoisoning):
@@ -193,30 +209,41 @@ class Workers:
                 clean = x[members], y[members]
                 with blamed(f"attack {name}"):
                     poisoned = attack.poison(*clean, mask.clone(), given)
-                poisoned_x, poisoned_y = _checked_batches(name, poisoned, clean, mask, context.num_classes)
+                parts = _checked_batches(name, poisoned, clean, mask, context.num_classes)
+                if len(parts) == 3 and weights is None:
+                    weights = torch.ones(y.shape, device=y.device)
                 env, worker = mask.nonzero(as_tuple=True)
-                x[members[env], worker] = poisoned_x[env, worker]
-                y[members[env], worker] = poisoned_y[env, worker]
-        return x, y
+                for whole, part in zip((x, y, weights), parts, strict=False):
+                    assert whole is not None
+                    whole[members[env], worker] = part[env, worker]
+        return x, y, weights
 
-    def _local_changes(self, theta: Tensor, x: Tensor, y: Tensor, context: AttackContext) -> Tensor:
+    def _local_changes(
+        self, theta: Tensor, x: Tensor, y: Tensor, weights: Tensor | None, context: AttackContext
+    ) -> Tensor:
         """(theta - theta') / lr [k, h, d] of h workers whose models theta' took steps from theta [k, d].
 
-        Batches x [k, h, K B, ...], y [k, h, K B] are those of K steps, one after the other. The sum of the
-        gradients is this difference, and does not lose digits.
+        Batches x [k, h, K B, ...], y [k, h, K B] are those of K steps, one after the other, with weights of
+        the samples' losses. The sum of the gradients is this difference, and does not lose digits.
         """
         num_envs, num_workers = y.shape[:2]
-        x, y = (
-            x.flatten(0, 1)[:, None],
-            y.flatten(0, 1)[:, None],
-        )  # [k h, 1, K B, ...], a model for each worker
+        x, y = x.flatten(0, 1), y.flatten(0, 1)  # [k h, K B, ...], a model for each worker
+        crafted = torch.zeros(0, dtype=torch.int64) if weights is None else weights.flatten(0, 1)
+        crafting = (crafted != 1).any(1).nonzero()[:, 0] if weights is not None else crafted  # workers
         theta = theta.repeat_interleave(num_workers, 0)  # [k h, d]
         rates = context.learning_rate.repeat_interleave(num_workers)[:, None]
         generators = [generator for generator in context.generators for _ in range(num_workers)]
         total, gradients = torch.zeros_like(theta), torch.empty_like(theta)
-        batches = zip(*(part.split(self._setup.batch_size, 2) for part in (x, y)), strict=True)
-        for inputs, labels in batches:
-            self._engine.gradients(theta - rates * total, inputs, labels, generators, gradients[:, None])
+        size = self._setup.batch_size
+        for first in range(0, y.shape[1], size):
+            batch = slice(first, first + size)
+            point = theta - rates * total
+            self._engine.gradients(
+                point, x[:, None, batch], y[:, None, batch], generators, gradients[:, None]
+            )
+            if len(crafting):
+                own = x[crafting, batch], y[crafting, batch], crafted[crafting, batch]
+                gradients[crafting] = weighted_gradients(self._engine, point[crafting], *own)
             total += gradients
         return total.unflatten(0, (num_envs, num_workers))
 
@@ -258,7 +285,10 @@ class Workers:
         mask, memory = self.byzantine, self.memories[number + 1]
         if len(members) < len(self.generators):
             mask, memory = mask[index[members]], memory.of(index[members])
-        return mask, _context_for(self.attacks[number].attack, context, members, memory)
+        given = _context_for(self.attacks[number].attack, context, members, memory)
+        if given.rule is not None and self._setup.secure_group_size > 1:
+            given.rule = _of_groups(given.rule, self._setup.secure_group_size)
+        return mask, given
 
 
 def _is_plain_noise(attack: Any) -> TypeGuard[attacks.Noise]:
@@ -285,19 +315,23 @@ def _write_rows(out: Tensor, target: Tensor, rows: Tensor | Sequence[Tensor]) ->
 
 def _checked_batches(
     name: str, poisoned: Any, given: tuple[Tensor, Tensor], mask: Tensor, num_classes: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
+    """What `DataPoisoning.poison` returned: inputs, labels and perhaps weights."""
+    shapes = [given[0].shape, given[1].shape, given[1].shape]
     if (
         isinstance(poisoned, tuple | list)
-        and len(poisoned) == len(given)
+        and len(poisoned) in (2, 3)
         and all(isinstance(new, Tensor) for new in poisoned)
-        and all(new.shape == old.shape for new, old in zip(poisoned, given, strict=True))
+        and all(new.shape == shape for new, shape in zip(poisoned, shapes, strict=False))
         and poisoned[1].dtype == torch.int64
         and bool(((poisoned[1] >= 0) & (poisoned[1] < num_classes))[mask].all())
     ):
-        return poisoned[0].detach().to(given[0].dtype), poisoned[1]
+        x, y, *weights = poisoned
+        return x.detach().to(given[0].dtype), y, *(one.detach().to(given[0].dtype) for one in weights)
     raise ValueError(
         f"attack {name} must return inputs of shape {tuple(given[0].shape)} and labels of shape "
-        f"{tuple(given[1].shape)}, int64 from 0 to {num_classes - 1}, from poison"
+        f"{tuple(given[1].shape)}, int64 from 0 to {num_classes - 1}, and perhaps weights of the shape of "
+        "the labels, from poison"
     )
 
 
@@ -306,9 +340,13 @@ def _context_for(actor: Any, context: AttackContext, members: Tensor, memory: Me
     knowledge: frozenset[str] = getattr(actor, "knowledge", frozenset())
     rule = context.rule if "rule" in knowledge else None
     qv = context.qv if "qv" in knowledge else None
+    fresh = context.qv_distribution if "qv_distribution" in knowledge else None
+    labels = context.qv[1].sort(dim=1).values if context.qv and "qv_labels" in knowledge else None
     if len(members) == len(context.generators) and isinstance(actor, attacks.Attack):
         # It has promised to write into nothing, so it may see the tensors themselves.
-        return dataclasses.replace(context, rule=rule, qv=qv, memory=memory)
+        return dataclasses.replace(
+            context, rule=rule, qv=qv, qv_distribution=fresh, qv_labels=labels, memory=memory
+        )
     return AttackContext(
         round=context.round[members],
         generators=[context.generators[e] for e in members.tolist()],
@@ -317,9 +355,16 @@ def _context_for(actor: Any, context: AttackContext, members: Tensor, memory: Me
         num_classes=context.num_classes,
         rule=rule.of(members) if isinstance(rule, RulePerEnvironment) else rule,
         qv=None if qv is None else (qv[0][members], qv[1][members]),
+        qv_distribution=None if fresh is None else (fresh[0][members], fresh[1][members]),
+        qv_labels=None if labels is None else labels[members],
         memory=memory,
         workers=None if context.workers is None else context.workers[members],
     )
+
+
+def _of_groups(rule: Callable[[Tensor], Tensor], size: int) -> Callable[[Tensor], Tensor]:
+    """What a rule makes of submissions [..., n, d] of which the server sees means over groups."""
+    return lambda submissions: rule(submissions.unflatten(-2, (-1, size)).mean(-2))
 
 
 def _randint(high: int, generator: torch.Generator) -> int:

@@ -64,6 +64,19 @@ def test_z_follows_the_formula_or_is_1_5():
             assert attack.effective_z(num_workers, num_byzantine) == pytest.approx(expected, abs=1e-9)
 
 
+def test_z_of_all_workers_or_1_5():
+    """As ByzPy, krum and BANT have it."""
+    attack = attacks.ALittleIsEnough(formula="all_workers")
+    for num_workers in range(1, 41):
+        for num_byzantine in range(num_workers + 1):
+            s = int(np.floor(num_workers / 2 + 1)) - num_byzantine
+            argument = (num_workers - s) / num_workers
+            expected = norm.ppf(argument) if 0 < argument < 1 else 1.5
+            assert attack.effective_z(num_workers, num_byzantine) == pytest.approx(expected, abs=1e-9)
+    assert attack.effective_z(10, 3) == pytest.approx(norm.ppf(0.7))
+    assert attack.effective_z(10, 7) == 1.5
+
+
 def test_the_floor_of_z():
     attack = attacks.make("alie", min_z=0.3)
     assert [attack.effective_z(10, m) for m in (1, 2, 3)] == [0.3] * 3

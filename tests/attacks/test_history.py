@@ -102,6 +102,17 @@ def test_mimic_replaces_a_worker_that_becomes_byzantine():
     assert target(rounds[3], mask) == second  # although the first is honest again
 
 
+def test_mimic_of_a_fixed_worker():
+    gradients = gradients_like(4, 5, 7)
+    mask = mask_of(5, [0, 2], [4], [0, 1, 2, 3], [0, 1, 2, 3, 4])
+    context = context_for(gradients)
+    submitted = attacks.make("mimic", worker=1)(gradients, mask, context)
+    for env, copied in enumerate([3, 1, 4]):  # the third has one honest worker only
+        assert (submitted[env, mask[env]] == gradients[env, copied]).all()
+    assert not submitted[3].any()
+    assert not context.memory.state()
+
+
 def test_mimic_of_equal_rows_and_of_nobody_is_finite():
     gradients = gradients_like(3, 1, 20).repeat(1, 4, 1)
     gradients[2] = torch.nan
@@ -209,3 +220,14 @@ def test_rop_is_finite_without_an_orthogonal_direction(dimension, update):
             submitted = attacks.make("rop", angle=angle).corrupt(gradients, mask_of(3, [0]), context)
             assert submitted.isfinite().all()
             assert (submitted[0, 0] - update).norm() < 1.001 + 1e-6 * update
+
+
+def test_rop_with_the_z_of_alie():
+    gradients = gradients_like(2, 10, 30)
+    mask = mask_of(10, [0, 1, 2], list(range(7)))
+    context = context_for(gradients)
+    context.previous_update = gradients[:, 0].clone()
+    submitted = attacks.make("rop", z=None)(gradients, mask, context)
+    for env, z in enumerate((0.18, 1.5)):
+        away = submitted[env, 0] - context.previous_update[env]
+        assert float(away.norm()) == pytest.approx(z, abs=1e-3)

@@ -92,6 +92,9 @@ def test_the_bound_is_reached_and_not_passed(perturbation, size):
         assert away["min_max"].max().item() == pytest.approx(pairs.max().item(), rel=1e-5)
         largest = pairs.square().sum(1).max().item()
         assert away["min_sum"].square().sum().item() == pytest.approx(largest, rel=1e-5)
+        nearer = common("min_sum", gradients, mask, perturbation=perturbation, bound="smallest")[env].double()
+        smallest = pairs.square().sum(1).min().item()
+        assert (honest - nearer).norm(dim=1).square().sum().item() == pytest.approx(smallest, rel=1e-5)
 
 
 @pytest.mark.parametrize("perturbation", PERTURBATIONS)

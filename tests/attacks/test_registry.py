@@ -11,10 +11,17 @@ from byzgym import attacks
 # These do not read what Byzantine workers would send.
 BLIND = {
     *("gaussian", "uniform", "random", "zero", "non_finite", "omniscient", "ipm", "alie", "sybils"),
-    *("min_max", "min_sum", "fang_trimmed_mean", "mimic", "rop"),
+    *("min_max", "min_sum", "fang_trimmed_mean", "mimic", "rop", "anti_clipping"),
 }
-OWN = {"label_flip", "none", "replay"}  # these submit their own gradients, at least in the first round
-OTHERS = {"adaptive", "bit_flip", "fang_krum", "gambler", "mixture", "one_coordinate", "scaled", "sign_flip"}
+# These submit their own gradients, at least in the first round.
+OWN = {
+    *("label_flip", "none", "replay", "backdoor", "distributed_backdoor", "neurotoxin"),
+    *("leaked_qv", "missing_label"),
+}
+OTHERS = {
+    *("adaptive", "bit_flip", "fang_krum", "gambler", "mixture", "model_replacement", "one_coordinate"),
+    *("scaled", "sign_flip"),
+}
 BUILT_IN = {*BLIND, *OWN, *OTHERS}
 ADAPTIVE = {"name": "adaptive", "against": "mean", "evaluations": 2, "task": "synthetic", "rounds": 2}
 GAMBLER = {"name": "gambler", "probability": 0.3, "num_servers": 2, "factor": -3.0}
@@ -22,10 +29,14 @@ SPECS = [
     *sorted(BUILT_IN - {"adaptive"}),  # its default is a long search
     ADAPTIVE,
     {"name": "alie", "z": 1.0},
+    {"name": "alie", "formula": "all_workers"},
+    *({"name": name, "optimize": True} for name in ("alie", "ipm", "one_coordinate")),
     {"name": "bit_flip", "victims": "all", "dimensions": 5},
     GAMBLER,
     {**GAMBLER, "victims": "byzantine"},
     *({"name": name, "perturbation": kind} for name in ("min_max", "min_sum") for kind in ("unit", "sign")),
+    {"name": "min_sum", "bound": "smallest"},
+    {"name": "model_replacement", "norm": 2.0},
     {"name": "non_finite", "value": "-inf"},
 ]
 RANDOM = [
@@ -106,7 +117,8 @@ class TestEveryAttack:
 
 @pytest.mark.parametrize("factor", [4, 1e30, 1e-30])
 @pytest.mark.parametrize(
-    "name", ["alie", "fang_krum", "fang_trimmed_mean", "mimic", "min_max", "min_sum", "sybils"]
+    "name",
+    ["alie", "anti_clipping", "fang_krum", "fang_trimmed_mean", "mimic", "min_max", "min_sum", "sybils"],
 )
 def test_larger_gradients_give_as_much_larger_submissions(name, factor):
     gradients = gradients_like(4, 6, 33)
@@ -156,6 +168,8 @@ def test_blind_attacks_ignore_byzantine_rows(name, dimension):
         ("fang_trimmed_mean", {"b": 0.5}),
         ("fang_krum", {"halvings": 1001}),
         ("mimic", {"warmup": 0}),
+        ("mimic", {"worker": -1}),
+        ("rop", {"z": "alie"}),
         ("replay", {"delay": 0}),
         ("rop", {"location": 1.5}),
         ("rop", {"reference": -0.1}),
@@ -163,6 +177,25 @@ def test_blind_attacks_ignore_byzantine_rows(name, dimension):
         ("one_coordinate", {"coordinate": -1}),
         ("non_finite", {"value": float("nan")}),
         ("sybils", {"noise": -1}),
+        ("alie", {"formula": "n"}),
+        ("alie", {"optimize": 1}),
+        ("ipm", {"evaluations": 0}),
+        ("one_coordinate", {"optimize": "yes"}),
+        ("min_sum", {"bound": "mean"}),
+        ("backdoor", {"target": -1}),
+        ("backdoor", {"size": 0}),
+        ("backdoor", {"value": float("nan")}),
+        ("backdoor", {"fraction": 1.5}),
+        ("distributed_backdoor", {"size": 0}),
+        ("distributed_backdoor", {"gap": -1}),
+        ("distributed_backdoor", {"shift": -1}),
+        ("distributed_backdoor", {"factor": float("inf")}),
+        ("model_replacement", {"norm": 0}),
+        ("model_replacement", {"factor": "n"}),
+        ("neurotoxin", {"kept": 0}),
+        ("leaked_qv", {"leak": "all"}),
+        ("missing_label", {"loss": "5"}),
+        ("missing_label", {"period": 0}),
     ],
 )
 def test_bad_parameters_are_named(name, parameters):

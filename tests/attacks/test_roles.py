@@ -20,6 +20,11 @@ SPECS = [
     {"name": "randomized", "period": 1, "probability": 0.9},
     {"name": "fluctuating", "period": 4, "low": 1, "high": 3},
     {"name": "pretense", "until": 4},
+    "rotating",
+    {"name": "rotating", "period": 2, "step": -2},
+    "intermittent",
+    {"name": "intermittent", "on": 2, "off": 3, "start": 4},
+    {"name": "schedule", "changes": [[3, [0, 5]], [9, []], [20, [1]]]},
 ]
 
 
@@ -187,3 +192,70 @@ def test_redrawn_keeps_the_number_and_changes_the_workers_when_due():
         if number % 5 or not number:
             assert torch.equal(seen[-1], current)
     assert len({tuple(mask[0].tolist()) for mask in seen}) > 2
+
+
+def test_rotating_moves_the_set_on():
+    assigned = mask_of(5, [0, 1], [4], [0, 1, 2, 3, 4], [])
+    masks = play(roles.make("rotating", period=3, step=2), assigned, 40)
+    for t in range(40):
+        for env in range(4):
+            expected = {(worker + 2 * (t // 3)) % 5 for worker in assigned[env].nonzero()[:, 0].tolist()}
+            assert set(masks[t, env].nonzero()[:, 0].tolist()) == expected
+    back = play(roles.make("rotating", period=1, step=-1), assigned, 3)
+    assert back[1, 0].tolist() == [True, False, False, False, True]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 4), st.integers(0, 4), st.integers(0, 6))
+def test_intermittent_goes_on_and_off(on, off, start):
+    assigned = mask_of(4, [0], [1, 2])
+    masks = play(roles.make("intermittent", on=on, off=off, start=start), assigned, 30)
+    for t in range(30):
+        attacking = t >= start and (t - start) % (on + off) < on
+        assert torch.equal(masks[t], assigned if attacking else torch.zeros_like(assigned))
+
+
+def test_a_schedule_is_followed():
+    assigned = mask_of(4, [0], [1, 2])
+    masks = play(roles.make("schedule", changes=[[2, [3]], [4, [0, 1]], [5, []]]), assigned, 8)
+    expected = [[], [], [3], [3], [0, 1], [], [], []]
+    for t, workers in enumerate(expected):
+        assert torch.equal(masks[t], mask_of(4, workers, workers))
+    spelt = roles.make_from("schedule:changes=[[0, [1]], (3, (2,))]")
+    assert spelt.changes == [(0, [1]), (3, [2])]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "0",
+        [],
+        5,
+        [[0]],
+        [["0", [1]]],
+        [[0, 1]],
+        [[0, [-1]]],
+        [[3, [0]], [3, [1]]],
+        [[3, [0]], [2, [1]]],
+        [[-1, []]],
+    ],
+)
+def test_a_bad_schedule_is_refused(changes):
+    with pytest.raises(ValueError, match=r"^changes"):
+        roles.make("schedule", changes=changes)
+
+
+def test_a_schedule_may_name_workers_that_exist_only():
+    assigned = mask_of(4, [0])
+    with pytest.raises(ValueError, match=r"changes must name workers from 0 to 3, got 4"):
+        play(roles.make("schedule", changes=[[9, [4]]]), assigned, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("rotating", {"period": 0}), ("rotating", {"step": 0.5}), ("intermittent", {"on": 0}),
+     ("intermittent", {"off": -1}), ("intermittent", {"start": -1})],
+)  # fmt: skip
+def test_bad_parameters_of_the_new_ones_are_named(name, parameters):
+    with pytest.raises(ValueError, match=f"^{next(iter(parameters))}"):
+        roles.make(name, **parameters)

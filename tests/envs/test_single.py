@@ -120,6 +120,20 @@ def test_an_episode_ends_with_test_metrics():
     assert evaluated == [4, 8, 10]
 
 
+def test_the_success_of_a_backdoor_is_among_the_test_metrics():
+    env = make(evaluate_every=4, attack=["backdoor:size=2", "zero"])
+    seen = set()
+    for seed in range(6):
+        env.reset(seed=seed)
+        for _ in range(4):
+            observation, *_, info = env.step(uniform(env))
+        assert ("attack_success_rate" in info) == (info["attack"] == "backdoor:size=2")
+        assert 0 <= info.get("attack_success_rate", 0) <= 1
+        seen.add(info["attack"])
+    assert len(seen) == 2
+    assert observation in env.observation_space
+
+
 def test_a_step_before_the_first_reset_is_refused():
     env = make().unwrapped
     with pytest.raises(ResetNeeded):

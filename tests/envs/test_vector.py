@@ -57,6 +57,7 @@ def assert_same(first, second, path="result"):
         {"attack": ATTACKS, "learning_rate": 0.01},
         {"attack": ATTACKS},  # some environments diverge, so that episodes end at different times
         {"attack": ["alie"], "observation": "all", "action": "null_slot", "evaluate_every": 2},
+        {"attack": ["backdoor", "leaked_qv:leak=distribution"], "evaluate_every": 2},
         {"attack": "ipm", "secure_group_size": 5, "num_byzantine": (0, 4)},
         {"attack": ["alie"], "reward_size": 9, "reward_form": "log", "pooling": "blocks"},
         {"attack": ATTACKS, "qv_period": 4},

@@ -43,6 +43,18 @@ def test_policies_that_keep_one_name_in_different_shapes(small, tmp_path):
     assert set(runs["policy"]) == set(policies)
 
 
+def test_the_success_of_backdoors_is_reported(small, tmp_path):
+    comparison = small(policies=("mean",), attacks=("backdoor:target=1", "zero"), rounds=3, seeds=2)
+    compare(comparison, tmp_path)
+    results = Results.read(tmp_path)
+    assert "accuracy,attack_success_rate,qv_loss" in (tmp_path / "results.csv").read_text()
+    for table in (results.runs, results.curves):
+        rates = table.groupby("attack")["attack_success_rate"]
+        assert rates.count()["zero"] == 0
+        assert rates.count()["backdoor:target=1"] == rates.size()["backdoor:target=1"]
+        assert table["attack_success_rate"].dropna().between(0, 1).all()
+
+
 def test_threads_are_put_back(small):
     seen = []
 

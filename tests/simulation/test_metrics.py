@@ -6,7 +6,7 @@ from simulation_cases import make
 from torch import nn
 from torch.nn import functional as F
 
-from byzgym import tasks
+from byzgym import attacks, tasks
 from byzgym.simulation import metrics
 
 
@@ -51,3 +51,53 @@ def test_parts_of_the_test_set_add_up(model, monkeypatch):
     module = tasks.models.build(model, x.shape[1:], 10, torch.Generator()).eval()
     nn.utils.vector_to_parameters(simulation.view.theta[1].clone(), module.parameters())
     torch.testing.assert_close(whole["accuracy"][1], (module(x).argmax(1) == y).float().mean())
+
+
+class Shift(attacks.Triggered):
+    """Its trigger adds one to the first number of an input."""
+
+    def __init__(self, target):
+        super().__init__(target, None, 1.0)
+
+    def parts(self, shape):
+        raise NotImplementedError
+
+    def trigger(self, x):
+        return x + torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), x.shape[1])
+
+
+def test_success_by_hand():
+    x, y = torch.tensor([[0.5, 1.0, 0], [0, 1, 0], [0, 0, 1], [0, 3, 0]]), torch.tensor([1, 0, 2, 1])
+    backdoors = [Shift(0), attacks.make("zero"), Shift(2)]
+    theta, of = torch.tensor([[1.0], [-1.0], [1.0], [1.0]]), torch.tensor([0, 0, 1, 2])
+    rates = metrics.success_rates(Logits(), theta, x, y, backdoors, of)
+    # With the trigger: (1.5, 1, 0), (1, 1, 0), (1, 0, 1), (1, 3, 0); the second has the label 0, and a tie in
+    # the third is no success.
+    assert rates[0] == pytest.approx(1 / 3)
+    assert rates[1] == 0
+    assert rates[2].isnan()
+    assert rates[3] == 0
+    only = metrics.success_rates(Logits(), theta[:1], x[1:2], y[1:2], backdoors, of[:1])
+    assert only.isnan().all()
+
+
+def test_success_is_among_the_metrics_of_backdoors_only():
+    simulation = make(per_environment=[{"attack": "backdoor:target=1"}, {"attack": "zero"}])
+    rates = simulation.evaluate()["attack_success_rate"]
+    assert 0 <= rates[0] <= 1
+    assert rates[1].isnan()
+    assert "attack_success_rate" not in make(attack="zero").evaluate()
+
+
+def test_a_backdoor_works_under_the_mean():
+    """And the model still does its task."""
+    backdoor = {"name": "backdoor", "target": 0, "value": 1.0}
+    arguments = {"task": "digits", "num_workers": 6, "batch_size": 32, "learning_rate": 0.5}
+    open_, closed = (make(1, attack=backdoor, num_byzantine=number, **arguments) for number in (3, 0))
+    for _ in range(150):
+        for simulation in (open_, closed):
+            simulation.apply(simulation.gradients.mean(1))
+    measured, clean = open_.evaluate(), closed.evaluate()
+    assert measured["attack_success_rate"] > 0.8
+    assert clean["attack_success_rate"] < 0.3
+    assert measured["accuracy"] > 0.8

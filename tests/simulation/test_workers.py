@@ -191,6 +191,25 @@ def test_attacks_are_told_of_their_environments(base, knows):
         assert context.qv is None
 
 
+def test_the_rule_is_told_as_the_server_uses_it():
+    """With secure groups it sees means over groups."""
+    seen = []
+
+    class Knowing(attacks.Attack):
+        knowledge = frozenset({"rule"})
+
+        def corrupt(self, gradients, byzantine, context):
+            seen.append((context.rule(gradients), gradients.clone()))
+            return gradients
+
+    simulation = make(2, attack=Knowing(), secure_group_size=2)
+    simulation.rule = aggregation.make("median", num_byzantine=0)
+    simulation.apply(simulation.gradients.mean(1))
+    found, submitted = seen[-1]
+    assert torch.equal(found, simulation.rule(submitted.unflatten(1, (3, 2)).mean(2)))
+    assert torch.equal(found, simulation.rule(simulation.gradients))
+
+
 def test_a_role_function_cannot_change_the_server():
     def meddling(assigned, current, context):
         assert context.rule is None
