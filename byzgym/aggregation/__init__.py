@@ -7,30 +7,27 @@ with ``@registry.built_in("name")`` and import it here. From outside the package
 factory, which may also make any callable ``gradients -> vector``. `pre` has what stands in front of rules.
 """
 
-from byzgym.aggregation.auto_gm import AutoGM
 from byzgym.aggregation import pre
-from byzgym.aggregation.base import CallableRule, HonestMajority, Rule, ServerRule, Weighting
-from byzgym.aggregation.brute_force import BruteForce
-from byzgym.aggregation.bulyan import Bulyan
-from byzgym.aggregation.caf import CAF
-from byzgym.aggregation.cge import CGE
-from byzgym.aggregation.clipped_clustering import ClippedClustering
+from byzgym.aggregation.auto_gm import AutoGM
 from byzgym.aggregation.bant import AutoBant, Bant
 from byzgym.aggregation.base import CallableRule, HonestMajority, Rule, ServerRule, Weighting
 from byzgym.aggregation.brute_force import BruteForce
 from byzgym.aggregation.bulyan import Bulyan
+from byzgym.aggregation.caf import CAF
 from byzgym.aggregation.centered_clipping import CenteredClipping
+from byzgym.aggregation.cge import CGE
+from byzgym.aggregation.clipped_clustering import ClippedClustering
 from byzgym.aggregation.coordinatewise import MeanAroundMedian, Median, TrimmedMean
-from byzgym.aggregation.evidence import reputation
 from byzgym.aggregation.dnc import DnC
 from byzgym.aggregation.drawing import DrawingRule
+from byzgym.aggregation.evidence import reputation
 from byzgym.aggregation.faba import FABA
-from byzgym.aggregation.flame import FLAME
-from byzgym.aggregation.gas import GAS
 from byzgym.aggregation.fedgreed import FedGreed
+from byzgym.aggregation.flame import FLAME
 from byzgym.aggregation.fltrust import FLTrust
 from byzgym.aggregation.foolsgold import FoolsGold
 from byzgym.aggregation.foundation import Foundation
+from byzgym.aggregation.gas import GAS
 from byzgym.aggregation.geometric_median import GeometricMedian
 from byzgym.aggregation.krum import Krum, MultiKrum
 from byzgym.aggregation.mean import Mean
@@ -41,12 +38,12 @@ from byzgym.aggregation.per_environment import RulePerEnvironment
 from byzgym.aggregation.policy import Decision, NotLinearError, Policy, combine, move_credit
 from byzgym.aggregation.qv_only import QVOnly
 from byzgym.aggregation.registry import RuleSpec, make, make_for, make_from, names, register
-from byzgym.aggregation.trust import Trust
 from byzgym.aggregation.rfa import RFA
+from byzgym.aggregation.safeguard import Safeguard
 from byzgym.aggregation.sign_vote import SignVote
 from byzgym.aggregation.signguard import SignGuard
 from byzgym.aggregation.smea import SMEA
-from byzgym.aggregation.safeguard import Safeguard
+from byzgym.aggregation.trust import Trust
 from byzgym.aggregation.view import ServerView
 from byzgym.aggregation.zeno import Zeno, ZenoPlus
 
@@ -58,21 +55,17 @@ __all__ = [
     "GAS",
     "RFA",
     "SMEA",
-    "AutoGM",
-    "BruteForce",
-    "Bulyan",
-    "CallableRule",
-    "ClippedClustering",
-    "Decision",
-    "DnC",
-    "DrawingRule",
     "AutoBant",
+    "AutoGM",
     "Bant",
     "BruteForce",
     "Bulyan",
     "CallableRule",
     "CenteredClipping",
+    "ClippedClustering",
     "Decision",
+    "DnC",
+    "DrawingRule",
     "FLTrust",
     "FedGreed",
     "FoolsGold",
