@@ -11,7 +11,7 @@ def test_everything_that_has_a_name(output):
 
 def test_pre_aggregators(output):
     text = " ".join(output("list", "pre-aggregators").split())
-    assert "n >= 2f + 1; keeps credits" in text
+    assert "n >= 2f + 1; cost n d; needs f; keeps credits" in text
     assert "max_norm=2.0" in text
 
 
