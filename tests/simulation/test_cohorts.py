@@ -151,7 +151,7 @@ def test_rules_are_told_how_many_to_expect_in_a_cohort():
 def test_forensics_do_not_take_cohorts():
     simulation, log = make(**SAMPLED), forensics.Log(rounds=3)
     decision = agents.build("mean", simulation).decide(simulation.view)
-    with pytest.raises(ValueError, match="view must be of all workers, .* got 5 of 12"):
+    with pytest.raises(ValueError, match="view must be of all workers, which"):
         log.add(simulation.view, decision)
 
 
