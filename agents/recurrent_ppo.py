@@ -1,0 +1,57 @@
+"""RecurrentPPO of sb3-contrib, whose memory replaces the running means. Results: agents/README.md.
+
+Usage: pip install 'byzgym[train]' && python agents/recurrent_ppo.py --out runs/recurrent_ppo
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import tyro
+from recipe import Recipe, run
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.vec_env import VecEnv
+
+from byzgym.integrations.sb3.recurrent import EquivariantLstmPolicy
+
+
+@dataclass
+class Config(Recipe):
+    """Train RecurrentPPO on ByzantineAggregation-v0 and compare it with controls on the same seeds."""
+
+    name: ClassVar[str] = "recurrent_ppo"
+
+    observation: tuple[str, ...] = ("similarity", "trust", "relative_norms", "age")
+    """Parts of the observation, all of this round: the LSTM remembers."""
+    lstm_hidden_size: int = 16
+    """Numbers that the LSTM remembers of each worker."""
+    log_std_init: float = -1.0
+    """Logarithm of the Gaussian's initial standard deviation."""
+    learning_rate: float = 1e-3
+    """Initial learning rate. It falls linearly to zero."""
+    n_steps: int = 20
+    """Rounds per environment and update."""
+    batch_size: int = 640
+    """Samples per gradient step."""
+    n_epochs: int = 4
+    """Passes over the samples of an update."""
+
+    def learner(self, env: VecEnv, seed: int) -> RecurrentPPO:
+        """RecurrentPPO before its training."""
+        return RecurrentPPO(
+            EquivariantLstmPolicy,
+            env,
+            learning_rate=lambda remaining: remaining * self.learning_rate,
+            n_steps=self.n_steps,
+            batch_size=self.batch_size,
+            n_epochs=self.n_epochs,
+            gamma=self.gamma,
+            policy_kwargs={"log_std_init": self.log_std_init, "lstm_hidden_size": self.lstm_hidden_size},
+            seed=seed,
+            device="cpu",
+        )
+
+
+if __name__ == "__main__":
+    run(tyro.cli(Config))
