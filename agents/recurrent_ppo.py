@@ -22,13 +22,17 @@ class Config(Recipe):
 
     name: ClassVar[str] = "recurrent_ppo"
 
+    total_steps: int = 80_000
+    """Rounds of training per seed, over all environments."""
+    evaluate_every: int = 20_480
+    """Rounds of training between evaluations."""
     observation: tuple[str, ...] = ("similarity", "trust", "relative_norms", "age")
     """Parts of the observation, all of this round: the LSTM remembers."""
     lstm_hidden_size: int = 16
     """Numbers that the LSTM remembers of each worker."""
     log_std_init: float = -1.0
     """Logarithm of the Gaussian's initial standard deviation."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Initial learning rate. It falls linearly to zero."""
     n_steps: int = 20
     """Rounds per environment and update."""

@@ -42,6 +42,7 @@ _OFF_POLICY = {
     "batch_size": 256,
     "buffer_size": 100_000,
     "tau": 0.01,
+    "gamma": 0.5,
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {**_ON_POLICY, "learning_rate": "lin_0.001", "n_epochs": 4},
@@ -49,13 +50,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "recurrent_ppo": {
         "policy": "EquivariantLstmPolicy",
         "policy_kwargs": {"log_std_init": -1.0, "lstm_hidden_size": 16},
-        "learning_rate": "lin_0.001",
+        "learning_rate": "lin_0.003",
         "n_epochs": 4,
     },
     "sac": {
         **_OFF_POLICY,
         "policy": "EquivariantSACPolicy",
-        "policy_kwargs": {"net_arch": [32, 32], "log_std_init": -1.0, "softmax_beta": BETA},
+        "policy_kwargs": {
+            "net_arch": [32, 32],
+            "n_critics": 1,
+            "log_std_init": -1.0,
+            "softmax_beta": BETA,
+        },
         "ent_coef": "auto_0.001",
     },
     "td3": {**_OFF_POLICY, "policy_kwargs": _FEATURES},

@@ -55,7 +55,8 @@ class EquivariantSACPolicy(SACPolicy):
         self.softmax_beta = check_real("softmax_beta", softmax_beta, above=0)
         self.use_sde = bool(kwargs.get("use_sde", False))
         kwargs |= {"net_arch": layers(net_arch), "features_extractor_class": features_extractor_class}
-        super().__init__(*args, **kwargs, log_std_init=log_std_init)
+        kwargs["log_std_init"] = log_std_init
+        super().__init__(*args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         """The network of the actor."""
