@@ -27,11 +27,11 @@ class Config(Recipe):
     evaluate_every: int = 10_240
     """Rounds of training between evaluations."""
     gamma: float = 0.5
-    """Discount factor. Most of what credits do shows in the same round, and a lower factor learns faster."""
+    """Discount factor. Most of what credits do shows in the same round."""
     net_arch: tuple[int, ...] = (32, 32)
     """Sizes of the hidden layers of actor and critic."""
     n_critics: int = 1
-    """Critics, of which the smallest value counts; with this discount factor one is enough."""
+    """Critics, of which the smallest value counts."""
     log_std_init: float = -1.0
     """Logarithm of the Gaussian's initial standard deviation, before the tanh."""
     learning_rate: float = 1e-3

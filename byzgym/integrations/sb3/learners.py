@@ -67,8 +67,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "td3": {**_OFF_POLICY, "policy_kwargs": _FEATURES},
     "tqc": {**_OFF_POLICY, "policy_kwargs": _FEATURES, "ent_coef": "auto_0.001"},
 }
-"""What `byzgym train` gives each learner, beside what `settings` works out; the recipes in agents/ have tuned
-those of ppo, recurrent_ppo and sac."""
+"""What `byzgym train` gives each learner, beside what `settings` works out. Those of ppo, recurrent_ppo and
+sac are the recipes' in agents/, whose README says what they reach."""
 
 _CLASSES = {
     each.__name__: each
