@@ -6,14 +6,10 @@ Usage: python agents/ppo.py --out runs/ppo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import tyro
 from recipe import Recipe, run
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecEnv
-
-from byzgym.integrations.sb3 import EquivariantDirichletPolicy, EquivariantPolicy
 
 
 @dataclass
@@ -42,22 +38,19 @@ class Config(Recipe):
         """Inverse temperature for the environment; None if the actions are credits."""
         return self.beta if self.policy == "gaussian" else None
 
-    def learner(self, env: VecEnv, seed: int) -> PPO:
-        """PPO before its training."""
+    def settings(self) -> dict[str, Any]:
+        """The settings of PPO."""
         gaussian = self.policy == "gaussian"
-        return PPO(
-            EquivariantPolicy if gaussian else EquivariantDirichletPolicy,
-            env,
-            learning_rate=lambda remaining: remaining * self.learning_rate,
-            n_steps=self.n_steps,
-            batch_size=self.batch_size,
-            n_epochs=self.n_epochs,
-            gamma=self.gamma,
-            ent_coef=self.ent_coef,
-            policy_kwargs={"log_std_init": self.log_std_init} if gaussian else None,
-            seed=seed,
-            device="cpu",
-        )
+        return {
+            "policy": "EquivariantPolicy" if gaussian else "EquivariantDirichletPolicy",
+            "policy_kwargs": {"log_std_init": self.log_std_init} if gaussian else {},
+            "learning_rate": f"lin_{self.learning_rate}",
+            "n_steps": self.n_steps,
+            "batch_size": self.batch_size,
+            "n_epochs": self.n_epochs,
+            "gamma": self.gamma,
+            "ent_coef": self.ent_coef,
+        }
 
 
 if __name__ == "__main__":

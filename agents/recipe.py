@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,21 +15,19 @@ from typing import Any, ClassVar, Literal
 import matplotlib
 import numpy as np
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from byzgym import agents
-from byzgym.integrations.sb3 import CutAtFloor, make_vec_env
+from byzgym.integrations.sb3 import evaluation, learners
+from byzgym.integrations.sb3.config import NAME, TrainingConfig
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-EVALUATION_SEED = 100_000
 FIELDS = ("policy", "seed", "steps", "episode_return", "accuracy", "byzantine_credit", "diverged", "seconds")
 CONTROLS = {"uniform": "C7", "fixed": "C5", "random": "C1", "trust": "C3", "gaa": "C4", "oracle": "C2"}
 """What needs no training, with colours; the oracle knows who is honest."""
-Predict = Callable[..., tuple[np.ndarray, Any]]
 
 
 @dataclass
@@ -79,9 +76,33 @@ class Recipe(ABC):
         """Inverse temperature for the environment; None if the actions are credits."""
         return self.beta
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The arguments of the environment."""
+        return {
+            "observation": list(self.observation),
+            "num_byzantine": self.num_byzantine,
+            "rounds": self.rounds,
+            "reward_size": self.reward_size,
+            "reward_form": self.reward_form,
+        }
+
     @abstractmethod
-    def learner(self, env: VecEnv, seed: int) -> BaseAlgorithm:
-        """The learner before its training."""
+    def settings(self) -> dict[str, Any]:
+        """The learner's settings, as `byzgym train` has them."""
+
+    def training(self, seed: int) -> TrainingConfig:
+        """A training with this seed, as `byzgym train` makes it: on episodes that no evaluation plays."""
+        return TrainingConfig(
+            algorithm=self.name,
+            environment=self.environment,
+            softmax_beta=self.softmax,
+            reward_floor=self.reward_floor,
+            settings=self.settings(),
+            seed=seed,
+            num_envs=self.num_envs,
+            steps=self.total_steps,
+        )
 
 
 class Evaluate(BaseCallback):
@@ -105,9 +126,31 @@ class Evaluate(BaseCallback):
             self._evaluate()
 
     def _evaluate(self) -> None:
-        env = make(self.config, self.config.evaluation_episodes, EVALUATION_SEED, self.config.softmax)
-        means = play(env, self.model.predict)
-        self.rows.append(row(self.config.name, means, self.started, self.seed, self.num_timesteps))
+        config = self.config
+        env = evaluation.environments(config.evaluation_episodes, config.softmax, config.environment)
+        scores = play(env, self.model.predict)
+        self.rows.append(row(config.name, scores, self.started, self.seed, self.num_timesteps))
+
+
+class ByzantineCredit(VecEnvWrapper):
+    """Sums the credits of all Byzantine workers over the first episode of every environment."""
+
+    def reset(self) -> VecEnvObs:
+        """Reset the environments, and the sums."""
+        observations = self.venv.reset()
+        self.byzantine = np.stack([info["byzantine"] for info in self.venv.reset_infos])  # for all rounds
+        self.sums, self.rounds, self.going = np.zeros((3, self.num_envs))
+        self.going += 1
+        return observations
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Play one round."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        credits = np.stack([info["credits"] for info in infos])
+        self.sums += self.going * (credits * self.byzantine).sum(1)
+        self.rounds += self.going
+        self.going *= ~dones
+        return observations, rewards, dones, infos
 
 
 def run(config: Recipe) -> None:
@@ -118,67 +161,44 @@ def run(config: Recipe) -> None:
     for seed in range(config.seeds):
         rows += train(config, seed)
         with (config.out / "results.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         draw(config, rows, config.out / "learning_curve.png")
 
 
 def controls(config: Recipe) -> list[dict[str, Any]]:
+    """The rows of what needs no training."""
     rows = []
     for name in CONTROLS:
         started = time.perf_counter()
-        env = make(config, config.evaluation_episodes, EVALUATION_SEED, None, action="null_slot")
-        means = play(env, agents.make(name).bind(env).predict)
-        rows.append(row("oracle (reference)" if name == "oracle" else name, means, started))
+        scores = play(*evaluation.control(name, config.evaluation_episodes, config.environment))
+        rows.append(row("oracle (reference)" if name == "oracle" else name, scores, started))
     return rows
 
 
 def train(config: Recipe, seed: int) -> list[dict[str, Any]]:
-    env = CutAtFloor(make(config, config.num_envs, 1000 * seed, config.softmax), config.reward_floor)
-    model = config.learner(env, seed)
+    """Train with this seed, and save the model; returns the rows of its evaluations."""
+    training = config.training(seed)
+    model = learners.make(training)
     callback = Evaluate(config, seed)
     model.learn(config.total_steps, callback=callback)
-    model.save(config.out / f"{config.name}_{seed}.zip")
+    folder = config.out / f"seed_{seed}"
+    folder.mkdir(exist_ok=True)
+    model.save(folder / "model.zip")
+    (folder / NAME).write_text(training.text(), encoding="utf-8")
     return callback.rows
 
 
-def make(config: Recipe, num_envs: int, seed: int, beta: float | None, action: str = "credits") -> VecEnv:
-    return make_vec_env(
-        num_envs,
-        seed=seed,
-        softmax_beta=beta,
-        observation=list(config.observation),
-        num_byzantine=config.num_byzantine,
-        rounds=config.rounds,
-        reward_size=config.reward_size,
-        reward_form=config.reward_form,
-        action=action,
-    )
-
-
-def play(env: VecEnv, predict: Predict) -> dict[str, float]:
-    """Means over the first episode of every environment."""
-    seen: Any = env.reset()
-    byzantine = np.stack([info["byzantine"] for info in env.reset_infos])  # the same in all rounds
-    count = len(byzantine)
-    going, starts, state = np.ones(count, dtype=bool), np.ones(count, dtype=bool), None
-    totals, credit, length, accuracy, diverged = (np.zeros(count) for _ in range(5))
-    while going.any():
-        actions, state = predict(seen, state, starts, deterministic=True)
-        seen, rewards, starts, infos = env.step(actions)
-        for i in np.flatnonzero(going):
-            totals[i] += rewards[i]
-            credit[i] += infos[i]["credits"][byzantine[i]].sum()
-            length[i] += 1
-            if starts[i]:
-                accuracy[i], diverged[i] = infos[i]["accuracy"], infos[i]["diverged"]
-        going &= ~starts
+def play(env: VecEnv, predict: evaluation.Predict) -> dict[str, float]:
+    """Means over the evaluation's episodes."""
+    watched = ByzantineCredit(env)
+    scores = evaluation.play(watched, predict)
     return {
-        "episode_return": float(totals.mean()),
-        "accuracy": float(accuracy.mean()),
-        "byzantine_credit": float((credit / length).mean()),
-        "diverged": float(diverged.mean()),
+        "episode_return": scores["return"],
+        "accuracy": scores["accuracy"],
+        "byzantine_credit": float((watched.sums / watched.rounds).mean()),
+        "diverged": scores["diverged"],
     }
 
 

@@ -6,14 +6,10 @@ Usage: pip install 'byzgym[train]' && python agents/recurrent_ppo.py --out runs/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import tyro
 from recipe import Recipe, run
-from sb3_contrib import RecurrentPPO
-from stable_baselines3.common.vec_env import VecEnv
-
-from byzgym.integrations.sb3.recurrent import EquivariantLstmPolicy
 
 
 @dataclass
@@ -41,20 +37,17 @@ class Config(Recipe):
     n_epochs: int = 4
     """Passes over the samples of an update."""
 
-    def learner(self, env: VecEnv, seed: int) -> RecurrentPPO:
-        """RecurrentPPO before its training."""
-        return RecurrentPPO(
-            EquivariantLstmPolicy,
-            env,
-            learning_rate=lambda remaining: remaining * self.learning_rate,
-            n_steps=self.n_steps,
-            batch_size=self.batch_size,
-            n_epochs=self.n_epochs,
-            gamma=self.gamma,
-            policy_kwargs={"log_std_init": self.log_std_init, "lstm_hidden_size": self.lstm_hidden_size},
-            seed=seed,
-            device="cpu",
-        )
+    def settings(self) -> dict[str, Any]:
+        """The settings of RecurrentPPO."""
+        return {
+            "policy": "EquivariantLstmPolicy",
+            "policy_kwargs": {"log_std_init": self.log_std_init, "lstm_hidden_size": self.lstm_hidden_size},
+            "learning_rate": f"lin_{self.learning_rate}",
+            "n_steps": self.n_steps,
+            "batch_size": self.batch_size,
+            "n_epochs": self.n_epochs,
+            "gamma": self.gamma,
+        }
 
 
 if __name__ == "__main__":

@@ -6,14 +6,10 @@ Usage: python agents/sac.py --out runs/sac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import tyro
 from recipe import Recipe, run
-from stable_baselines3 import SAC
-from stable_baselines3.common.vec_env import VecEnv
-
-from byzgym.integrations.sb3 import EquivariantSACPolicy
 
 
 @dataclass
@@ -49,28 +45,25 @@ class Config(Recipe):
     ent_coef: str = "auto_0.001"
     """Weight of the entropy bonus, learned from this first value on; rewards are small, near 0.01 a round."""
 
-    def learner(self, env: VecEnv, seed: int) -> SAC:
-        """SAC before its training."""
-        return SAC(
-            EquivariantSACPolicy,
-            env,
-            learning_rate=lambda remaining: remaining * self.learning_rate,
-            learning_starts=self.learning_starts,
-            gradient_steps=self.gradient_steps,
-            batch_size=self.batch_size,
-            buffer_size=self.buffer_size,
-            tau=self.tau,
-            gamma=self.gamma,
-            ent_coef=self.ent_coef,
-            policy_kwargs={
+    def settings(self) -> dict[str, Any]:
+        """The settings of SAC."""
+        return {
+            "policy": "EquivariantSACPolicy",
+            "policy_kwargs": {
                 "net_arch": list(self.net_arch),
                 "n_critics": self.n_critics,
                 "log_std_init": self.log_std_init,
                 "softmax_beta": self.beta,
             },
-            seed=seed,
-            device="cpu",
-        )
+            "learning_rate": f"lin_{self.learning_rate}",
+            "learning_starts": self.learning_starts,
+            "gradient_steps": self.gradient_steps,
+            "batch_size": self.batch_size,
+            "buffer_size": self.buffer_size,
+            "tau": self.tau,
+            "gamma": self.gamma,
+            "ent_coef": self.ent_coef,
+        }
 
 
 if __name__ == "__main__":

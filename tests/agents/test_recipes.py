@@ -3,16 +3,20 @@
 import csv
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
-from byzgym.integrations.sb3 import learners
+from byzgym.integrations.sb3 import evaluation, learners
 from byzgym.integrations.sb3.config import TrainingConfig
 
 pytestmark = pytest.mark.global_rng
 FOLDER = Path(__file__).parents[2] / "agents"
 NAMES = ["ppo", "sac", "recurrent_ppo"]
+DEFAULTS = {"ent_coef": 0.0}
+"""What PPO takes where its settings are silent."""
 SHORT = {"seeds": 1, "num_envs": 2, "evaluation_episodes": 2, "rounds": 3}
 """Settings with which a recipe takes some seconds."""
 
@@ -34,8 +38,7 @@ def load(monkeypatch):
 
 def made(config):
     """The learner of a recipe, in two environments of its kind."""
-    recipe = sys.modules["recipe"]
-    return config.learner(recipe.make(config, 2, 0, config.softmax), seed=0)
+    return learners.make(replace(config.training(seed=0), num_envs=2))
 
 
 def same_networks(model, other):
@@ -66,37 +69,46 @@ def test_a_recipe_writes_results_of_controls_and_learner(load, name, tmp_path):
     assert float(rows[0]["byzantine_credit"]) == pytest.approx(0.7)
     assert float(rows[5]["byzantine_credit"]) == 0
     assert (tmp_path / "learning_curve.png").stat().st_size > 0
-    assert type(learners.read(tmp_path / f"{name}_0.zip")) is learners.learner_class(name)
+    model = tmp_path / "seed_0" / "model.zip"
+    assert type(learners.read(model)) is learners.learner_class(name)
+    assert TrainingConfig.beside(model).environment == config.environment
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_byzgym_train_has_the_settings_of_a_recipe(load, name, tmp_path):
     recipe = load(name).Config(out=tmp_path)
-    environment = {"observation": list(recipe.observation), "reward_size": recipe.reward_size}
-    settings = learners.settings(name, recipe.num_envs, environment)
-    config = TrainingConfig(
-        algorithm=name,
-        environment=environment,
-        softmax_beta=learners.softmax_beta(environment),
-        settings=settings,
-        num_envs=2,
-    )
-    trained, expected = learners.make(config), made(recipe)
-    assert (config.softmax_beta, config.reward_floor) == (recipe.beta, recipe.reward_floor)
-    names = settings.keys() - {"policy_kwargs"}
-    assert settings_of(trained, names) == settings_of(expected, names)
-    assert same_networks(trained, expected)
-    given = {name: value for name, value in settings["policy_kwargs"].items() if name != "net_arch"}
-    assert given == {name: expected.policy_kwargs[name] for name in given}
+    training = recipe.training(seed=0)
+    held = learners.settings(name, recipe.num_envs, training.environment)
+    assert {**DEFAULTS, **held} == {**DEFAULTS, **training.settings}
+    as_train = TrainingConfig(algorithm=name, environment={})
+    assert training.softmax_beta == learners.softmax_beta(training.environment)
+    assert training.reward_floor == as_train.reward_floor
+
+
+def test_a_recipe_trains_on_episodes_that_no_evaluation_plays(load, tmp_path):
+    trained = made(load("ppo").Config(out=tmp_path)).env
+    seeds = trained.unwrapped._seeds
+    assert min(seeds) >= learners.FIRST_SEED > evaluation.FIRST_SEED
+
+
+def test_byzantine_credit_is_that_of_first_episodes(load):
+    load("ppo")
+    recipe = sys.modules["recipe"]
+    env = evaluation.environments(2, None, {"task": "synthetic", "rounds": 2, "num_byzantine": 7})
+    watched = recipe.ByzantineCredit(env)
+    env.seed(0)
+    watched.reset()
+    byzantine = watched.byzantine
+    for credits in (byzantine / 7, 1 - byzantine, byzantine / 7):  # the last round is of another episode
+        watched.step(credits.astype("float32"))
+    assert (watched.sums / watched.rounds).tolist() == pytest.approx([0.5, 0.5])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rl_zoo3_has_the_settings_of_a_recipe(load, name, tmp_path):
-    yaml = pytest.importorskip("yaml")
     recipe = load(name).Config(out=tmp_path)
     held = yaml.safe_load((FOLDER / "rl_zoo3" / f"{name}.yml").read_text())["ByzantineAggregation-v0"]
-    environment = {"observation": list(recipe.observation), "reward_size": recipe.reward_size}
-    assert held.pop("env_kwargs") == environment
+    assert held.pop("env_kwargs").items() <= recipe.environment.items()
     assert held.pop("env_wrapper") == [{"byzgym.wrappers.SoftmaxCredits": {"beta": recipe.beta}}]
     floor = {"byzgym.integrations.sb3.CutAtFloor": {"floor": recipe.reward_floor}}
     assert held.pop("vec_env_wrapper") == [floor]
@@ -109,7 +121,7 @@ def test_rl_zoo3_has_the_settings_of_a_recipe(load, name, tmp_path):
         getattr(importlib.import_module(module), policy),
         expected.env,
         policy_kwargs=eval(held.pop("policy_kwargs"), {"dict": dict}),
-        learning_rate=lambda remaining: remaining * rate,
+        learning_rate=learners.Falling(rate),
         device="cpu",
         **held,
     )
