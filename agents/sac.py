@@ -42,7 +42,7 @@ class Config(Recipe):
     """Rounds in the replay buffer."""
     tau: float = 0.01
     """How far the target critic follows the critic in a gradient step."""
-    ent_coef: str = "auto_0.001"
+    ent_coef: str = "auto_0.0001"
     """Weight of the entropy bonus, learned from this first value on; rewards are small, near 0.01 a round."""
 
     def settings(self) -> dict[str, Any]:

@@ -62,10 +62,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
             "log_std_init": -1.0,
             "softmax_beta": BETA,
         },
-        "ent_coef": "auto_0.001",
+        "ent_coef": "auto_0.0001",
     },
     "td3": {**_OFF_POLICY, "policy_kwargs": _FEATURES},
-    "tqc": {**_OFF_POLICY, "policy_kwargs": _FEATURES, "ent_coef": "auto_0.001"},
+    "tqc": {**_OFF_POLICY, "policy_kwargs": _FEATURES, "ent_coef": "auto_0.0001"},
 }
 """What `byzgym train` gives each learner, beside what `settings` works out. Those of ppo, recurrent_ppo and
 sac are the recipes' in agents/, whose README says what they reach."""
