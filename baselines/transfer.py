@@ -60,6 +60,7 @@ def settings(config: Config) -> dict[str, list[Comparison]]:
         "no attack, Dirichlet(0.5)": [replace(calm, partition="dirichlet:alpha=0.5")],
         "no attack, Dirichlet(0.1)": [replace(calm, partition="dirichlet:alpha=0.1")],
         "f=7, Dirichlet(0.5)": [replace(seven, partition="dirichlet:alpha=0.5")],
+        "f=9, Dirichlet(0.5)": [replace(base, num_byzantine=(9,), partition="dirichlet:alpha=0.5")],
         "f=7, Dirichlet(0.1)": [replace(seven, partition="dirichlet:alpha=0.1")],
         "QV noise of 0.5": [replace(base, qv_source="noise:std=0.5")],
         "QV rotated by 30 degrees": [replace(base, qv_source="rotation:degrees=30")],

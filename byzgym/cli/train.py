@@ -58,8 +58,8 @@ class Train(Episodes):
 
     The folder gets model.zip, best_model.zip (of the evaluation with the highest return), evaluations.csv,
     training.json, checkpoints, and logs where TensorBoard is installed. Ctrl-C saves a checkpoint, and
-    --resume goes on from the last one. ppo and a2c have the permutation-equivariant policy, the others its
-    features; recurrent_ppo and tqc need sb3-contrib.
+    --resume goes on from the last one. ppo, a2c, sac and recurrent_ppo have permutation-equivariant policies,
+    td3 and tqc their features; recurrent_ppo and tqc need sb3-contrib.
     """
 
     reward: str = "held_out"

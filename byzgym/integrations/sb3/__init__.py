@@ -6,6 +6,7 @@ from byzgym.integrations.sb3.features import EquivariantExtractor
 from byzgym.integrations.sb3.floor import CutAtFloor
 from byzgym.integrations.sb3.model import ModelPolicy
 from byzgym.integrations.sb3.policies import DirichletPolicy, EquivariantDirichletPolicy, EquivariantPolicy
+from byzgym.integrations.sb3.sac import EquivariantSACPolicy
 
 __all__ = [
     "CutAtFloor",
@@ -14,6 +15,7 @@ __all__ = [
     "EquivariantDirichletPolicy",
     "EquivariantExtractor",
     "EquivariantPolicy",
+    "EquivariantSACPolicy",
     "ModelPolicy",
     "VecEnvAdapter",
     "make_vec_env",

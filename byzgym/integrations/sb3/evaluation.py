@@ -32,10 +32,15 @@ def play_control(
     name: str, episodes: int, arguments: Mapping[str, Any], each_round: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
     """Evaluate a policy of byzgym; see `play`. What an action is in the training does not matter to it."""
+    return play(*control(name, episodes, arguments), each_round)
+
+
+def control(name: str, episodes: int, arguments: Mapping[str, Any]) -> tuple[VecEnv, Predict]:
+    """Environments for a policy of byzgym, and how it acts in them."""
     agent = agents.make_from(name)
     action = "null_slot" if agent.linear else "update"  # credits may sum to less than 1
     env = environments(episodes, None, {**arguments, "action": action, "rules": None})
-    return play(env, agent.bind(env).predict, each_round)
+    return env, agent.bind(env).predict
 
 
 def play(env: VecEnv, predict: Predict, each_round: Callable[[], None] = lambda: None) -> dict[str, float]:

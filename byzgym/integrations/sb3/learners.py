@@ -22,6 +22,7 @@ from byzgym.integrations.sb3.config import TrainingConfig
 from byzgym.integrations.sb3.features import EquivariantExtractor
 from byzgym.integrations.sb3.floor import CutAtFloor
 from byzgym.integrations.sb3.policies import EquivariantDirichletPolicy, EquivariantPolicy
+from byzgym.integrations.sb3.sac import EquivariantSACPolicy
 from byzgym.validation import shown
 
 BETA = 10.0
@@ -31,27 +32,48 @@ FIRST_SEED = 2**40
 
 _ROLLOUT = 1280
 """Steps of a rollout of ppo, whatever the number of environments."""
+_STEPS_PER_UPDATE = 16
+"""Steps of all environments for each gradient step of sac, td3 and tqc."""
 _COMMON = {"gamma": 0.9}  # what a round's credits are worth shows within some rounds
 _ON_POLICY = {"policy": "EquivariantPolicy", "policy_kwargs": {"log_std_init": -1.0}}
 _FEATURES = {"features_extractor_class": "EquivariantExtractor"}
-_OFF_POLICY = {"policy_kwargs": _FEATURES, "buffer_size": 100_000}
+_OFF_POLICY = {
+    "learning_rate": "lin_0.001",
+    "learning_starts": 640,
+    "batch_size": 256,
+    "buffer_size": 100_000,
+    "tau": 0.01,
+    "gamma": 0.5,
+}
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {**_ON_POLICY, "learning_rate": "lin_0.001", "n_epochs": 4},
     "a2c": _ON_POLICY,
     "recurrent_ppo": {
-        "policy": "LstmPolicy",
-        "policy_kwargs": {**_FEATURES, "log_std_init": -1.0, "lstm_hidden_size": 64},
-        "learning_rate": "lin_0.001",
+        "policy": "EquivariantLstmPolicy",
+        "policy_kwargs": {"log_std_init": -1.0, "lstm_hidden_size": 16},
+        "learning_rate": "lin_0.003",
         "n_epochs": 4,
     },
-    "sac": _OFF_POLICY,
-    "td3": _OFF_POLICY,
-    "tqc": _OFF_POLICY,
+    "sac": {
+        **_OFF_POLICY,
+        "policy": "EquivariantSACPolicy",
+        "policy_kwargs": {
+            "net_arch": [32, 32],
+            "n_critics": 1,
+            "log_std_init": -1.0,
+            "softmax_beta": BETA,
+        },
+        "ent_coef": "auto_0.0001",
+    },
+    "td3": {**_OFF_POLICY, "policy_kwargs": _FEATURES},
+    "tqc": {**_OFF_POLICY, "policy_kwargs": _FEATURES, "ent_coef": "auto_0.0001"},
 }
-"""What `byzgym train` gives each learner, beside what `settings` works out."""
+"""What `byzgym train` gives each learner, beside what `settings` works out. Those of ppo, recurrent_ppo and
+sac are the recipes' in agents/, whose README says what they reach."""
 
 _CLASSES = {
-    each.__name__: each for each in (EquivariantPolicy, EquivariantDirichletPolicy, EquivariantExtractor)
+    each.__name__: each
+    for each in (EquivariantPolicy, EquivariantDirichletPolicy, EquivariantSACPolicy, EquivariantExtractor)
 }
 _OWN = {
     "top_quantiles_to_drop_per_net": "tqc",
@@ -96,10 +118,10 @@ def settings(algorithm: str, num_envs: int, environment: Mapping[str, Any]) -> d
             raise ValueError(
                 f"algorithm must be ppo, a2c or recurrent_ppo for action='rule', got {algorithm!r}"
             )
-        made["policy_kwargs"] = {**_FEATURES, **made["policy_kwargs"]}
-        del made["policy_kwargs"]["log_std_init"]  # of Gaussian actions
-        if made["policy"] == "EquivariantPolicy":
-            del made["policy"]
+        # The equivariant policies have an action for each worker.
+        made |= {"policy": "Policy", "policy_kwargs": _FEATURES}
+        if algorithm == "recurrent_ppo":
+            made |= {"policy": "LstmPolicy", "policy_kwargs": {**_FEATURES, "lstm_hidden_size": 64}}
     made.setdefault("policy", "Policy")
     if not made["policy"].startswith("Equivariant"):
         observation = environment.get("observation", "pooled")
@@ -108,6 +130,8 @@ def settings(algorithm: str, num_envs: int, environment: Mapping[str, Any]) -> d
     if algorithm in ("ppo", "recurrent_ppo"):  # two minibatches
         length = max(2, _ROLLOUT // num_envs // 2 * 2)
         made |= {"n_steps": length, "batch_size": length * num_envs // 2}
+    if algorithm in ("sac", "td3", "tqc"):
+        made["gradient_steps"] = max(1, num_envs // _STEPS_PER_UPDATE)
     return made
 
 
@@ -235,6 +259,11 @@ def _falling(rate: str) -> Falling:
 
 
 def _named(value: Any) -> Any:
+    """The class of byzgym with this name, or the value itself."""
+    if value == "EquivariantLstmPolicy":
+        from byzgym.integrations.sb3.recurrent import EquivariantLstmPolicy  # needs sb3-contrib
+
+        return EquivariantLstmPolicy
     return _CLASSES.get(value, value) if isinstance(value, str) else value
 
 

@@ -42,7 +42,7 @@ class ModelPolicy(Agent):
     training.
 
     With another number of workers, or another model that is trained, the shapes of observations change. The
-    policy network is then built anew for these and given its parameters, which `EquivariantPolicy` admits.
+    policy network is then built anew for these and given its parameters, which equivariant policies admit.
 
     Args:
         path: The file, such as "runs/ppo/model.zip".

@@ -32,15 +32,107 @@ class SetNetwork(nn.Module):
 
     def forward_actor(self, features: Tensor) -> Tensor:
         """One encoding per worker, one after the other: [B, n * hidden]."""
-        return self.actor(*self._split(features)).flatten(1)
+        return self.actor(*_split(features, self.rows, self.row_dim)).flatten(1)
 
     def forward_critic(self, features: Tensor) -> Tensor:
         """Mean and maximum over the workers: [B, 2 * hidden]."""
-        return _pool(self.critic(*self._split(features)))
+        return _pool(self.critic(*_split(features, self.rows, self.row_dim)))
 
-    def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        size = self.rows * self.row_dim
-        return features[:, :size].reshape(-1, self.rows, self.row_dim), features[:, size:]
+
+class SetEncoder(nn.Module):
+    """One encoding per worker, one after the other, [B, n * hidden]; the actor's part of a `SetNetwork`."""
+
+    def __init__(
+        self, rows: int, row_dim: int, global_dim: int, hidden: Sequence[int], activation: type[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.rows, self.row_dim = rows, row_dim
+        self.branch = _Branch(row_dim, global_dim, hidden, activation)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Encodings [B, n * hidden] of features [B, n * row_dim + global_dim]."""
+        return self.branch(*_split(features, self.rows, self.row_dim)).flatten(1)
+
+
+class SetValue(nn.Module):
+    """The value of an action: of credits that are softmax(beta * action), in a round with these features.
+
+    The update is the sum of the submissions, weighted by their credits. So the encodings of the workers are
+    also summed with these weights.
+
+    Args:
+        rows: n.
+        row_dim: Features of a worker.
+        global_dim: Features of the round.
+        num_actions: n, or n + 1 with a null slot.
+        hidden: Sizes of the hidden layers.
+        activation: Between them.
+        beta: Inverse temperature of the softmax.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        row_dim: int,
+        global_dim: int,
+        num_actions: int,
+        hidden: Sequence[int],
+        activation: type[nn.Module],
+        beta: float,
+    ) -> None:
+        super().__init__()
+        self.rows, self.row_dim, self.num_actions, self.beta = rows, row_dim, num_actions, beta
+        slots = num_actions - rows
+        self.branch = _Branch(row_dim + 2, global_dim + slots, hidden, activation)
+        size = hidden[-1]
+        self.value = nn.Sequential(nn.Linear(3 * size + slots, size), activation(), nn.Linear(size, 1))
+
+    def forward(self, given: Tensor) -> Tensor:
+        """Values [B, 1] of features and actions [B, n * row_dim + global_dim + num_actions]."""
+        features, actions = given[:, : -self.num_actions], given[:, -self.num_actions :]
+        credits = (self.beta * actions).softmax(1)
+        slot = credits[:, self.rows :]  # of the null slot, if there is one
+        per_row, whole = _split(features, self.rows, self.row_dim)
+        acted = torch.stack([actions, credits], 2)[:, : self.rows]
+        encoded = self.branch(torch.cat([per_row, acted], 2), torch.cat([whole, slot], 1))
+        weighted = (credits[:, : self.rows, None] * encoded).sum(1)
+        return self.value(torch.cat([_pool(encoded), weighted, slot], 1))
+
+
+class SetLSTM(nn.Module):
+    """One LSTM for every worker, which sees the features of that worker alone.
+
+    It stands for an `nn.LSTM` in the policies of sb3-contrib: the states [1, B, hidden_size] hold those of
+    one worker after the other. The output [T, B, n * (row_dim + hidden) + global_dim] is the input, with each
+    worker's memory behind its features.
+
+    Args:
+        rows: n.
+        row_dim: Features of a worker.
+        global_dim: Features of the round.
+        hidden: Size of a worker's memory.
+    """
+
+    num_layers = 1
+
+    def __init__(self, rows: int, row_dim: int, global_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.rows, self.row_dim = rows, row_dim
+        self.input_size, self.hidden_size = rows * row_dim + global_dim, rows * hidden
+        self.lstm = nn.LSTM(row_dim, hidden)
+
+    def forward(
+        self, sequence: Tensor, states: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Outputs [T, B, ...], and the states after them, for features [T, B, input_size] and states."""
+        length, count, _ = sequence.shape
+        per_row, whole = _split(sequence.flatten(0, 1), self.rows, self.row_dim)  # [T * B, n, row_dim]
+        alone = per_row.reshape(length, count * self.rows, self.row_dim)
+        hidden, cell = (state.reshape(1, count * self.rows, -1) for state in states)
+        memory, (hidden, cell) = self.lstm(alone, (hidden, cell))
+        both = torch.cat([alone, memory], 2).reshape(length * count, -1)
+        output = torch.cat([both, whole], 1).reshape(length, count, -1)
+        return output, (hidden.reshape(1, count, -1), cell.reshape(1, count, -1))
 
 
 class _Branch(nn.Module):
@@ -79,6 +171,12 @@ class CreditHead(nn.Module):
         if self.slot is None:
             return numbers
         return torch.cat([numbers, self.slot(_pool(encodings))], 1)
+
+
+def _split(features: Tensor, rows: int, row_dim: int) -> tuple[Tensor, Tensor]:
+    """The output of `EquivariantExtractor` as features of workers [B, n, row_dim] and of the round [B, G]."""
+    size = rows * row_dim
+    return features[:, :size].reshape(-1, rows, row_dim), features[:, size:]
 
 
 def _pool(encodings: Tensor) -> Tensor:

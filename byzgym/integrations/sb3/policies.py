@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class DirichletPolicy(_DirichletActions):
         super().__init__(observation_space, *args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        size = _action_size(self, self.action_low)
+        size = action_size(self, self.action_low)
         super()._build(lr_schedule)
         self.action_dist = DirichletDistribution(size, self.min_concentration)
         self.log_std.requires_grad_(False)  # of the Gaussian that the base class has built; unused
@@ -71,8 +71,8 @@ class EquivariantPolicy(ActorCriticPolicy):
     One network gives each worker a number. It sees the features of the worker, and the mean and the maximum
     over all workers; the critic pools over the workers. The actions are Gaussian with one common standard
     deviation: logits for `byzgym.wrappers.SoftmaxCredits`. A null slot gets its number from the pooled
-    encodings. SAC and TD3 have other policies; these take `EquivariantExtractor` as
-    ``features_extractor_class``.
+    encodings. `EquivariantSACPolicy` is one like it for SAC, `EquivariantLstmPolicy` for RecurrentPPO. The
+    policies of other learners take `EquivariantExtractor` as ``features_extractor_class``.
 
     The parameters do not depend on the number of workers. To move a model to another number, build one on the
     new environment and call ``set_parameters``.
@@ -91,6 +91,8 @@ class EquivariantPolicy(ActorCriticPolicy):
     """
 
     action_low = -1.0
+    memory_dim = 0
+    """What a recurrent policy remembers of each worker, beside the features."""
 
     def __init__(
         self,
@@ -99,27 +101,16 @@ class EquivariantPolicy(ActorCriticPolicy):
         features_extractor_class: type[EquivariantExtractor] = EquivariantExtractor,
         **kwargs: Any,
     ) -> None:
-        net_arch = [64, 64] if net_arch is None else net_arch
-        if not isinstance(net_arch, list) or not net_arch:
-            raise ValueError(f"net_arch must be a non-empty list of layer sizes, got {net_arch!r}")
-        for size in net_arch:
-            check_int("net_arch (each)", size, low=1)
-        kwargs |= {"net_arch": net_arch, "features_extractor_class": features_extractor_class}
+        kwargs |= {"net_arch": layers(net_arch), "features_extractor_class": features_extractor_class}
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        extractor = self.features_extractor
-        if not isinstance(extractor, EquivariantExtractor):
-            raise ValueError(f"features_extractor_class must be an EquivariantExtractor, got {extractor}")
-        size = _action_size(self, self.action_low)
-        if size - extractor.rows not in (0, 1):
-            raise ValueError(
-                f"action must have {extractor.rows} entries, one per worker, or one more with a null slot, "
-                f"got {size}"
-            )
+        size = action_size(self, self.action_low)
+        extractor = equivariant(self.features_extractor, size)
         hidden: list[int] = self.net_arch  # type: ignore[assignment]
+        row_dim = extractor.row_dim + self.memory_dim
         self.mlp_extractor: Any = SetNetwork(
-            extractor.rows, extractor.row_dim, extractor.global_dim, hidden, self.activation_fn
+            extractor.rows, row_dim, extractor.global_dim, hidden, self.activation_fn
         )
         self.action_net = CreditHead(extractor.rows, hidden[-1], size > extractor.rows)
         self.value_net = nn.Linear(self.mlp_extractor.latent_dim_vf, 1)
@@ -148,7 +139,27 @@ class EquivariantDirichletPolicy(_DirichletActions, EquivariantPolicy):
         self.action_dist = DirichletDistribution(size, self.min_concentration)
 
 
-def _action_size(policy: ActorCriticPolicy, low: float) -> int:
+def layers(net_arch: list[int] | None) -> list[int]:
+    """The sizes of the hidden layers of an equivariant policy, checked; [64, 64] if None."""
+    net_arch = [64, 64] if net_arch is None else net_arch
+    if not isinstance(net_arch, list) or not net_arch:
+        raise ValueError(f"net_arch must be a non-empty list of layer sizes, got {net_arch!r}")
+    return [check_int("net_arch (each)", size, low=1) for size in net_arch]
+
+
+def equivariant(extractor: nn.Module, num_actions: int) -> EquivariantExtractor:
+    """The features extractor, checked to be one for so many actions."""
+    if not isinstance(extractor, EquivariantExtractor):
+        raise ValueError(f"features_extractor_class must be an EquivariantExtractor, got {extractor}")
+    if num_actions - extractor.rows not in (0, 1):
+        raise ValueError(
+            f"action must have {extractor.rows} entries, one per worker, or one more with a null slot, "
+            f"got {num_actions}"
+        )
+    return extractor
+
+
+def action_size(policy: BasePolicy, low: float) -> int:
     """The number of actions, checked to be what the policy draws."""
     space = policy.action_space
     if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.low.min() != low:
@@ -156,6 +167,6 @@ def _action_size(policy: ActorCriticPolicy, low: float) -> int:
         raise ValueError(
             f"{type(policy).__name__} needs actions in Box({low}, 1.0, (n,)): {hint}; got {space}"
         )
-    if policy.use_sde:
+    if getattr(policy, "use_sde", False):
         raise ValueError(f"{type(policy).__name__} does not support use_sde=True")
     return int(space.shape[0])

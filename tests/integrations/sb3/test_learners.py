@@ -1,18 +1,15 @@
 """What `byzgym train` trains with, and the models that it reads."""
 
 import random
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from byzgym.integrations.sb3 import CutAtFloor, learners
+from byzgym.integrations.sb3 import learners
 from byzgym.integrations.sb3.config import TrainingConfig
 
 pytestmark = pytest.mark.global_rng
-RECIPE = Path(__file__).parents[3] / "agents" / "ppo.py"
 SETTING = {"task": "synthetic", "rounds": 4, "attack": ["ipm"], "observation": ["norms"]}
 ALGORITHMS = [*learners.SETTINGS]
 
@@ -41,23 +38,16 @@ def save(tmp_path):
     return saved
 
 
-def test_ppo_has_the_settings_of_the_recipe(tmp_path):
-    recipe = runpy.run_path(str(RECIPE), run_name="ppo")["Config"](out=tmp_path)
-    model = learners.make(config(num_envs=recipe.num_envs, observation=["norms", "trust"]))
-    assert recipe.beta == learners.BETA
-    assert isinstance(model.env, CutAtFloor)
-    assert model.env.floor == recipe.reward_floor
-    for name in ("gamma", "n_steps", "batch_size", "n_epochs", "ent_coef"):
-        assert getattr(model, name) == getattr(recipe, name)
-    for remaining in (1.0, 0.5):
-        assert model.lr_schedule(remaining) == pytest.approx(remaining * recipe.learning_rate)
-    assert float(model.policy.log_std.detach().unique()) == recipe.log_std_init
-
-
 @pytest.mark.parametrize("num_envs", [1, 15, 64, 700])
 def test_a_rollout_is_two_minibatches(num_envs):
     settings = learners.settings("ppo", num_envs, SETTING)
     assert settings["n_steps"] * num_envs == 2 * settings["batch_size"]
+
+
+@pytest.mark.parametrize(("num_envs", "expected"), [(1, 1), (32, 2), (64, 4)])
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "tqc"])
+def test_gradient_steps_grow_with_the_environments(algorithm, num_envs, expected):
+    assert learners.settings(algorithm, num_envs, SETTING)["gradient_steps"] == expected
 
 
 def test_every_training_has_its_own_environments():

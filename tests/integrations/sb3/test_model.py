@@ -143,8 +143,19 @@ def test_a_model_with_another_number_of_workers(tmp_path):
     assert agents.build(f"model:{path}", simulation).decide(simulation.view).credits.shape == (1, 20)
 
 
+@pytest.mark.parametrize("algorithm", ["sac", "recurrent_ppo"])
+def test_equivariant_policies_take_another_number_of_workers(tmp_path, algorithm):
+    path, _ = train(tmp_path, algorithm)
+    simulation = Simulation.make(2, seed=0, **{**SETTING, "num_workers": 9})
+    agent = agents.build(f"model:{path}", simulation)
+    for _ in range(2):
+        credits = agent.decide(simulation.view).credits
+        assert credits.shape == (2, 9)
+        torch.testing.assert_close(credits.sum(1), torch.ones(2))
+
+
 def test_a_network_of_one_size(tmp_path):
-    path, _ = train(tmp_path, "sac")
+    path, _ = train(tmp_path, "td3")
     simulation = Simulation.make(1, seed=0, **{**SETTING, "num_workers": 7})
     with pytest.raises(
         ValueError, match=r"was trained with the observation_space .*\(6,\).* cannot change its shapes"

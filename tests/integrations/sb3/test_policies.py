@@ -12,25 +12,12 @@ from byzgym.integrations.sb3 import (
     make_vec_env,
 )
 from byzgym.wrappers import SoftmaxCredits
+from tests.integrations.sb3.cases import permuted
 
 pytestmark = pytest.mark.global_rng
 
 DIRICHLET = [DirichletPolicy, EquivariantDirichletPolicy]
 EQUIVARIANT = [EquivariantPolicy, EquivariantDirichletPolicy]
-
-
-def permuted(observation, order):
-    """The observation with the workers in another order."""
-    if not isinstance(observation, dict):
-        return observation[[*order, len(order)]]
-    moved = dict(observation)
-    for name in moved.keys() - {"pooled", "loss", "age", "progress"}:
-        moved[name] = moved[name][order]
-    if "similarity" in moved:
-        moved["similarity"] = moved["similarity"][:, order]
-    if "pooled" in moved:
-        moved["pooled"] = permuted(moved["pooled"], order)
-    return moved
 
 
 @pytest.mark.parametrize("policy", EQUIVARIANT)
