@@ -75,7 +75,7 @@ def test_users_register_any_callable():
 
 
 def test_repr_shows_the_parameters():
-    assert repr(attacks.make("alie", min_z=0.5)) == "ALittleIsEnough(z=None, min_z=0.5)"
+    assert repr(attacks.make("uniform", low=0.5)) == "Uniform(low=0.5, high=1.0)"
     assert repr(attacks.make("zero")) == "Zero()"
 
     class Mine(Attack):

@@ -144,3 +144,14 @@ def test_without_a_rule_it_is_the_mean():
     # Against the mean each step leads farther: 1 + 2 + 4 + 8.
     torch.testing.assert_close(submitted, (1 - 15) * gradients[0, :3].mean(0))
     assert math.isfinite(submitted.sum())
+
+
+def test_long_rows_as_short_ones():
+    """Coordinates in which all workers are zero change nothing."""
+    gradients = gradients_like(4, 9, 30) + 0.3
+    long = torch.nn.functional.pad(gradients, (0, 1 << 14))
+    attack, rule = attacks.make("ipm", optimize=True), aggregation.make("median", num_byzantine=3)
+    expected = attack(gradients, MASK, told(rule, gradients))
+    found = attack(long, MASK, told(rule, long))
+    torch.testing.assert_close(found[..., :30], expected, rtol=1e-4, atol=1e-5)
+    assert not found[..., 30:].any()
