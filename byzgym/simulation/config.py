@@ -44,7 +44,7 @@ class RunConfig:
     roles: Spec = "static"
     """Who attacks when: a role function such as static or randomized:period=50,probability=0.5."""
     partition: Spec = "iid"
-    """How the workers share the training data: iid, dirichlet:alpha=0.1, shards ..."""
+    """How the workers share the training data: iid, dirichlet:alpha=0.1, by_column:region ..."""
     batch_size: int | None = None
     """Samples per worker and round; None is the task's own."""
     learning_rate: float | Mapping[str, Any] | None = None
@@ -155,7 +155,7 @@ def resolve(config: SimulationConfig) -> Setup:
         attacks=named_attacks(config.attack),
         roles=_actor("roles", attacks.roles.registry, config.roles),
         roles_name=describe(config.roles),
-        partition=_made("partition", tasks.partitions.registry, config.partition),
+        partition=_partition(config.partition, task.to(device)),
         partition_name=describe(config.partition),
         batch_size=_batch_size(config.batch_size, task, n),
         learning_rate=LearningRate(rate, rounds),
@@ -228,6 +228,19 @@ def _made(argument: str, registry: Registry[Any], spec: Spec) -> Any:
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{argument}: {error}") from error
+
+
+def _partition(spec: Spec, task: tasks.Task) -> tasks.partitions.Partition:
+    """A partition, given the column of the task that it asks for in place of the labels."""
+    partition = _made("partition", tasks.partitions.registry, spec)
+    column = getattr(partition, "column", None)
+    if column is None:
+        return partition
+    try:
+        values = task.column(column)
+    except ValueError as error:
+        raise ValueError(f"partition: {describe(spec)}: {error}") from None
+    return lambda _, num_workers, generator: partition(values.clone(), num_workers, generator)
 
 
 def _actor(argument: str, registry: Registry[Any], spec: Spec) -> Any:
