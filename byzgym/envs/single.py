@@ -146,6 +146,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `pooling` | "sketch" | "sketch" or "blocks", see above |
     | `action` | "credits" | what an action is, see above |
     | `rules` | none | with `action="rule"`: what to choose from; each is told f, or the largest it accepts |
+    | `num_servers` | 1 | 1 only; a comparison can divide the parameters among servers |
     | `secure_group_size` | 1 | g; the server sees only means over groups of g workers |
     | `rounds` | 100 | length of an episode |
     | `evaluate_every` | none | rounds between evaluations on test data |

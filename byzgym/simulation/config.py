@@ -61,6 +61,8 @@ class RunConfig:
     """Rounds after which the server draws new QV samples, once it has the submissions; None is never."""
     secure_group_size: int = 1
     """g: the server sees only means over groups of g workers; must divide the number of workers."""
+    num_servers: int = 1
+    """S: the parameters are divided evenly among so many servers, each of which aggregates its block."""
     rounds: int = 100
     """Rounds of an episode, at least 1."""
     device: str = "cpu"
@@ -105,6 +107,7 @@ class Setup:
     qv_period: int | None
     reward_size: int | None
     secure_group_size: int
+    num_servers: int
     rounds: int
     device: torch.device
 
@@ -167,6 +170,7 @@ def resolve(config: SimulationConfig) -> Setup:
         qv_period=None if config.qv_period is None else check_int("qv_period", config.qv_period, low=1),
         reward_size=_reward_size(config, task, qv_size if getattr(qv_source, "uses_held_out", True) else 0),
         secure_group_size=group,
+        num_servers=check_int("num_servers", config.num_servers, low=1),
         rounds=rounds,
         device=device,
     )
