@@ -444,7 +444,7 @@ class Simulation:
         if self._blocks is not None:
             submissions = self._blocks.split(submissions)
         rows, rejected = receive(submissions, self.setup.secure_group_size)
-        runs = slice(None) if envs is None else self._runs(envs)
+        runs: Any = slice(None) if envs is None else self._runs(envs)
         if envs is not None:
             rejected = self.rejected.index_put((runs,), rejected)  # views keep the old one
         self.rejected = rejected

@@ -19,6 +19,7 @@ Example:
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 
 import torch
@@ -223,13 +224,17 @@ def _divide(counts: Tensor, edges: Tensor) -> Tensor:
 def _feed_empty(owner: Tensor, num_workers: int, generator: torch.Generator) -> None:
     """Give each worker without a sample a random one of the largest worker's, in place."""
     counts = owner.bincount(minlength=num_workers)
-    for worker in (counts == 0).nonzero()[:, 0].tolist():
-        donor = int(counts.argmax())
-        samples = (owner == donor).nonzero()[:, 0]
-        choice = torch.randint(len(samples), (), generator=generator, device=generator.device)
-        owner[samples[int(choice)]] = worker
-        counts[donor] -= 1
-        counts[worker] += 1
+    empty = (counts == 0).nonzero()[:, 0].tolist()
+    if not empty:
+        return
+    shares = [share.tolist() for share in owner.argsort(stable=True).split(counts.tolist())]
+    largest = [(-len(share), worker) for worker, share in enumerate(shares)]  # a heap: thousands may be empty
+    heapq.heapify(largest)
+    for worker in empty:
+        size, donor = largest[0]
+        choice = torch.randint(-size, (), generator=generator, device=generator.device)
+        owner[shares[donor].pop(int(choice))] = worker
+        heapq.heapreplace(largest, (size + 1, donor))
 
 
 def _table(order: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

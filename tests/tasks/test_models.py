@@ -52,15 +52,16 @@ def test_xie_cnn_is_table_3():
     assert {(layer.kernel_size, layer.padding) for layer in convolutions} == {((3, 3), (1, 1))}
 
 
-def test_embedding_bag_is_the_mean_of_vectors():
+def test_embedding_bag_by_hand():
     bag, linear = model = models.build("embedding_bag:10,3", (4,), 2, seeded(0))
     x = torch.tensor(
         [[3.0, 25.0, 0.0, 0.0], [7.0, 7.0, 7.0, 7.0], [0.0, 0.0, 0.0, 0.0], [10.0, -3.0, 0.0, 0.4]]
     )
     vectors = bag.vectors.weight
     assert vectors.abs().max() <= 1 / 3
-    means = torch.stack([(vectors[3] + vectors[5]) / 2, vectors[7], torch.zeros(3), vectors[0]])
-    torch.testing.assert_close(model(x), linear(means))
+    sums = torch.stack([vectors[3] + vectors[5], 4 * vectors[7], torch.zeros(3), vectors[0]])
+    counts = torch.tensor([[2.0], [4.0], [1.0], [1.0]])
+    torch.testing.assert_close(model(x), linear(sums / counts.sqrt()))
 
 
 def test_embedding_bag_has_gradients_for_each_worker():
