@@ -125,7 +125,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | argument | default | meaning |
     | --- | --- | --- |
     | `task` | "digits" | a name from `byzgym.tasks.names()` |
-    | `model` | the task's | "softmax", "mlp:128,128", "xie_mlp", "xie_cnn", "lenet", or a registered one |
+    | `model` | the task's | "softmax", "mlp:128,128", "lenet", "resnet18" ..., or a registered one |
     | `num_workers` | 10 | n |
     | `num_byzantine` | 7 n / 10 | f < n, or (low, high) between which it is drawn at each reset |
     | `attack` | five, see above | a name, or a list drawn from at each reset |

@@ -38,7 +38,7 @@ class RunConfig:
     task: Spec = "digits"
     """Data: a task such as digits, mnist:root=data or csv:path=mine.csv,label=column."""
     model: str | None = None
-    """Model: softmax, mlp:128,128, xie_mlp, xie_cnn, lenet or a registered one; None is the task's own."""
+    """Model: softmax, mlp:128,128, lenet, resnet18 ... or a registered one; None is the task's own."""
     num_workers: int = 10
     """Number n of workers, at least 1."""
     roles: Spec = "static"

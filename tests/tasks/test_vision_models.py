@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +57,14 @@ def test_a_generator_decides_the_parameters():
 
     assert torch.equal(first(3), first(3))
     assert not torch.equal(first(3), first(4))
+
+
+def test_a_broken_torchvision(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises(
+        RuntimeError, match=r"torchvision could not be imported.* or use a model that needs none"
+    ):
+        models.build("resnet18", COLOR, 10)
 
 
 @pytest.mark.parametrize(
