@@ -159,7 +159,7 @@ def _play(against: Any, points: Tensor, seeds: Sequence[int], setting: Mapping[s
         simulation.apply(agent.decide(simulation.view))
     x, y = simulation.setup.task.train
     every = -(-len(y) // SAMPLES)
-    measured = metrics.test_metrics(simulation.engine, simulation.view.theta, x[::every], y[::every])
+    measured = metrics.test_metrics(simulation.engine, simulation.server.theta, x[::every], y[::every])
     return 1 - measured["accuracy"].view(len(points), len(seeds)).mean(1).cpu()
 
 

@@ -118,5 +118,7 @@ class BenignOnlyOracle(Policy):
 
     def decide(self, view: ServerView) -> Decision:
         """See `Policy.decide`."""
-        honest = (~self._simulation.byzantine_rows & ~view.rejected).to(view.theta.dtype)
+        byzantine = self._simulation.byzantine_rows
+        byzantine = byzantine.repeat_interleave(view.num_envs // len(byzantine), 0)  # at each of the servers
+        honest = (~byzantine & ~view.rejected).to(view.theta.dtype)
         return Decision.from_credits(honest / honest.sum(1, keepdim=True).clamp(min=1), view)

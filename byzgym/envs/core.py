@@ -44,6 +44,11 @@ class Core:
         per_environment: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.config: EnvConfig = config_from(EnvConfig, arguments)
+        if check_int("num_servers", self.config.num_servers, low=1) > 1:
+            raise ValueError(
+                "num_servers must be 1 in an environment, whose agent decides for all parameters at once, "
+                f"got {self.config.num_servers}; a comparison and Simulation.make take more"
+            )
         simulated = {field.name: getattr(self.config, field.name) for field in fields(SimulationConfig)}
         simulation = Simulation.make(num_envs, seed=0, per_environment=per_environment, **simulated)
         self.simulation = simulation

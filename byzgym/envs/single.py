@@ -126,7 +126,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | argument | default | meaning |
     | --- | --- | --- |
     | `task` | "digits" | a name from `byzgym.tasks.names()` |
-    | `model` | the task's | "softmax", "mlp:128,128", "xie_mlp", "xie_cnn", "lenet", or a registered one |
+    | `model` | the task's | "softmax", "mlp:128,128", "lenet", "resnet18" ..., or a registered one |
     | `num_workers` | 10 | n |
     | `cohort_size` | n | workers that take part in a round, drawn anew in each |
     | `num_byzantine` | 7 n / 10 | f < n, or (low, high) between which it is drawn at each reset |
@@ -149,6 +149,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `pooling` | "sketch" | "sketch" or "blocks", see above |
     | `action` | "credits" | what an action is, see above |
     | `rules` | none | with `action="rule"`: what to choose from; each is told f, or the largest it accepts |
+    | `num_servers` | 1 | 1 only; a comparison can divide the parameters among servers |
     | `secure_group_size` | 1 | g; the server sees only means over groups of g workers |
     | `rounds` | 100 | length of an episode |
     | `evaluate_every` | none | rounds between evaluations on test data |

@@ -122,7 +122,10 @@ def play_batch(
         curves = _points(simulation, 0, keys)
         for round in range(1, rounds + 1):
             decision = agent.decide(simulation.view)
-            log.add(round - 1, decision.credits, simulation.byzantine_rows)
+            credits = decision.credits
+            if credits is not None:  # of each server, where there are several
+                credits = credits.unflatten(0, (simulation.num_envs, -1)).mean(1)
+            log.add(round - 1, credits, simulation.byzantine_rows)
             simulation.apply(decision)
             if round % interval == 0 or round == rounds:
                 curves += _points(simulation, round, keys)

@@ -38,7 +38,7 @@ class RunConfig:
     task: Spec = "digits"
     """Data: a task such as digits, mnist:root=data or csv:path=mine.csv,label=column."""
     model: str | None = None
-    """Model: softmax, mlp:128,128, xie_mlp, xie_cnn, lenet or a registered one; None is the task's own."""
+    """Model: softmax, mlp:128,128, lenet, resnet18 ... or a registered one; None is the task's own."""
     num_workers: int = 10
     """Number n of workers, at least 1."""
     cohort_size: int | None = None
@@ -46,7 +46,7 @@ class RunConfig:
     roles: Spec = "static"
     """Who attacks when: a role function such as static or randomized:period=50,probability=0.5."""
     partition: Spec = "iid"
-    """How the workers share the training data: iid, dirichlet:alpha=0.1, shards ..."""
+    """How the workers share the training data: iid, dirichlet:alpha=0.1, by_column:region ..."""
     batch_size: int | None = None
     """Samples of a worker's batch; None is the task's own."""
     local_steps: int = 1
@@ -65,6 +65,8 @@ class RunConfig:
     """Rounds after which the server draws new QV samples, once it has the submissions; None is never."""
     secure_group_size: int = 1
     """g: the server sees only means over groups of g workers; must divide the number that take part."""
+    num_servers: int = 1
+    """S: the parameters are divided evenly among so many servers, each of which aggregates its block."""
     rounds: int = 100
     """Rounds of an episode, at least 1."""
     device: str = "cpu"
@@ -112,6 +114,7 @@ class Setup:
     qv_period: int | None
     reward_size: int | None
     secure_group_size: int
+    num_servers: int
     rounds: int
     device: torch.device
 
@@ -167,7 +170,7 @@ def resolve(config: SimulationConfig) -> Setup:
         attacks=named_attacks(config.attack),
         roles=_actor("roles", attacks.roles.registry, config.roles),
         roles_name=describe(config.roles),
-        partition=_made("partition", tasks.partitions.registry, config.partition),
+        partition=_partition(config.partition, task.to(device)),
         partition_name=describe(config.partition),
         batch_size=_batch_size(config.batch_size, task, n),
         local_steps=check_int("local_steps", config.local_steps, low=1),
@@ -180,6 +183,7 @@ def resolve(config: SimulationConfig) -> Setup:
         qv_period=None if config.qv_period is None else check_int("qv_period", config.qv_period, low=1),
         reward_size=_reward_size(config, task, qv_size if getattr(qv_source, "uses_held_out", True) else 0),
         secure_group_size=group,
+        num_servers=check_int("num_servers", config.num_servers, low=1),
         rounds=rounds,
         device=device,
     )
@@ -241,6 +245,19 @@ def _made(argument: str, registry: Registry[Any], spec: Spec) -> Any:
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{argument}: {error}") from error
+
+
+def _partition(spec: Spec, task: tasks.Task) -> tasks.partitions.Partition:
+    """A partition, given the column of the task that it asks for in place of the labels."""
+    partition = _made("partition", tasks.partitions.registry, spec)
+    column = getattr(partition, "column", None)
+    if column is None:
+        return partition
+    try:
+        values = task.column(column)
+    except ValueError as error:
+        raise ValueError(f"partition: {describe(spec)}: {error}") from None
+    return lambda _, num_workers, generator: partition(values.clone(), num_workers, generator)
 
 
 def _actor(argument: str, registry: Registry[Any], spec: Spec) -> Any:

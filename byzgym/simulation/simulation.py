@@ -15,6 +15,7 @@ from byzgym.attacks import AttackContext, Triggered
 from byzgym.memory import Memory
 from byzgym.numerics.finite import is_finite
 from byzgym.simulation import snapshots
+from byzgym.simulation.blocks import BlockRule, Blocks
 from byzgym.simulation.config import (
     Setup,
     SimulationConfig,
@@ -73,7 +74,12 @@ class Simulation:
             self.reward_set.draw(0, generator)
         x, y = self._draw_qv(0, generator)  # for shapes, and to fail early
         self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y, setup.task.num_classes)
-        self.memory = Memory(num_envs, setup.device)
+        self._blocks: Blocks | None = None
+        if setup.num_servers > 1:
+            check_int("num_servers", setup.num_servers, low=1, high=self.num_parameters)
+            self._blocks = Blocks(self.num_parameters, setup.num_servers, setup.device)
+        num_runs = num_envs * setup.num_servers
+        self.memory = Memory(num_runs, setup.device)
         """What rules keep from round to round."""
         self.rules: list[Callable[[Tensor], Tensor]] = [Mean()]
         self._rule_numbers = torch.zeros(num_envs, dtype=torch.int64, device=setup.device)  # [E]
@@ -81,15 +87,17 @@ class Simulation:
         """The QV loss with which each episode began, shape [E]."""
         self._redrawn = torch.zeros(num_envs, dtype=torch.bool, device=setup.device)  # after the last round
         self._loss_before_redraw = torch.zeros(num_envs, device=setup.device)  # [E], meaningful there
-        self.previous_credits = torch.zeros(num_envs, setup.num_rows, device=setup.device)
-        """The credits of the last round that had any, shape [E, rows]; uniform at first."""
-        self._last_credits = torch.zeros(num_envs, setup.num_workers, device=setup.device)  # of each worker
+        self.previous_credits = torch.zeros(num_runs, setup.num_rows, device=setup.device)
+        """The credits of the last round that had any, shape [E, rows] (with several servers [E S, rows]);
+        uniform at first."""
+        self._last_credits = torch.zeros(num_runs, setup.num_workers, device=setup.device)  # of each worker
         self._view_seeds = torch.zeros(num_envs, dtype=torch.int64, device=setup.device)
-        self.rejected = torch.zeros(num_envs, setup.num_rows, dtype=torch.bool, device=setup.device)
-        self._group_means: Tensor | None = None  # [E, rows, d], what the server receives with secure groups
-        if setup.secure_group_size > 1:
-            shape = (num_envs, setup.num_rows, self.num_parameters)
-            self._group_means = torch.zeros(shape, device=setup.device)
+        self.rejected = torch.zeros(num_runs, setup.num_rows, dtype=torch.bool, device=setup.device)
+        # What servers receive, [E, rows, d] or in blocks [E S, rows, w], if that is not what workers submit.
+        self._received: Tensor | None = None
+        if setup.secure_group_size > 1 or self._blocks is not None:
+            width = self.num_parameters if self._blocks is None else self._blocks.width
+            self._received = torch.zeros(num_runs, setup.num_rows, width, device=setup.device)
         self._view: ServerView | None = None
         self._reward_loss: tuple[ServerView, Tensor] | None = None  # [E], at the parameters in the view
         self._in_round = False
@@ -158,47 +166,60 @@ class Simulation:
     def view(self) -> ServerView:
         """What the server knows in this round; valid until the next `apply` or `reset`.
 
+        With several servers it is what each of them knows of its block of the parameters: E S independent
+        runs, see `byzgym.simulation.blocks.Blocks`.
+
         Raises:
             RuntimeError: If an attack, a role function, a partition or a QV source failed in the last round.
         """
         self._check_whole()
         if self._view is None:
+            known: dict[str, Any] = {
+                "theta": self.server.theta,
+                "learning_rate": self.server.learning_rate,
+                "round": self.server.round,
+                "previous_update": self.server.previous_update,
+                "qv_loss": self.quasi_validation.loss,
+                "qv_loss_and_gradient": self.quasi_validation.loss_and_gradient,
+                "qv_per_sample": self.quasi_validation.per_sample,
+                "seed": self._view_seeds,
+            }
             self._view = ServerView(
-                gradients=self.workers.submissions if self._group_means is None else self._group_means,
-                theta=self.server.theta,
-                learning_rate=self.server.learning_rate,
-                qv_loss=self.quasi_validation.loss,
-                round=self.server.round,
+                gradients=self.workers.submissions if self._received is None else self._received,
                 rejected=self.rejected,
-                previous_update=self.server.previous_update,
                 memory=self.memory,
-                seed=self._view_seeds,
-                qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
-                qv_per_sample=self.quasi_validation.per_sample,
-                **{"previous_credits": self.previous_credits, **self._identities()},
+                **self._who(),
+                **(known if self._blocks is None else self._blocks.known(known)),
             )
         return self._view
 
-    def _identities(self) -> dict[str, Any]:
-        """Who has submitted, where not everybody takes part and the server sees single workers."""
-        setup, cohort = self.setup, self.workers.cohort
+    def _who(self) -> dict[str, Any]:
+        """Who has submitted, if not everybody takes part and the server sees single workers; last credits."""
+        setup = self.setup
         if setup.cohort_size == setup.num_workers or setup.secure_group_size > 1:
-            return {}
-        return {
-            "workers": cohort.clone(),
-            "total_workers": setup.num_workers,
-            "previous_credits": self._last_credits.gather(1, cohort),
-        }
+            return {"previous_credits": self.previous_credits}
+        cohort = self._cohort()
+        credits = self._last_credits.gather(1, cohort)
+        return {"workers": cohort, "total_workers": setup.num_workers, "previous_credits": credits}
+
+    def _cohort(self) -> Tensor:
+        """The workers of this round, a row for each run of the view."""
+        cohort = self.workers.cohort
+        return cohort.clone() if self._blocks is None else self._blocks.repeat(cohort)
 
     @property
     def gradients(self) -> Tensor:
-        """The submissions as received, shape [E, n, d]; rejected rows are zero."""
-        return self.view.gradients
+        """The submissions as received, shape [E, n, d]; what a server has rejected is zero."""
+        gradients = self.view.gradients
+        return gradients if self._blocks is None else self._blocks.join(gradients)
 
     @property
     def rule(self) -> Callable[[Tensor], Tensor]:
         """The server's rule (the mean where it uses none), shown to attacks that declare this knowledge."""
-        return self.rules[0] if len(self.rules) == 1 else RulePerEnvironment(self.rules, self._rule_numbers)
+        rules = self.rules
+        if self._blocks is not None:
+            rules = [BlockRule(rule, self._blocks) for rule in rules]
+        return rules[0] if len(rules) == 1 else RulePerEnvironment(rules, self._rule_numbers)
 
     @rule.setter
     def rule(self, rule: Callable[[Tensor], Tensor]) -> None:
@@ -264,13 +285,14 @@ class Simulation:
             if self.reward_set is not None:
                 self.reward_set.draw(env, generator)
             samples.append(self._draw_qv(env, generator))
-            self.previous_credits[env] = self._last_credits[env] = 1 / self.num_rows
             self._view_seeds[env] = view_seed(seed)
             self._rule_numbers[env] = 0
         if chosen:
             self.quasi_validation.assign(chosen, samples)
         self._redrawn[chosen] = False
-        self.memory.reset(chosen)
+        runs = self._runs(chosen)
+        self.previous_credits[runs] = self._last_credits[runs] = 1 / self.num_rows
+        self.memory.reset(runs)
         with torch.no_grad():
             self.initial_loss[chosen] = self.quasi_validation.loss_and_gradient(self.server.theta)[0][chosen]
         self._submit(None if whole else chosen)
@@ -281,7 +303,8 @@ class Simulation:
 
         Args:
             decision: A policy's `Decision`, or an update [E, d] alone. Where the parameters would not stay
-                finite, the environment keeps them and is marked in `diverged`.
+                finite, the environment keeps them and is marked in `diverged`. With several servers an update
+                may also be in blocks, as they are in `view`.
             envs: Which environments take part; all where None. The others stay as they are.
 
         Raises:
@@ -293,6 +316,8 @@ class Simulation:
         if not isinstance(decision, Decision):
             decision = Decision(decision)
         update, credits = decision.update, decision.credits
+        if self._blocks is not None and update.shape == self.view.theta.shape:
+            update = self._blocks.join(update)
         check_tensor("update", update, *self.server.theta.shape)
         active = None
         if chosen is not None:
@@ -302,11 +327,13 @@ class Simulation:
             check_tensor("credits", credits, *self.previous_credits.shape)
             new = credits.detach().to(self.previous_credits, copy=True)
             if active is not None or not is_finite(new):
-                given = ~new.isnan() if active is None else active[:, None] & ~new.isnan()
+                given = ~new.isnan()
+                if active is not None:
+                    given &= (active if self._blocks is None else self._blocks.repeat(active))[:, None]
                 new = torch.where(given, new, self.previous_credits)
             self.previous_credits = new
             if self.setup.secure_group_size == 1:
-                self._last_credits = self._last_credits.scatter(1, self.workers.cohort, new)
+                self._last_credits = self._last_credits.scatter(1, self._cohort(), new)
         self.server.step(update.detach().to(self.server.theta, copy=True), active)
         self._submit(chosen)
         if self.setup.qv_period is not None:
@@ -319,7 +346,7 @@ class Simulation:
 
     def qv_loss(self) -> Tensor:
         """The loss on the quasi-validation set at the current parameters, shape [E], always finite."""
-        return self.view.qv_value
+        return self.view.qv_value[:: self.setup.num_servers]
 
     def qv_loss_of_step(self) -> Tensor:
         """The QV loss at the current parameters on the samples with which the last step was decided, [E].
@@ -467,15 +494,24 @@ class Simulation:
         self._in_round = True  # an attack or a QV source may be anybody's code, and fail
         context.qv_distribution = self._draw_for_attackers(envs)
         self.workers.submit(index, self.server.theta[chosen], context)
-        rows, rejected = receive(self.workers.submissions[chosen], self.setup.secure_group_size)
+        submissions = self.workers.submissions[chosen]
+        if self._blocks is not None:
+            submissions = self._blocks.split(submissions)
+        rows, rejected = receive(submissions, self.setup.secure_group_size)
+        runs: Any = slice(None) if envs is None else self._runs(envs)
         if envs is not None:
-            rejected = self.rejected.index_put((index,), rejected)  # views keep the old one
+            rejected = self.rejected.index_put((runs,), rejected)  # views keep the old one
         self.rejected = rejected
-        if self._group_means is not None:
-            self._group_means[chosen] = rows
-        elif index is not None:
-            self.workers.submissions[chosen] = rows
+        if self._received is not None:
+            self._received[runs] = rows
+        elif envs is not None:
+            self.workers.submissions[runs] = rows
         self._in_round = False
+
+    def _runs(self, envs: list[int]) -> Tensor:
+        """The rows of `view` that belong to these environments: the environments, or their servers."""
+        index = torch.tensor(envs, dtype=torch.int64, device=self.setup.device)
+        return index if self._blocks is None else self._blocks.rows(index)
 
 
 def _checked_seeds(seeds: Any, envs: Sequence[int]) -> list[int]:

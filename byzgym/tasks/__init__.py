@@ -6,12 +6,13 @@ function:
 ``tasks.register("mine", lambda: tasks.Task(train=(x, y), test=(x2, y2), num_classes=10, model="mlp:32"))``.
 """
 
-from byzgym.tasks import csv, embedded, images, models, partitions, quasi_validation
+from byzgym.tasks import cms, csv, embedded, images, models, partitions, quasi_validation, vision_models, yelp
 from byzgym.tasks.base import Task
 from byzgym.tasks.registry import make, make_from, names, register
 
 __all__ = [
     "Task",
+    "cms",
     "csv",
     "embedded",
     "images",
@@ -22,4 +23,6 @@ __all__ = [
     "partitions",
     "quasi_validation",
     "register",
+    "vision_models",
+    "yelp",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from byzgym.ambient import shielded
-from byzgym.validation import check_int, check_real, shown
+from byzgym.validation import check_int, check_real, shown, unknown
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,11 +34,14 @@ class Task:
             (or 10 samples, at most half, where that is more) are split off, always the same ones.
         batch_size: Default number of samples a worker draws each round, at least 1.
         learning_rate: Default step size of the server, greater than 0.
+        columns: What else is known of the samples in ``train``: integers [N] by name, such as the number of
+            the state that a patient lives in. No model sees them; the partition `by_column` divides by them.
 
     Raises:
         ValueError: If an argument is out of its range, a set is empty, its lengths differ, its inputs are not
-            finite or its labels no classes, or the sets' input shapes differ.
-        TypeError: If a set is not a pair of arrays of numbers.
+            finite or its labels no classes, the sets' input shapes differ, or a column is not one integer for
+            each training sample.
+        TypeError: If a set is not a pair of arrays of numbers, or columns are no mapping.
 
     Example:
         >>> x = [[0.0, 1.0], [1.0, 0.0], [0.9, 0.1], [0.2, 0.8]]
@@ -52,6 +56,7 @@ class Task:
     held_out: tuple[Tensor, Tensor] | None = None
     batch_size: int = 32
     learning_rate: float = 0.1
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
     _moved: dict[torch.device, Task] = field(init=False, default_factory=dict)
 
     @shielded
@@ -63,7 +68,9 @@ class Task:
             raise ValueError(f"model must be a non-empty string such as 'mlp:32', got {shown(self.model)}")
         train = _samples("train", self.train, self.num_classes)
         test = _samples("test", self.test, self.num_classes)
+        columns = _columns(self.columns, len(train[1]))
         if self.held_out is None:
+            columns = {name: split_held_out(values, values)[0][0] for name, values in columns.items()}
             train, held_out = split_held_out(*train)
         else:
             held_out = _samples("held_out", self.held_out, self.num_classes)
@@ -73,7 +80,8 @@ class Task:
                     f"{name} must have inputs of the shape of train, {tuple(train[0].shape[1:])}, "
                     f"got {tuple(samples[0].shape[1:])}"
                 )
-        for name, value in (("train", train), ("test", test), ("held_out", held_out)):
+        changed = {"train": train, "test": test, "held_out": held_out, "columns": columns}
+        for name, value in changed.items():
             object.__setattr__(self, name, value)  # a frozen dataclass allows its own conversion only so
 
     def __repr__(self) -> str:
@@ -93,6 +101,12 @@ class Task:
         """Shape of one input, without the number of samples."""
         return tuple(self.train[0].shape[1:])
 
+    def column(self, name: str) -> Tensor:
+        """The column of the training samples with this name, int64 [N]; a ValueError lists the known ones."""
+        if name not in self.columns:
+            raise unknown("column of the task", name, self.columns or ["none"])
+        return self.columns[name]
+
     @shielded
     def to(self, device: torch.device | str) -> Task:
         """This task with its tensors on ``device``.
@@ -108,6 +122,7 @@ class Task:
             moved = object.__new__(Task)  # not dataclasses.replace, which would check all data again
             vars(moved).update(vars(self), _moved={})
             vars(moved).update({name: tuple(t.to(device) for t in pair) for name, pair in sets.items()})
+            vars(moved)["columns"] = {name: column.to(device) for name, column in self.columns.items()}
             self._moved[device] = moved
         return self._moved[device]
 
@@ -157,6 +172,19 @@ def split_stratified(
     return first, second
 
 
+def split_in_three(
+    labels: np.ndarray, test_fraction: float = 0.2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The numbers of training, held-out and test samples, given labels [N].
+
+    The test set is split off as by `split_stratified`, the held-out set from the rest as by `split_held_out`.
+    """
+    rest, test = split_stratified(labels, test_fraction, seed)
+    numbers = torch.from_numpy(rest)
+    (train, _), (held_out, _) = split_held_out(numbers, numbers)
+    return train.numpy(), held_out.numpy(), test
+
+
 def import_sklearn(module: str) -> Any:
     """A module of scikit-learn, whose first import takes a second and draws from Python's generator."""
     state = random.getstate()
@@ -164,6 +192,17 @@ def import_sklearn(module: str) -> Any:
         return importlib.import_module(f"sklearn.{module}")
     finally:
         random.setstate(state)
+
+
+def import_torchvision(module: str, otherwise: str) -> Any:
+    """A module of torchvision; a RuntimeError says what to do, or ``otherwise``, where it does not work."""
+    try:
+        return importlib.import_module(f"torchvision.{module}")
+    except Exception as error:  # a build for another torch fails with whatever its extension raises
+        raise RuntimeError(
+            f"torchvision could not be imported: {error}; install the torchvision built for the installed "
+            f"torch ({torch.__version__}), or {otherwise}"
+        ) from None
 
 
 def _samples(name: str, pair: Any, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -180,6 +219,23 @@ def _samples(name: str, pair: Any, num_classes: int) -> tuple[Tensor, Tensor]:
     if not bool(x.isfinite().all()):
         raise ValueError(f"the inputs of {name} must be finite (in float32), got NaN or infinite values")
     return x, y
+
+
+def _columns(columns: Any, count: int) -> dict[str, Tensor]:
+    if not isinstance(columns, Mapping):
+        raise TypeError(f"columns must map names to integers, got {type(columns).__name__}")
+    checked = {}
+    for key, values in columns.items():
+        name = f"column {key!r}"
+        given = _tensor(name, values, None)
+        whole = given.to(torch.int64)
+        if not isinstance(key, str) or whole.shape != (count,) or bool((whole != given).any()):
+            raise ValueError(
+                f"columns must be named integers, one for each of {count} training samples, got "
+                f"{given.dtype} of shape {tuple(given.shape)} named {shown(key)}"
+            )
+        checked[key] = whole
+    return checked
 
 
 def _labels(name: str, values: Any, num_classes: int) -> Tensor:

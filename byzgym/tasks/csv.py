@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from byzgym.ambient import shielded
-from byzgym.tasks.base import Task, split_held_out, split_stratified
+from byzgym.tasks.base import Task, split_in_three
 from byzgym.tasks.registry import registry
 from byzgym.validation import check_int, check_real, shown, unknown
 
@@ -40,6 +40,7 @@ def csv(
     - Columns of text become one feature for each text that training rows hold, 1 in rows with that text and
       0 elsewhere. A missing text, and one that no training row holds, is 0 in all of them.
     - Missing in these is what is empty, NA, N/A, NaN, null, None or a question mark.
+    - The partition `by_column` can divide the rows by every column of at most 1,000 different values.
 
     Args:
         path: The file. It is read once, and again when it has changed.
@@ -90,17 +91,17 @@ def _load(file: Path, changed: int, label: str, test_fraction: float, seed: int,
             f"got {len(classes)} of them, {classes.tolist()[counts.argmin()]!r} in {counts.min()}"
         )
     try:
-        rest, test = split_stratified(y, test_fraction, seed)
+        train, held_out, test = split_in_three(y, test_fraction, seed)
     except ValueError as error:
         raise ValueError(f"test_fraction={test_fraction} does not suit {len(y)} rows: {error}") from None
-    (train, _), (held_out, _) = split_held_out(torch.from_numpy(rest), torch.from_numpy(rest))
-    columns = [_encoded(table[name], train.numpy(), f"column {name!r} of {file}") for name in table]
-    x = torch.from_numpy(np.concatenate(columns, axis=1))
+    features = [_encoded(table[name], train, f"column {name!r} of {file}") for name in table]
+    x = torch.from_numpy(np.concatenate(features, axis=1))
+    columns = {name: numbers for name in table if (numbers := _numbered(table[name].iloc[train])) is not None}
 
     def samples(rows: Any) -> tuple[Tensor, Tensor]:
         return x[rows], torch.from_numpy(y)[rows]
 
-    return Task(samples(train), samples(test), len(classes), "mlp:32", samples(held_out))
+    return Task(samples(train), samples(test), len(classes), "mlp:32", samples(held_out), columns=columns)
 
 
 def _read(file: Path, label: str, delimiter: str) -> tuple[Any, np.ndarray]:
@@ -158,3 +159,11 @@ def _encoded(column: Any, train: np.ndarray, name: str) -> np.ndarray:
             f"{name} must hold at most {_MOST_CATEGORIES} different texts, got {len(categories)}"
         )
     return texts == np.array(categories, dtype=object)
+
+
+def _numbered(column: Any) -> Tensor | None:
+    """The different values of a column [N], numbered in sorted order; None where there are too many."""
+    import pandas as pd
+
+    numbers, values = pd.factorize(column, sort=True, use_na_sentinel=False)
+    return None if len(values) > _MOST_CATEGORIES else torch.from_numpy(numbers)

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from byzgym.ambient import shielded
-from byzgym.tasks.base import Task
+from byzgym.tasks.base import Task, import_torchvision
 from byzgym.tasks.registry import registry
-from byzgym.validation import check_bool, shown
-
-ROOT_VARIABLE = "BYZGYM_DATA_ROOT"
+from byzgym.tasks.tables import folder_of
+from byzgym.validation import check_bool
 
 # one copy of each data set, however many environments use it
 _loaded: dict[tuple[str, Path], Task] = {}
@@ -73,13 +72,7 @@ def _load(
     name: str, root: str | os.PathLike[str] | None, download: bool, mean: float, std: float, **defaults: Any
 ) -> Task:
     check_bool("download", download)
-    given = root if root is not None else os.environ.get(ROOT_VARIABLE)
-    if not given or not isinstance(given, str | os.PathLike):
-        raise ValueError(
-            f"root must be the folder of the data, got {shown(root)}; pass root=... to the task or set the "
-            f"environment variable {ROOT_VARIABLE}"
-        )
-    folder = Path(given).expanduser().resolve()
+    folder = folder_of(root)
     if (name, folder) not in _loaded:
         train, test = (_read(name, folder, part, download, mean, std) for part in (True, False))
         _loaded[name, folder] = Task(train, test, num_classes=10, **defaults)
@@ -97,13 +90,7 @@ def _read(
 
 
 def _open(name: str, folder: Path, train: bool, download: bool) -> Any:
-    try:
-        from torchvision import datasets
-    except Exception as error:  # a build for another torch fails with whatever its extension raises
-        raise RuntimeError(
-            f"torchvision could not be imported: {error}; install the torchvision built for the installed "
-            f"torch ({torch.__version__}), or use a task that needs none, such as 'digits'"
-        ) from None
+    datasets = import_torchvision("datasets", "use a task that needs none, such as 'digits'")
     try:
         return getattr(datasets, name)(str(folder), train=train, download=download)
     except Exception as error:  # whatever reading damaged files raises

@@ -55,6 +55,20 @@ def test_the_success_of_backdoors_is_reported(small, tmp_path):
         assert table["attack_success_rate"].dropna().between(0, 1).all()
 
 
+def test_servers_decide_for_their_blocks(small, tmp_path):
+    policies = ("median", "krum", "oracle", "gaa")
+    one, many = (
+        compare(small(policies=policies, num_servers=servers), tmp_path / str(servers)).runs
+        for servers in (1, 3)
+    )
+    medians = [runs[runs["policy"] == "median"] for runs in (one, many)]
+    assert medians[0]["qv_loss"].tolist() == pytest.approx(medians[1]["qv_loss"].tolist(), rel=1e-4)
+    kept = [runs[runs["policy"] == "krum"]["qv_loss"].tolist() for runs in (one, many)]
+    assert kept[0] != pytest.approx(kept[1], rel=1e-4)
+    assert (many[many["policy"] == "oracle"]["byzantine_credit"] == 0).all()
+    assert many[many["policy"] != "median"]["detection_auc"].notna().all()
+
+
 def test_threads_are_put_back(small):
     seen = []
 

@@ -198,3 +198,21 @@ def test_set_remembers_workers_and_not_rows():
     assert before.recall("set.ages").equal(counts.gather(1, before.workers))
     credits = before.recall("set.credits")
     assert credits.sum(1) == pytest.approx(before.gradients.new_ones(2), abs=0.5)
+
+
+@pytest.mark.parametrize("policy", ["median", "trust", "uniform"])
+def test_servers_of_blocks_know_who_takes_part(policy):
+    simulation = make(**SAMPLED, num_servers=3)
+    for view in rounds(simulation, 4, policy):
+        cohort = simulation.workers.cohort
+        assert view.workers.equal(cohort.repeat_interleave(3, 0))
+        assert view.gradients.shape[:2] == (6, M)
+
+
+def test_crafted_losses_are_minimised_in_all_local_steps():
+    one, two = (
+        make(attack="leaked_qv", local_steps=steps, learning_rate=0.1, partition="shards") for steps in (1, 2)
+    )
+    byzantine = one.byzantine
+    assert not one.gradients[byzantine].allclose(two.gradients[byzantine])
+    assert two.gradients.isfinite().all()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from byzgym.tasks import images
+from byzgym.tasks import images, tables
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def fake_torchvision(monkeypatch):
         monkeypatch.setitem(sys.modules, "torchvision", fake)
         monkeypatch.setitem(sys.modules, "torchvision.datasets", fake.datasets)
         monkeypatch.setattr(images, "_loaded", {})
-        monkeypatch.delenv(images.ROOT_VARIABLE, raising=False)
+        monkeypatch.delenv(tables.ROOT_VARIABLE, raising=False)
         return fake.datasets
 
     return install

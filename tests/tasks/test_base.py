@@ -143,3 +143,35 @@ def test_users_register_tasks():
     tasks.register("registered_by_a_test", lambda: None)
     with pytest.raises(TypeError, match=r"the factory of .* must return a Task, got None"):
         tasks.make("registered_by_a_test")
+
+
+def test_columns_follow_the_training_samples():
+    column = [10 * i - 30 for i in range(20)]
+    kept = task(columns={"region": column, "hour": np.arange(20, dtype="u2")})
+    assert kept.column("region").tolist() == column
+    assert kept.column("hour").dtype == torch.int64
+    split = task(held_out=None, columns={"region": column})
+    assert split.column("region").tolist() == [10 * int(x[0]) // 3 - 30 for x in split.train[0]]
+    assert dataclasses.replace(kept, batch_size=8).column("region").tolist() == column
+    assert kept.to("meta").column("region").device.type == "meta"
+    with pytest.raises(
+        ValueError, match=r"unknown column of the task 'regoin'; did you mean 'region'\? known: region, h"
+    ):
+        kept.column("regoin")
+    with pytest.raises(ValueError, match="unknown column of the task 'region'; known: none"):
+        task().column("region")
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        ([1], TypeError, "columns must map names to integers, got list"),
+        ({"region": ["a"] * 20}, TypeError, r"column 'region' must be integers or floats, got \['a'"),
+        ({"region": [1] * 19}, ValueError, r"one for each of 20 training samples, got torch.int64 .*\(19,\)"),
+        ({"region": [0.5] * 20}, ValueError, "columns must be named integers, .* torch.float64 .* 'region'"),
+        ({3: [1] * 20}, ValueError, "columns must be named integers, .* named 3"),
+    ],
+)
+def test_bad_columns(columns, error, message):
+    with pytest.raises(error, match=message):
+        task(columns=columns)

@@ -88,6 +88,16 @@ def test_columns_without_variety(write):
     assert x[:, 1:].abs().max() < 1e-6
 
 
+def test_columns_by_which_workers_can_be_divided(write):
+    rows = [f"{i},{('north', '', 'south')[i % 3]},{(7, 3)[i % 2]},{i % 2},{i}" for i in range(1500)]
+    task = tasks.make("csv", path=write("n,region,code,y,text", *rows), label="y")
+    assert sorted(task.columns) == ["code", "region"]  # n has more than 1,000 values
+    assert task.column("code").unique().tolist() == [0, 1]
+    assert torch.equal(task.column("code"), 1 - task.train[1])  # 7 comes after 3
+    regions = task.column("region")
+    assert (torch.stack([regions == 0, regions == 1]) == task.train[0][:, 1:3].T).all()  # 2 is missing
+
+
 def test_texts_that_no_training_row_holds(write):
     rows = [f"{i},text{i},{i % 2}" for i in range(40)]
     task = tasks.make("csv", path=write("n,c,y", *rows), label="y")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from byzgym import tasks
-from byzgym.tasks import images
+from byzgym.tasks import tables
 
-ROOT = os.environ.get(images.ROOT_VARIABLE)
+ROOT = os.environ.get(tables.ROOT_VARIABLE)
 
 
 class FakeData:
@@ -58,7 +58,7 @@ def test_cifar10_is_channels_first(tmp_path):
 
 def test_one_copy_for_each_folder(tmp_path, monkeypatch):
     first = tasks.make("mnist", root=tmp_path)
-    monkeypatch.setenv(images.ROOT_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(tables.ROOT_VARIABLE, str(tmp_path))
     assert tasks.make("mnist") is first
     assert len(FakeData.opened) == 2
     assert tasks.make("mnist", root=tmp_path / "other") is not first
@@ -66,7 +66,7 @@ def test_one_copy_for_each_folder(tmp_path, monkeypatch):
 
 
 def test_root_wins_over_the_environment_variable(tmp_path, monkeypatch):
-    monkeypatch.setenv(images.ROOT_VARIABLE, "/elsewhere")
+    monkeypatch.setenv(tables.ROOT_VARIABLE, "/elsewhere")
     tasks.make("mnist", root=tmp_path, download=True)
     assert FakeData.opened == [(str(tmp_path), True, True), (str(tmp_path), False, True)]
 
@@ -114,7 +114,7 @@ def test_a_broken_torchvision_breaks_image_tasks(tmp_path, monkeypatch):
     assert tasks.make("digits").num_classes == 10
 
 
-@pytest.mark.skipif(not ROOT, reason=f"{images.ROOT_VARIABLE} is not set")
+@pytest.mark.skipif(not ROOT, reason=f"{tables.ROOT_VARIABLE} is not set")
 def test_real_mnist(monkeypatch):
     monkeypatch.undo()
     try:

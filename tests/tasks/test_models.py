@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from byzgym.simulation.gradients import engine_for
 from byzgym.tasks import models
 
 pytestmark = pytest.mark.global_rng
@@ -18,6 +19,8 @@ GRAY, COLOR, DIGIT = (1, 28, 28), (3, 32, 32), (1, 8, 8)
         ("lenet", COLOR, 62_006),
         ("lenet", (1, 16, 16), 156 + 2416 + (16 * 120 + 120) + (120 * 84 + 84) + 850),
         ("xie_cnn", COLOR, 2_431_018),
+        ("embedding_bag:100,4", (7,), 100 * 4 + 4 * 10 + 10),
+        ("embedding_bag", (7,), 16_384 * 16 + 16 * 10 + 10),
         ("xie_cnn", (2, 4, 7), 608 + 9248 + 18_496 + 36_928 + (64 * 512 + 512) + 262_656 + 5130),
     ],
 )
@@ -49,10 +52,36 @@ def test_xie_cnn_is_table_3():
     assert {(layer.kernel_size, layer.padding) for layer in convolutions} == {((3, 3), (1, 1))}
 
 
+def test_embedding_bag_by_hand():
+    bag, linear = model = models.build("embedding_bag:10,3", (4,), 2, seeded(0))
+    x = torch.tensor(
+        [[3.0, 25.0, 0.0, 0.0], [7.0, 7.0, 7.0, 7.0], [0.0, 0.0, 0.0, 0.0], [10.0, -3.0, 0.0, 0.4]]
+    )
+    vectors = bag.vectors.weight
+    assert vectors.abs().max() <= 1 / 3
+    sums = torch.stack([vectors[3] + vectors[5], 4 * vectors[7], torch.zeros(3), vectors[0]])
+    counts = torch.tensor([[2.0], [4.0], [1.0], [1.0]])
+    torch.testing.assert_close(model(x), linear(sums / counts.sqrt()))
+
+
+def test_embedding_bag_has_gradients_for_each_worker():
+    x = torch.randint(0, 1 << 20, (1, 3, 5, 6), generator=seeded(0)).float()
+    y = torch.randint(0, 2, (1, 3, 5), generator=seeded(1))
+    model = models.build("embedding_bag:50,4", (6,), 2, seeded(2))
+    engine = engine_for(model, x[0, 0], y[0, 0])
+    theta, out = flat(model), torch.zeros(1, 3, 210)
+    engine.gradients(theta[None], x, y, [seeded(0)], out)
+    for worker in range(3):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x[0, worker]), y[0, worker]).backward()
+        expected = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        torch.testing.assert_close(out[0, worker], expected)
+
+
 @pytest.mark.parametrize(
     ("spec", "shape", "message"),
     [
-        ("lenett", DIGIT, r"unknown model 'lenett'; did you mean 'lenet'\? known: lenet, mlp"),
+        ("lenett", DIGIT, r"unknown model 'lenett'; did you mean 'lenet'\? known: embedding_bag, lenet, mlp"),
         ("mlp", DIGIT, "needs the widths .* 'mlp:128,128'"),
         ("mlp:0", DIGIT, "must be positive integers .* got 'mlp:0'"),
         ("mlp:8,,8", DIGIT, "must be positive integers .* got 'mlp:8,,8'"),

@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from byzgym.tasks import partitions
 
-SPECS = ["iid", "dirichlet:alpha=0.01", "dirichlet:alpha=1e6", "shards", "shards:shards_per_worker=1"]
+SPECS = [
+    *("iid", "dirichlet:alpha=0.01", "dirichlet:alpha=1e6", "shards", "shards:shards_per_worker=1"),
+    *("by_column:region", "quantity_skew:alpha=0.01", "quantity_skew:alpha=1e6"),
+]
 
 
 def seeded(seed):
@@ -61,7 +64,7 @@ def test_iid_shares_are_random():
 
 @pytest.mark.parametrize("alpha", [0.1, 3.0])
 def test_dirichlet_mean_and_variance(alpha):
-    shares = partitions.make("dirichlet", alpha=alpha)._proportions(40_000, 4, seeded(0))
+    shares = partitions._proportions(alpha, 40_000, 4, seeded(0))
     torch.testing.assert_close(shares.sum(-1), torch.ones(40_000, dtype=torch.float64))
     variance = 0.25 * 0.75 / (4 * alpha + 1)
     assert (shares.mean(0) - 0.25).abs().max() < 0.01
@@ -69,7 +72,7 @@ def test_dirichlet_mean_and_variance(alpha):
 
 
 def test_tiny_alpha_gives_a_class_to_one_worker():
-    shares = partitions.make("dirichlet", alpha=1e-6)._proportions(4000, 4, seeded(0))
+    shares = partitions._proportions(1e-6, 4000, 4, seeded(0))
     assert shares.isfinite().all()
     assert (shares.max(-1).values > 0.99).double().mean() > 0.99
     assert (shares.argmax(-1).bincount(minlength=4) - 1000).abs().max() < 150
@@ -101,15 +104,84 @@ def test_shards_are_dealt_at_random():
     assert len(dealt) > 20  # of the 45 pairs of labels
 
 
+@pytest.mark.parametrize("alpha", [1e-308, 1e-20, 1e-3, 1e20, 1e300])
+def test_proportions_exist_for_any_alpha(alpha):
+    shares = partitions._proportions(alpha, 100, 5, seeded(0))
+    torch.testing.assert_close(shares.sum(-1), torch.ones(100, dtype=torch.float64))
+    assert (shares.max(-1).values > 0.99).all() or (shares - 0.2).abs().max() < 1e-6 or alpha == 1e-3
+
+
+@pytest.mark.parametrize("spec", ["dirichlet:alpha=0.01", "quantity_skew:alpha=0.01", "by_column:region"])
+def test_many_workers_are_all_fed(spec):
+    labels = torch.arange(6000) % 10
+    _, lengths = partitions.make_from(spec)(labels, 2000, seeded(0))
+    assert lengths.min() >= 1
+    assert lengths.sum() == 6000
+
+
+def test_quantities_are_skewed_and_labels_are_not():
+    labels = torch.arange(20_000) % 2
+    spread = {}
+    for alpha in (0.3, 30.0):
+        counts = []
+        for seed in range(20):
+            indices, lengths = partitions.make("quantity_skew", alpha=alpha)(labels, 5, seeded(seed))
+            counts.append(lengths.double())
+            rows = zip(indices, lengths.tolist(), strict=True)
+            shares = [labels[row[:length]].double().mean() for row, length in rows if length > 500]
+            assert all(abs(share - 0.5) < 0.1 for share in shares)
+        spread[alpha] = (torch.stack(counts) / 20_000).var(unbiased=False)
+    # The variance of a Dirichlet proportion with five parts.
+    assert spread[0.3].item() == pytest.approx(0.2 * 0.8 / (5 * 0.3 + 1), rel=0.3)
+    assert spread[30.0].item() == pytest.approx(0.2 * 0.8 / (5 * 30.0 + 1), rel=0.3)
+
+
+def values_of(column, num_workers, seed):
+    """The values and the number of samples that each worker has."""
+    indices, lengths = partitions.make("by_column", column="region")(column, num_workers, seeded(seed))
+    owned = [column[row[:length]] for row, length in zip(indices, lengths.tolist(), strict=True)]
+    return [set(own.tolist()) for own in owned], lengths.tolist()
+
+
+def test_a_value_belongs_to_one_worker():
+    column = torch.tensor([5] * 10 + [-3] * 4 + [40] * 7 + [2] * 1 + [9] * 3)
+    dealt = set()
+    for seed in range(20):
+        values, _ = values_of(column, 2, seed)
+        assert sorted(map(len, values)) == [2, 3]
+        assert set.union(*values) == {5, -3, 40, 2, 9}
+        assert not set.intersection(*values)
+        dealt.add(frozenset(values[0]))
+    assert len(dealt) > 10  # of 20
+
+
+def test_workers_share_a_value_where_they_are_more():
+    column = torch.tensor([1] * 12 + [2] * 12)
+    for seed in range(5):
+        values, lengths = values_of(column, 5, seed)
+        assert sorted(map(len, values)) == [1] * 5
+        assert sorted(lengths) == [4, 4, 4, 6, 6]
+    values, lengths = values_of(torch.tensor([1] + [2] * 20), 4, 0)
+    assert min(lengths) == 1
+    assert sum(lengths) == 21
+
+
 @pytest.mark.parametrize(
     ("spec", "count", "message"),
     [
         ("dirichlet:alpha=0", 2, "alpha must be .* greater than 0, got 0"),
         ("shards:shards_per_worker=0", 2, "shards_per_worker must be .* at least 1, got 0"),
-        ("shard", 2, r"unknown partition 'shard'; did you mean 'shards'\? known: dirichlet, iid, shards"),
+        (
+            "shard",
+            2,
+            r"unknown partition 'shard'; did you mean 'shards'\? known: by_column, dirichlet, iid, q",
+        ),
         ("iid", 6, "num_workers must be at most 5 for 5 training samples, got 6"),
         ("shards", 4, "num_workers must be at most 2 for 5 training samples and shards_per_worker=2, got 4"),
         ("iid", 0, "num_workers must be an integer of at least 1, got 0"),
+        ("by_column:region", 6, "num_workers must be at most 5 for 5 training samples, got 6"),
+        ({"name": "by_column", "column": 3}, 2, "column must be the name of a column of the task, got 3"),
+        ("quantity_skew:alpha=-1", 2, "alpha must be .* greater than 0, got -1"),
     ],
 )
 def test_bad_arguments(spec, count, message):
