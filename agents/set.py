@@ -231,7 +231,7 @@ class Group:
         # its data, and such steps overshoot.
         if self.round == 1:
             self.first_loss = loss
-        slope = (rows @ self.sketch(gradient)[..., None])[..., 0] * (
+        slope = (rows[..., : self.sketch.size] @ self.sketch(gradient)[..., None])[..., 0] * (
             log_norms.clamp(max=30).exp() * result.factors
         )
         harm = (-view.learning_rate[:, None] * slope / loss[:, None]).clamp(0, 1).nan_to_num()
