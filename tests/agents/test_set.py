@@ -113,7 +113,7 @@ def test_nobody_hides_a_long_row_behind_a_short_sketch():
     after = rounds_of(gradients)
     update = (after[..., None] * gradients).sum(2)
     assert before[..., 0].mean() > 0.1
-    assert (after[..., 0] * gradients[:, :, 0].norm(dim=2) < 0.2 * gradients[:, :, 1].norm(dim=2)).all()
+    assert after[..., 0].max() < 0.01
     assert (update.norm(dim=2) < 2 * gradients[:, :, 1].norm(dim=2)).all()
 
 
