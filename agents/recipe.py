@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from byzgym.integrations.sb3 import evaluation, learners
 from byzgym.integrations.sb3.config import NAME, TrainingConfig
+from byzgym.validation import check_int
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -70,6 +71,11 @@ class Recipe(ABC):
     """Byzantine workers among the 10."""
     rounds: int = 100
     """Length of an episode."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers with which nothing would be trained or evaluated."""
+        for name in ("seeds", "total_steps", "num_envs", "evaluate_every", "evaluation_episodes", "threads"):
+            check_int(name, getattr(self, name), low=1)
 
     @property
     def softmax(self) -> float | None:

@@ -18,7 +18,7 @@ class Config(Recipe):
 
     name: ClassVar[str] = "recurrent_ppo"
 
-    total_steps: int = 40_960
+    total_steps: int = 41_000
     """Rounds of training per seed, over all environments."""
     evaluate_every: int = 20_480
     """Rounds of training between evaluations."""

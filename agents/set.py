@@ -33,6 +33,7 @@ from byzgym.aggregation import Decision, ServerView
 from byzgym.attacks.mixture import SIZE as MIXTURE_SIZE
 from byzgym.numerics.sketch import Sketch
 from byzgym.simulation import Simulation
+from byzgym.validation import check_int, check_real
 
 NAMED = (
     "none", "random", "gaussian", "sign_flip", "omniscient", "omniscient:factor=0.3", "ipm",
@@ -73,6 +74,19 @@ class Config:
     """Of everything."""
     processes: int = 2
     """Processes with one thread each. Another number gives other results."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained, before anything is written."""
+        for name in ("generations", "num_envs", "window", "sketch", "processes"):
+            check_int(name, getattr(self, name), low=1)
+        check_int("bank", self.bank, low=0)
+        check_int("seed", self.seed, low=0)
+        check_int("groups", self.groups, low=1)
+        if self.groups % self.processes:
+            raise ValueError(f"groups must be a multiple of processes={self.processes}, got {self.groups}")
+        check_real("learning_rate", self.learning_rate, above=0)
+        for name in ("skewed", "averaging"):
+            check_real(name, getattr(self, name), low=0, high=1)
 
 
 class Banked(attacks.Mixture):
@@ -231,7 +245,7 @@ class Group:
         # its data, and such steps overshoot.
         if self.round == 1:
             self.first_loss = loss
-        slope = (rows @ self.sketch(gradient)[..., None])[..., 0] * (
+        slope = (rows[..., : self.sketch.size] @ self.sketch(gradient)[..., None])[..., 0] * (
             log_norms.clamp(max=30).exp() * result.factors
         )
         harm = (-view.learning_rate[:, None] * slope / loss[:, None]).clamp(0, 1).nan_to_num()

@@ -128,3 +128,9 @@ def test_rl_zoo3_has_the_settings_of_a_recipe(load, name, tmp_path):
     assert settings_of(model, held) == settings_of(expected, held)
     assert same_networks(model, expected)
     assert model.policy_kwargs == expected.policy_kwargs
+
+
+@pytest.mark.parametrize(("name", "value"), [("seeds", 0), ("evaluation_episodes", 0), ("total_steps", -1)])
+def test_numbers_with_which_nothing_happens_are_refused(load, name, value, tmp_path):
+    with pytest.raises(ValueError, match=rf"{name} must be .* got {value}"):
+        load("ppo").Config(out=tmp_path, **{name: value})

@@ -94,6 +94,38 @@ def test_a_submission_that_is_absurdly_long_gets_no_credit():
     assert (credits.sum(1) > 0.5).all()
 
 
+def hidden_from(sketch):
+    """A unit vector [d] whose sketch is zero."""
+    d, k = sketch.dimension, sketch.size
+    assert d % k == 0
+    vector = sketch.signs * normal(d, seed=4)
+    vector = vector.unflatten(0, (k, d // k))
+    hidden = (vector - vector.mean(1, keepdim=True)).flatten() * sketch.signs
+    assert sketch(hidden).norm() < 1e-4 * hidden.norm()
+    return hidden / hidden.norm()
+
+
+def test_nobody_hides_a_long_row_behind_a_short_sketch():
+    sketch = Sketch(8192, 2048)
+    gradients = normal(4, 2, 5, 8192) * 0.2 + normal(4, 2, 1, 8192, seed=1)
+    before = rounds_of(gradients)
+    gradients[:, :, 0] += 100 * gradients[:, :, :1].norm(dim=3) * hidden_from(sketch)
+    after = rounds_of(gradients)
+    update = (after[..., None] * gradients).sum(2)
+    assert before[..., 0].mean() > 0.1
+    assert after[..., 0].max() < 0.01
+    assert (update.norm(dim=2) < 2 * gradients[:, :, 1].norm(dim=2)).all()
+
+
+def test_a_sketch_that_overflows_is_no_trouble():
+    gradients = normal(3, 2, 5, 8192)
+    gradients[1, :, 0] = 3e38  # finite, but not the sum of four of them
+    credits = rounds_of(gradients)
+    assert credits.isfinite().all()
+    assert (credits[1, :, 0] == 0).all()
+    assert (credits[1].sum(1) > 0.5).all()
+
+
 def test_long_submissions_get_credit_where_the_model_has_fitted_the_qv_samples():
     """The QV gradient is tiny then, and honest ones are not."""
     view = job(normal(2, 5, 30) * 1e9, Memory(2))

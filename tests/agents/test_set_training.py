@@ -22,6 +22,23 @@ def start(folder):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--processes", "0"], "processes must be"),
+        (["--groups", "3", "--processes", "2"], "groups must be a multiple of processes=2, got 3"),
+        (["--averaging", "9"], "averaging must be"),
+        (["--generations", "0"], "generations must be"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(tmp_path, arguments, text):
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "new"), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert text in " ".join(ended.stderr.replace("│", " ").split())
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_bank_keeps_the_attack_that_spoiled_a_model():
     spec = importlib.util.spec_from_file_location("train_set", SCRIPT)
     script = importlib.util.module_from_spec(spec)

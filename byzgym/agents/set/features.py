@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from byzgym.aggregation import ServerView
 from byzgym.aggregation.evidence import pass_on
-from byzgym.numerics.distances import unit_rows
+from byzgym.numerics.distances import row_norms, unit_rows
 from byzgym.numerics.sketch import Sketch
 
 State = dict[str, Tensor]
@@ -65,8 +66,8 @@ class Features:
 
 
 def shapes(num_workers: int, dimension: int) -> dict[str, tuple[int, ...]]:
-    """The shape of each part of the state, without E; ``dimension`` is that of sketched rows."""
-    n, k = num_workers, dimension
+    """The shape of each part of the state, without E; ``dimension`` is that of sketches."""
+    n, k = num_workers, dimension + num_workers
     return {
         "rows": (len(ROWS), n, k), "update_fast": (k,), "update_slow": (k,), "server": (k,),
         "long": (n, len(TRACKED)), "longer": (n, len(TRACKED)), "credits": (n,), "mean_credits": (n,),
@@ -83,13 +84,13 @@ def start(num_envs: int, num_workers: int, dimension: int, like: Tensor) -> Stat
 def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, State]:
     """The features of this round, and the state with this round in it (but for hidden and credits)."""
     new = dict(state, age=state["age"] + 1, ages=state["ages"] + 1)  # rounds of the run, and of each worker
-    samples = _single(sketch(view.qv_sample_gradients))  # [E, q, k]
+    num_workers = view.num_workers
+    samples = _single(_padded(sketch(view.qv_sample_gradients), num_workers))  # [E, q, k + n]
     contrasts = torch.zeros_like(samples)
     if view.qv_contrasts is not None:
-        contrasts = _single(sketch(view.qv_contrasts))
-    submissions = _single(sketch(view.gradients))
-    norms = torch.linalg.vector_norm(submissions, dim=2, dtype=torch.float64).clamp(min=TINY)  # [E, n]
-    new["rows"] = _momenta(submissions, norms, state["rows"])
+        contrasts = _single(_padded(sketch(view.qv_contrasts), num_workers))
+    norms = row_norms(view.gradients).clamp(min=TINY)  # [E, n], double
+    new["rows"] = _momenta(_unit(sketch(view.gradients), norms), state["rows"])
     new |= _followed(view, sketch, samples, state)
     seen = _compare(new, samples, contrasts)
     tracked = _tracked(seen, state["mean_credits"])
@@ -99,7 +100,7 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
         _corrected(new[name], rate, new["ages"]) for name, rate in (("long", LONG), ("longer", LONGER))
     )
 
-    log_norms = norms.log().to(submissions.dtype)
+    log_norms = norms.log().float()
     server_norm = torch.linalg.vector_norm(samples.mean(1), dim=1, dtype=torch.float64)
     log_server_norm = server_norm.clamp(min=TINY).log().to(samples.dtype)
     new["peak"] = torch.where(state["age"] > 0, state["peak"], log_server_norm).maximum(log_server_norm)
@@ -153,7 +154,7 @@ class Comparison:
 
     pairs: Tensor  # [E, ROWS, n, n], cosines
     cosines: Tensor  # [E, ROWS, n, REFERENCES]
-    references: Tensor  # [E, REFERENCES, k], unit rows
+    references: Tensor  # [E, REFERENCES, k + n], unit rows
     certainty: Tensor  # [E, n, 4], t-statistics over the QV samples
     consistency: Tensor  # [E, 2, n], cosines of submissions with the worker's own momenta
 
@@ -169,18 +170,34 @@ def _single(values: Tensor) -> Tensor:
     return values.clamp(-3e38, 3e38).float() if values.dtype == torch.float64 else values.float()
 
 
-def _momenta(submissions: Tensor, norms: Tensor, before: Tensor) -> Tensor:
-    """Unit submissions, and two momenta of these: [E, ROWS, n, k]; norms [E, n]."""
+def _padded(sketches: Tensor, num_workers: int) -> Tensor:
+    """Sketches [..., k] with a zero for each worker behind them, [..., k + n]."""
+    return F.pad(sketches, (0, num_workers))
+
+
+def _unit(sketches: Tensor, norms: Tensor) -> Tensor:
+    """Unit rows [E, n, k + n] from sketches [E, n, k] of submissions with norms [E, n].
+
+    A sketch cannot see all of a submission. What it does not see is put into a place of the worker's own, so
+    that it counts as unlike everything else: nobody can hide a long row behind a short sketch.
+    """
+    unit = (sketches.double() / norms[..., None]).nan_to_num(0, 0, 0)  # a sum of large numbers may overflow
+    unseen = (1 - unit.square().sum(2)).clamp(min=0).sqrt()  # [E, n]
+    return torch.cat([unit, torch.diag_embed(unseen)], 2).float()
+
+
+def _momenta(unit: Tensor, before: Tensor) -> Tensor:
+    """Unit submissions, and two momenta of these: [E, ROWS, n, k + n]."""
     rows = torch.empty_like(before)
-    torch.mul(submissions, (1 / norms).to(submissions.dtype)[..., None], out=rows[:, 0])
+    rows[:, 0] = unit
     torch.lerp(before[:, 1], rows[:, 0], FAST, out=rows[:, 1])
     torch.lerp(before[:, 2], rows[:, 0], SLOW, out=rows[:, 2])
     return rows
 
 
 def _followed(view: ServerView, sketch: Sketch, samples: Tensor, state: State) -> State:
-    """Momenta of accepted updates and of the QV gradient, from the samples' gradients [E, q, k]."""
-    update = unit_rows(_single(sketch(view.previous_update[:, None]))[:, 0])
+    """Momenta of accepted updates and of the QV gradient, from the samples' gradients [E, q, k + n]."""
+    update = unit_rows(_single(_padded(sketch(view.previous_update[:, None]), view.num_workers))[:, 0])
     return {
         "update_fast": torch.lerp(state["update_fast"], update, FAST),
         "update_slow": torch.lerp(state["update_slow"], update, SLOW),
@@ -189,7 +206,7 @@ def _followed(view: ServerView, sketch: Sketch, samples: Tensor, state: State) -
 
 
 def _compare(new: State, samples: Tensor, contrasts: Tensor) -> Comparison:
-    """Compare the rows of the new state with each other and with QV samples and contrasts [E, q, k]."""
+    """Compare the rows of the new state with each other and with QV samples and contrasts [E, q, k + n]."""
     references = torch.stack(
         [
             unit_rows(samples.mean(1)),

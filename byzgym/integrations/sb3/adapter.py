@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from byzgym.envs import ENV_ID
-from byzgym.validation import check_int
+from byzgym.simulation.config import DEFAULT_ATTACKS
+from byzgym.validation import check_bool, check_int
 from byzgym.wrappers import VectorSoftmaxCredits
 
 
@@ -120,7 +121,11 @@ class VecEnvAdapter(VecEnv):
 
 
 def make_vec_env(
-    num_envs: int, seed: int | None = None, softmax_beta: float | None = None, **env_kwargs: Any
+    num_envs: int,
+    seed: int | None = None,
+    softmax_beta: float | None = None,
+    one_attack_each: bool = False,
+    **env_kwargs: Any,
 ) -> VecEnvAdapter:
     """Make the native vector environment for stable-baselines3.
 
@@ -135,17 +140,34 @@ def make_vec_env(
         num_envs: E.
         seed: Environment i is seeded with ``seed + i`` at the first reset.
         softmax_beta: If given, actions are logits in [-1, 1] (see `byzgym.wrappers.SoftmaxCredits`).
+        one_attack_each: Whether each environment has one of the attacks for good, taken from the list in
+            turn, instead of one drawn at each reset. Episodes that an attack ends in their first rounds are
+            otherwise a small part of all rounds, and a learner may not learn from them.
         env_kwargs: Keyword arguments of the environment.
 
     Raises:
         ValueError: If a value is not allowed.
         TypeError: If an argument does not exist.
     """
+    if check_bool("one_attack_each", one_attack_each):
+        attacks = attacks_of(env_kwargs)
+        if len(attacks) > num_envs or "per_environment" in env_kwargs:
+            raise ValueError(
+                f"one_attack_each needs at least as many environments as attacks ({len(attacks)}) and no "
+                f"per_environment, got num_envs={num_envs}"
+            )
+        env_kwargs["per_environment"] = [{"attack": attacks[i % len(attacks)]} for i in range(num_envs)]
     venv: VectorEnv[Any, Any, Any] = gym.make_vec(ENV_ID, num_envs, autoreset_mode="SameStep", **env_kwargs)
     adapter = VecEnvAdapter(venv if softmax_beta is None else VectorSoftmaxCredits(venv, softmax_beta))
     if seed is not None:
         adapter.seed(check_int("seed (unless None)", seed, low=0))
     return adapter
+
+
+def attacks_of(env_kwargs: Mapping[str, Any]) -> list[Any]:
+    """The attacks among which an environment with these arguments draws."""
+    attack = env_kwargs.get("attack", DEFAULT_ATTACKS)
+    return list(attack) if isinstance(attack, list | tuple) else [attack]
 
 
 def _per_environment(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from byzgym.ambient import seeded
-from byzgym.integrations.sb3.adapter import make_vec_env
+from byzgym.integrations.sb3.adapter import attacks_of, make_vec_env
 from byzgym.integrations.sb3.config import TrainingConfig
 from byzgym.integrations.sb3.features import EquivariantExtractor
 from byzgym.integrations.sb3.floor import CutAtFloor
@@ -141,8 +141,14 @@ def softmax_beta(environment: Mapping[str, Any]) -> float | None:
 
 
 def environments(config: TrainingConfig) -> VecEnv:
-    """The environments of a training: counted in episodes, and with rewards cut at the floor."""
-    env = make_vec_env(config.num_envs, softmax_beta=config.softmax_beta, **config.environment)
+    """The environments of a training: counted in episodes, and with rewards cut at the floor.
+
+    If there are enough, each has one of the attacks for good.
+    """
+    enough = config.num_envs >= len(attacks_of(config.environment))
+    env = make_vec_env(
+        config.num_envs, softmax_beta=config.softmax_beta, one_attack_each=enough, **config.environment
+    )
     return CutAtFloor(VecMonitor(env), config.reward_floor)
 
 

@@ -126,3 +126,21 @@ def test_last_rounds_without_credits(tiny):
         infos = env.step(np.array([0, 1]))[3]
     assert ["credits" in info for info in infos] == [False, True]
     assert [info["credits"].tolist() for info in env.reset_infos] == [[0.25] * 4] * 2
+
+
+def test_each_environment_has_one_attack_for_good(tiny):
+    names = ["sign_flip", {"name": "ipm", "epsilon": 2.0}]
+    venv = make_vec_env(5, seed=0, one_attack_each=True, **{**tiny, "attack": names})
+    for seed in (None, 7):
+        venv.seed(seed)
+        venv.reset()
+        played = [info["attack"] for info in venv.reset_infos]
+        assert played == [played[0], played[1]] * 2 + [played[0]]
+        assert played[0] == "sign_flip"
+        assert "ipm" in played[1]
+
+
+@pytest.mark.parametrize("given", [{"num_envs": 1}, {"num_envs": 3, "per_environment": [{}] * 3}])
+def test_attacks_need_an_environment_each(tiny, given):
+    with pytest.raises(ValueError, match=r"at least as many environments as attacks \(2\) .* got num_envs="):
+        make_vec_env(one_attack_each=True, **{**tiny, "attack": ["ipm", "alie"]}, **given)
