@@ -10,7 +10,7 @@ from torch import Tensor
 from byzgym.aggregation.base import HonestMajority, Weighting, combine_weights
 from byzgym.aggregation.medoid import find_medoid
 from byzgym.aggregation.registry import registry
-from byzgym.numerics.distances import row_norms
+from byzgym.numerics.distances import Geometry, row_norms
 from byzgym.validation import check_bool, check_choice, check_int, check_real
 
 LEAST = 1e-290
@@ -77,6 +77,7 @@ class RFA(HonestMajority, Weighting):
         smoothing = torch.as_tensor(self.smoothing * unit, device=gram.device).clamp_min(LEAST)
         if self.start == "zero":
             lengths = row_norms(gradients.detach()).reshape(from_medoid.shape)
+            gram = Geometry(gradients).gram_about(lengths.argmin(1))  # the iteration begins near this row
         else:
             lengths = lengths_from_mean(gram, torch.full_like(from_medoid, 1 / from_medoid.shape[1]))
         for _ in range(self.iterations):
