@@ -23,9 +23,9 @@ class RFA(HonestMajority, Weighting):
     Federated Learning" (https://arxiv.org/abs/1912.13445). It takes some steps of the smoothed Weiszfeld
     iteration towards the geometric median.
 
-    A step weights each submission by ``1 / max(nu, ||x_i - z||)`` and moves z to the weighted mean (algorithm
-    2). The credits are the last weights. `geometric_median` is the exact optimum. After few steps, outliers
-    that are far enough away still pull: no number of steps is right for every attack.
+    A step weights each submission by ``1 / max(nu, ||x_i - z||)`` and moves z to the weighted mean. The
+    credits are the last weights. `geometric_median` is the exact optimum. After few steps, outliers that are
+    far enough away still pull: no number of steps is right for every attack.
 
     nu is absolute, as in the paper: submissions that are closer together than nu give the plain mean. The
     authors' own code starts at the mean, with nu=1e-5 and 4 steps (their first release) or nu=1e-6 and 5
