@@ -47,10 +47,12 @@ def test_against_reference(family, dtype, n, f):
     assert largest_eigenvalue(rows, kept) <= best * (1 + RTOL[dtype])
 
 
-def test_chunks_do_not_matter(monkeypatch):
+def test_chunks_and_searches_do_not_matter(monkeypatch):
     rows = torch.stack([reference.draw("gaussian", 9, 3, seed=seed) for seed in range(8)])
     expected = SMEA(4).credits(rows)
     monkeypatch.setattr(smea, "SCRATCH", 1)
+    assert torch.equal(SMEA(4).credits(rows), expected)
+    monkeypatch.setattr(smea, "AT_ONCE", 0)
     assert torch.equal(SMEA(4).credits(rows), expected)
 
 
