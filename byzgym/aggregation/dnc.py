@@ -18,9 +18,9 @@ class DnC(DrawingRule, HonestMajority, Weighting):
     It drops submissions that stand out in the direction in which random parts of the submissions vary most.
 
     An iteration draws some coordinates, centres the submissions there on their mean, and scores each by its
-    squared projection on the first right singular vector (algorithm 2). It keeps the n - c f lowest scores,
-    of equal ones the first. The submissions that all iterations keep are averaged. The paper does not say
-    what to do if there is none; then those kept by most iterations are averaged.
+    squared projection on the first right singular vector. It keeps the n - c f lowest scores, of equal ones
+    the first. The submissions that all iterations keep are averaged. The paper does not say what to do if
+    there is none; then those kept by most iterations are averaged.
 
     Condition: n >= 2f + 1. Cost: iterations * n^2 * sub_dimension, and n d.
 

@@ -16,7 +16,8 @@ class DrawingRule(Rule):
     """A rule that draws random numbers, from its seed and the number of the round and from nothing else.
 
     All runs get the same draws in the same round, so a run does not depend on what is beside it. A call with
-    a tensor, which has no round, draws as in round 0.
+    a tensor, which has no round, draws as in round 0. A job outside the simulation gives its views the round,
+    or a memory, which counts them: the draws would otherwise be the same in every round.
 
     A subclass calls `_generator` once and draws from what it returns. It names this class before the others
     from which it inherits.

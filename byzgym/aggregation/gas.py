@@ -23,10 +23,10 @@ class GAS(DrawingRule, HonestMajority, Weighting):
     aggregate random parts of the submissions, and averages the submissions that are nearest to the results.
 
     The coordinates are dealt at random into parts of equal length, the last of which may be shorter. A
-    submission's score is the sum, over the parts, of its distance from what the other rule makes of the part
-    (equation 9). The n - f submissions with the lowest scores are averaged, of equal ones the first. As in
-    the authors' code, the other rule is told f, or the largest f that it accepts; where it accepts none for
-    so few submissions, their mean takes its place. Their Krum is Multi-Krum, the default here; their released
+    submission's score is the sum, over the parts, of its distance from what the other rule makes of the part.
+    The n - f submissions with the lowest scores are averaged, of equal ones the first. As in the authors'
+    code, the other rule is told f, or the largest f that it accepts; where it accepts none for so few
+    submissions, their mean takes its place. Their Krum is Multi-Krum, the default here; their released
     configuration has Bulyan.
 
     Condition: n >= 2f + 1. Cost: n d, and what the other rule costs.

@@ -10,7 +10,7 @@ from torch import Tensor
 from byzgym.aggregation.base import HonestMajority, Weighting, combine_weights
 from byzgym.aggregation.medoid import find_medoid
 from byzgym.aggregation.registry import registry
-from byzgym.numerics.distances import row_norms
+from byzgym.numerics.distances import Geometry, row_norms
 from byzgym.validation import check_bool, check_choice, check_int, check_real
 
 LEAST = 1e-290
@@ -23,9 +23,9 @@ class RFA(HonestMajority, Weighting):
     Federated Learning" (https://arxiv.org/abs/1912.13445). It takes some steps of the smoothed Weiszfeld
     iteration towards the geometric median.
 
-    A step weights each submission by ``1 / max(nu, ||x_i - z||)`` and moves z to the weighted mean (algorithm
-    2). The credits are the last weights. `geometric_median` is the exact optimum. After few steps, outliers
-    that are far enough away still pull: no number of steps is right for every attack.
+    A step weights each submission by ``1 / max(nu, ||x_i - z||)`` and moves z to the weighted mean. The
+    credits are the last weights. `geometric_median` is the exact optimum. After few steps, outliers that are
+    far enough away still pull: no number of steps is right for every attack.
 
     nu is absolute, as in the paper: submissions that are closer together than nu give the plain mean. The
     authors' own code starts at the mean, with nu=1e-5 and 4 steps (their first release) or nu=1e-6 and 5
@@ -77,6 +77,7 @@ class RFA(HonestMajority, Weighting):
         smoothing = torch.as_tensor(self.smoothing * unit, device=gram.device).clamp_min(LEAST)
         if self.start == "zero":
             lengths = row_norms(gradients.detach()).reshape(from_medoid.shape)
+            gram = Geometry(gradients).gram_about(lengths.argmin(1))  # the iteration begins near this row
         else:
             lengths = lengths_from_mean(gram, torch.full_like(from_medoid, 1 / from_medoid.shape[1]))
         for _ in range(self.iterations):

@@ -16,9 +16,8 @@ class SignVote(HonestMajority):
     is Communication Efficient And Fault Tolerant" (https://arxiv.org/abs/1810.05291). It gives, in each
     coordinate, the sign of the sum of the submissions' signs.
 
-    This is their algorithm 1: 1, -1, or 0 where as many are positive as negative. Learning rates have to fit:
-    the update has norm sqrt(d) or a little less, whatever the gradients' norms are. Blades' class of this
-    name is the median.
+    That is 1, -1, or 0 where as many are positive as negative. Learning rates have to fit: the update has
+    norm sqrt(d) or a little less, whatever the gradients' norms are. Blades' Signsgdmv returns the median.
 
     Condition: n >= 2f + 1. Cost: n d. Not differentiable.
 

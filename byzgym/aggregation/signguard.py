@@ -26,13 +26,13 @@ class SignGuard(DrawingRule, HonestMajority):
 
     With M the median norm, norms are usual from ``lower M`` to ``upper M``. The shares of positive, zero and
     negative values in random coordinates are three features of a submission; the mean shift clusters them,
-    and the largest cluster is usual (algorithm 2). Then the mean is of ``min(1, M / ||x_i||) x_i``. Where no
-    submission is usual in both ways, those with usual norms are taken; the paper does not say. The weights
-    can sum to less than one, so the rule has no credits.
+    and the largest cluster is usual. Then the mean is of ``min(1, M / ||x_i||) x_i``. Where no submission is
+    usual in both ways, those with usual norms are taken; the paper does not say. The weights can sum to less
+    than one, so the rule has no credits.
 
     The bandwidth of the mean shift is that of the authors' code. Their code also divides each share by the
     largest of all submissions, and draws one range of neighbouring coordinates. Blades clusters with k-means,
-    from all coordinates. Their SignGuard-Sim and SignGuard-Dist are not here.
+    from all coordinates. The paper's SignGuard-Sim and SignGuard-Dist are not here.
 
     Condition: n >= 2f + 1. Cost: n d, and n^2 for each step of the mean shift.
 

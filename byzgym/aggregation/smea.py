@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +17,8 @@ from byzgym.numerics.distances import squared_distances
 
 MOST_SUBSETS = 10_000_000
 """Of n - f submissions: more are refused, since comparing them would take hours or years."""
+AT_ONCE = 5000
+"""Up to so many subsets are compared for all runs at once; more are searched, run by run."""
 SCRATCH = 1 << 21
 """Values of scratch when comparing."""
 
@@ -63,26 +65,57 @@ class SMEA(HonestMajority, Weighting):
 
 def _search(squared: Tensor, keep: int) -> Tensor:
     """The best subset [E, keep] of each run, from squared distances [E, n, n]."""
+    num_rows = squared.shape[-1]
     # Each row with its nearest ones: among these is a good subset, with which others can be ruled out.
     chosen = squared.sort(dim=-1, stable=True).indices[..., :keep].sort(-1).values  # [E, n, keep]
     least, index = _largest_eigenvalues(squared[:, None], chosen).min(-1)
-    best = chosen[torch.arange(len(chosen)), index]
+    best = chosen[torch.arange(len(chosen), device=chosen.device), index]
+    if math.comb(num_rows, keep) <= AT_ONCE:
+        _improve(squared, least, best, itertools.combinations(range(num_rows), keep))
+    else:
+        for run in range(len(squared)):
+            part = slice(run, run + 1)
+            near = (squared[run] / 2 < least[run]).tolist()
+            _improve(squared[part], least[part], best[part], _mutually_near(near, keep))
+    return best
+
+
+def _improve(squared: Tensor, least: Tensor, best: Tensor, subsets: Iterable[Sequence[int]]) -> None:
+    """Put better subsets into ``best`` [E, keep], and their eigenvalues into ``least`` [E]."""
+    keep = best.shape[1]
     first, second = torch.triu_indices(keep, keep, offset=1, device=squared.device)
-    for subsets in _subsets(squared.shape[-1], keep, SCRATCH // (len(squared) * keep**2)):
-        if not least.any():  # equal submissions: nothing is better
-            break
-        subsets = subsets.to(squared.device)
+    left = iter(subsets)
+    while part := list(itertools.islice(left, max(1, SCRATCH // (len(squared) * keep**2)))):
+        flat = np.fromiter(itertools.chain.from_iterable(part), np.int64, len(part) * keep)
+        tried = torch.from_numpy(flat).reshape(-1, keep).to(squared.device)  # [s, keep]
         # Two submissions alone spread by half of their squared distance, and others only add to it.
-        pairs = subsets[:, first] * squared.shape[-1] + subsets[:, second]  # [s, p]
-        bound = squared.flatten(1)[:, pairs].amax(-1) / 2 if keep > 1 else squared.new_zeros(len(subsets))
-        runs, left = (bound < least[:, None]).nonzero(as_tuple=True)
+        pairs = tried[:, first] * squared.shape[-1] + tried[:, second]
+        bound = squared.flatten(1)[:, pairs].amax(-1) / 2
+        runs, number = (bound < least[:, None]).nonzero(as_tuple=True)
         values = torch.full_like(bound, torch.inf)
-        values[runs, left] = _largest_eigenvalues(squared[runs], subsets[left])
+        values[runs, number] = _largest_eigenvalues(squared[runs], tried[number])
         value, index = values.min(-1)
         better = value < least
-        least = torch.where(better, value, least)
-        best = torch.where(better[:, None], subsets[index], best)
-    return best
+        least[better], best[better] = value[better], tried[index[better]]
+
+
+def _mutually_near(near: list[list[bool]], keep: int) -> Iterator[list[int]]:
+    """All subsets of ``keep`` rows any two of which are near each other, in lexicographic order.
+
+    >>> list(_mutually_near([[True, True, False], [True, True, True], [False, True, True]], 2))
+    [[0, 1], [1, 2]]
+    """
+    later = [sum(1 << j for j in range(i + 1, len(near)) if near[i][j]) for i in range(len(near))]
+
+    def extend(members: list[int], left: int) -> Iterator[list[int]]:
+        if len(members) == keep:
+            yield members
+        while len(members) < keep <= len(members) + left.bit_count():
+            row = (left & -left).bit_length() - 1
+            left &= left - 1
+            yield from extend([*members, row], left & later[row])
+
+    return extend([], (1 << len(near)) - 1)
 
 
 def _largest_eigenvalues(squared: Tensor, subsets: Tensor) -> Tensor:
@@ -98,11 +131,3 @@ def _largest_eigenvalues(squared: Tensor, subsets: Tensor) -> Tensor:
     means = among.mean(-1, keepdim=True)
     products = (means + means.mT - among - means.mean(-2, keepdim=True)) / 2
     return torch.linalg.eigvalsh(products)[..., -1].clamp_min(0)
-
-
-def _subsets(num_rows: int, keep: int, chunk: int) -> Iterator[Tensor]:
-    """All subsets in lexicographic order, by chunks [s, keep]."""
-    every = itertools.combinations(range(num_rows), keep)
-    while part := list(itertools.islice(every, max(1, chunk))):
-        flat = np.fromiter(itertools.chain.from_iterable(part), np.int64, len(part) * keep)
-        yield torch.from_numpy(flat).reshape(-1, keep)

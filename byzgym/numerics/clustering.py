@@ -86,14 +86,16 @@ def largest_mean_shift_cluster(points: Tensor, quantile: float) -> Tensor:
 
     This is scikit-learn's ``MeanShift(bandwidth, cluster_all=False)``, with every point as a seed, and its
     ``estimate_bandwidth(quantile)``: the bandwidth is the mean distance of the points from their
-    ``int(quantile n)``-th nearest, counting themselves. Each seed moves to the mean of the points within the
+    ``int(quantile n)``-th nearest, counting themselves, but at least from the nearest other one (scikit-learn
+    fails there). Each seed moves to the mean of the points within the
     bandwidth until it rests. Where several come to rest within the bandwidth, the one with most points
     around it is a centre, of equal ones that with the largest coordinates. A point belongs to the nearest
     centre if that is within the bandwidth.
     """
     num_points = points.shape[1]
     nearest = torch.linalg.vector_norm(points[:, :, None] - points[:, None], dim=-1).sort(-1).values
-    bandwidth = nearest[..., max(1, int(quantile * num_points)) - 1].mean(-1)[:, None, None]  # [E, 1, 1]
+    rank = min(num_points, max(2, int(quantile * num_points)))
+    bandwidth = nearest[..., rank - 1].mean(-1)[:, None, None]  # [E, 1, 1]
     seeds, counts = _shift(points, bandwidth)
     order = _descending(seeds, counts)
     seeds = seeds.gather(1, order[..., None].expand_as(seeds))

@@ -10,10 +10,19 @@ from byzgym import aggregation
 
 BUILT_IN = [name for name in aggregation.names() if not aggregation.make(name, num_byzantine=0).needs]
 LINEAR = [name for name in BUILT_IN if aggregation.make(name, num_byzantine=0).linear]
-# Clipping compares norms with a fixed one.
-EQUIVARIANT = [name for name in BUILT_IN if name != "norm_clipping"]
+# They compare with a fixed norm or length, or forget all lengths.
+WITH_A_SCALE = {"norm_clipping", "rfa", "auto_gm", "sign_vote"}
+# They look at norms, directions or signs.
+ABOUT_ZERO = {"norm_clipping", "sign_vote", "cge", "signguard", "clipped_clustering", "flame"}
+# The first worker is trusted; few steps do not get away from far outliers; one direction at a time is seen.
+FOOLED = {"mean", "norm_clipping", "monna", "rfa", "dnc"}
 every_rule = pytest.mark.parametrize("name", BUILT_IN)
-every_equivariant_rule = pytest.mark.parametrize("name", EQUIVARIANT)
+
+
+def every_rule_but(exceptions):
+    return pytest.mark.parametrize("name", [name for name in BUILT_IN if name not in exceptions])
+
+
 every_linear_rule = pytest.mark.parametrize("name", LINEAR)
 seeds = st.integers(0, 2**32 - 1)
 counts = st.integers(3, 14)
@@ -53,7 +62,7 @@ def assert_same_outcome(name, first, second, rows, other_rows, rtol):
         assert_same(second, first, rows, rtol)
 
 
-@every_rule
+@every_rule_but({"monna"})
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=counts, d=st.integers(2, 40), portion=st.floats(0, 1))
 def test_order_of_workers_does_not_matter(name, seed, n, d, portion):
@@ -66,7 +75,7 @@ def test_order_of_workers_does_not_matter(name, seed, n, d, portion):
     assert_same_outcome(name, answer(rows), answer(rows[order]), rows, rows[order], 1e-5)
 
 
-@every_equivariant_rule
+@every_rule_but(WITH_A_SCALE)
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=counts, exponent=st.integers(-95, 95), portion=st.floats(0, 1))
 def test_scale_equivariance(name, seed, n, exponent, portion):
@@ -80,7 +89,7 @@ def test_scale_equivariance(name, seed, n, exponent, portion):
     assert_same_outcome(name, first, second, rows, rows, 1e-3 if name == "geometric_median" else 1e-5)
 
 
-@every_equivariant_rule
+@every_rule_but(ABOUT_ZERO)
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=st.integers(9, 14))
 def test_translation_equivariance(name, seed, n):
@@ -116,7 +125,7 @@ def test_credits_are_convex_and_aggregate(name, seed, n, d, family, portion):
     assert_same(rule(rows), (credits.double() @ rows.double()).float(), rows)
 
 
-@every_equivariant_rule
+@every_rule_but({"norm_clipping", "sign_vote", "flame"})  # flame adds noise
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=counts, exponent=st.integers(-30, 30), portion=st.floats(0, 1))
 def test_equal_rows_give_that_row(name, seed, n, exponent, portion):
@@ -135,7 +144,7 @@ def test_the_input_is_left_alone(name, seed, n, family, rejected):
     torch.testing.assert_close(rows, before, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", [name for name in EQUIVARIANT if name not in ("foundation", "mean")])
+@every_rule_but(FOOLED | {"foundation"})
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=st.integers(7, 16), exponent=st.integers(3, 30))
 def test_outliers_do_not_get_through(name, seed, n, exponent):
