@@ -166,7 +166,7 @@ def test_unit_rows(size):
 
 @pytest.mark.parametrize("family", reference.FAMILIES)
 @both_types
-@pytest.mark.parametrize("cached", [1, 1 << 18])
+@pytest.mark.parametrize("cached", [1, 1 << 20])
 def test_distances_to_a_point(family, dtype, cached, monkeypatch):
     monkeypatch.setattr(distances, "CACHED", cached)  # at 1, blocks of 1024 columns
     rows = torch.stack([reference.draw(family, 5, 2500, seed, dtype) for seed in range(2)])
