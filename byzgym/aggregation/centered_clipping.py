@@ -10,7 +10,7 @@ from byzgym.aggregation.base import ServerRule, combine_weights
 from byzgym.aggregation.policy import Decision
 from byzgym.aggregation.registry import registry
 from byzgym.aggregation.view import ServerView
-from byzgym.numerics.distances import row_norms
+from byzgym.numerics.distances import distances_to
 from byzgym.validation import check_int, check_real
 
 
@@ -57,9 +57,10 @@ class CenteredClipping(ServerRule):
         dtype = torch.promote_types(view.gradients.dtype, torch.float32)
         center = view.memory.read("centered_clipping.center", view.theta.shape[1], dtype=dtype)  # [E, d]
         for _ in range(self.steps):
-            difference = view.gradients.detach() - center[:, None]
-            factors = self.radius / row_norms(difference).clamp(min=self.radius)
+            distances = distances_to(view.gradients.detach(), center)
+            factors = self.radius / distances.clamp(min=self.radius)
             factors = factors.masked_fill(view.rejected, 0) / accepted
-            center = center + combine_weights(factors, difference)
+            stays = (1 - factors.sum(1, keepdim=True)).to(dtype)
+            center = stays * center + combine_weights(factors, view.gradients.detach())
         view.memory.write("centered_clipping.center", center)
         return Decision(center.to(view.gradients.dtype))

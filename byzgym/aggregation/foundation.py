@@ -9,7 +9,7 @@ from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority, ServerRule
 from byzgym.aggregation.registry import RuleSpec, make_for, registry
-from byzgym.numerics.distances import row_norms, take_row
+from byzgym.numerics.distances import distances_to, take_row
 from byzgym.numerics.moments import at_least_single
 from byzgym.validation import check_int
 
@@ -66,5 +66,4 @@ class Foundation(HonestMajority):
 
 def _scores(rows: Tensor) -> Tensor:
     """The smaller distance [..., n] of the rows [..., n, d] from the largest and the smallest coordinates."""
-    from_largest = row_norms(rows - rows.amax(-2, keepdim=True))
-    return torch.minimum(from_largest, row_norms(rows - rows.amin(-2, keepdim=True)))
+    return torch.minimum(distances_to(rows, rows.amax(-2)), distances_to(rows, rows.amin(-2)))

@@ -15,9 +15,6 @@ from byzgym.aggregation.view import ServerView
 from byzgym.numerics.distances import squared_distances
 from byzgym.validation import check_bool, check_int, check_real, shown
 
-MULTIPLE = 1.5
-"""The automatic threshold, as a multiple of the distance within which the median worker has a majority."""
-
 
 @registry.built_in("safeguard")
 class Safeguard(HonestMajority, ServerRule):
@@ -40,8 +37,9 @@ class Safeguard(HonestMajority, ServerRule):
         num_byzantine: Checked, but not used otherwise.
         windows: The lengths of the short and the long window in rounds, each at least 1, the long one at
             least as long as the short one.
-        thresholds: T_0 and T_1, each above 0. Where None, each is 1.5 times the median worker's distance, as
-            in Bant's code but without its fixed bounds, which depend on the scale of the gradients.
+        thresholds: T_0 and T_1, each above 0. Where None, each is in every round the smallest with which a
+            worker has a majority, the median worker's distance. (Bant's code takes this times a factor, and
+            bounds it.)
         restore: Whether all workers are good again when a long window begins, for faults that pass.
 
     Raises:
@@ -119,7 +117,7 @@ def _far(sums: Tensor, good: Tensor, threshold: float | None) -> Tensor:
     within = nearest.gather(2, majority[:, None, None].expand(-1, sums.shape[1], 1))[..., 0]
     within, median = within.masked_fill(~good, torch.inf).min(1, keepdim=True)  # [E, 1]
     from_median = distances.gather(1, median[..., None].expand(-1, 1, sums.shape[1]))[:, 0]
-    return from_median > 2 * (MULTIPLE * within if threshold is None else threshold)
+    return from_median > 2 * (within if threshold is None else threshold)
 
 
 def _pair(name: str, value: Sequence[Any]) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ BLOCK = 8192  # columns per product: enough to be fast, few enough that single p
 BATCH = 1 << 22  # values in a product of many blocks
 SCRATCH = 1 << 17  # values of scratch in double precision
 NORM_BLOCK = 1 << 17  # columns whose squares are summed in the type of the rows
+CACHED = 1 << 20  # values of the differences from a point that are computed at a time
 LONG_ROW = 1 << 14  # columns from which comparing two rows costs less than centring them
 # A squared distance below this part of the sum of the two squared norms is doubtful, by type of the product.
 TRUSTED = {torch.float32: 1e-2, torch.float64: 1e-6}
@@ -33,6 +34,19 @@ def row_norms(rows: Tensor) -> Tensor:
     if misfit.any():
         norms = norms.index_put((misfit,), torch.linalg.vector_norm(rows[misfit].double(), dim=-1))
     return norms
+
+
+def distances_to(rows: Tensor, point: Tensor) -> Tensor:
+    """Euclidean distances of the rows [..., n, d] from a point [..., d], shape [..., n], in double precision.
+
+    Example:
+        >>> distances_to(torch.tensor([[4.0, 5.0], [1.0, 1.0]]), torch.tensor([1.0, 1.0]))
+        tensor([5., 0.], dtype=torch.float64)
+    """
+    # Differences of a few columns at a time stay in the cache.
+    columns = max(1024, CACHED // max(1, rows.shape[:-1].numel()))
+    blocks = zip(rows.split(columns, -1), point[..., None, :].split(columns, -1), strict=True)
+    return torch.linalg.vector_norm(torch.stack([row_norms(block - part) for block, part in blocks]), dim=0)
 
 
 def unit_rows(rows: Tensor) -> Tensor:

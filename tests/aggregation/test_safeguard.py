@@ -37,7 +37,7 @@ class SlowSafeguard:
         majority = min(self.n // 2 + 1, len(self.good))
         within = {i: sorted(between[i, j] for j in self.good)[majority - 1] for i in self.good}
         median = min(self.good, key=lambda i: within[i])
-        limit = 2 * (threshold or 1.5 * within[median])
+        limit = 2 * (threshold or within[median])
         return {i for i in self.good if between[median, i] > limit}
 
 

@@ -162,3 +162,14 @@ def test_unit_rows(size):
         1e-60
     )
     np.testing.assert_allclose(units.numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", reference.FAMILIES)
+@both_types
+@pytest.mark.parametrize("cached", [1, 1 << 20])
+def test_distances_to_a_point(family, dtype, cached, monkeypatch):
+    monkeypatch.setattr(distances, "CACHED", cached)  # at 1, blocks of 1024 columns
+    rows = torch.stack([reference.draw(family, 5, 2500, seed, dtype) for seed in range(2)])
+    points = torch.stack([reference.draw(family, 1, 2500, seed, dtype)[0] for seed in (0, 3)])
+    expected = (rows.double() - points[:, None].double()).square().sum(-1).sqrt()
+    torch.testing.assert_close(distances.distances_to(rows, points), expected, rtol=1e-5, atol=0)
