@@ -69,7 +69,10 @@ def check_pre_aggregator(pre: Any, num_byzantine: int = 2) -> None:
         _check_pre_aggregator(made.told(num_byzantine))
         for rule in ("mean", "median", "trust"):
             composed = aggregation.make_for({"name": rule, "pre": [made]}, WORKERS, num_byzantine)
-            (_check_server_rule if isinstance(composed, ServerRule) else _check_tensor_rule)(composed)
+            if isinstance(composed, ServerRule):
+                _check_server_rule(composed)
+            else:
+                _check_tensor_rule(composed)
 
 
 def check_attack(attack: Any) -> None:

@@ -18,7 +18,15 @@ from byzgym.cli.terminal import Terminal
 from byzgym.registry import Registry
 
 Kind = Literal[
-    *("tasks", "models", "partitions", "qv-sources", "attacks", "roles", "rules", "pre-aggregators", "agents")
+    "tasks",
+    "models",
+    "partitions",
+    "qv-sources",
+    "attacks",
+    "roles",
+    "rules",
+    "pre-aggregators",
+    "agents",
 ]
 
 _REGISTRIES: dict[str, Registry[Any]] = {

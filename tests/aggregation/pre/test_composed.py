@@ -40,7 +40,7 @@ def test_the_rule_acts_on_what_the_chain_leaves(chain, name):
         pytest.skip("alone, a bucketing draws otherwise than behind another pre-aggregator")
     rows = torch.stack([reference.draw("gaussian", 15, 6, seed) for seed in range(3)])
     rule = aggregation.make_for({"name": name, "pre": chain}, 15, 1)
-    keys = aggregation.pre.Chain([pre.make_from(spec) for spec in chain]).keys(rows)
+    keys = aggregation.pre.Chain([pre.make_from(spec) for spec in chain]).keys(rows, None)
     if keys[0]:  # the keys of a chain end with the number of the member
         assert aggregation.make(name, pre=chain, num_byzantine=1)(rows).isfinite().all()
         return
