@@ -232,16 +232,16 @@ def scale_rows(factors: Tensor, gradients: Tensor) -> Tensor:
     return rows
 
 
-def keys_of(gradients: Tensor) -> list[Key]:
+def keys_of(gradients: Tensor, accepted: Tensor | None = None) -> list[Key]:
     """A key for each of R runs, from what was submitted [R, n, d]: equal submissions give equal draws.
 
-    Who does not know the seed of a pre-aggregator cannot foresee its draws. Rows that are not finite have no
-    effect.
+    Who does not know the seed of a pre-aggregator cannot foresee its draws. Only rows that are accepted
+    [R, n] count, all where None.
     """
     step = max(1, gradients.shape[-1] // BINS)
     some = gradients.detach()[..., ::step]
     kind = {8: torch.int64, 4: torch.int32, 2: torch.int16}[some.element_size()]
     rows = some.contiguous().view(kind).sum(-1, dtype=torch.int64)  # exact, in whatever order it is added
-    rows = rows.masked_fill(~finite_rows(gradients), 0)
+    rows = rows if accepted is None else rows.masked_fill(~accepted, 0)
     places = torch.arange(1, rows.shape[1] + 1, device=rows.device)
     return [(key & (2**63 - 1),) for key in (rows * places).sum(1).tolist()]

@@ -69,9 +69,9 @@ class Chain:
                     f"{type(member).__name__} needs {member.condition}, got n={n} and num_byzantine={f}"
                 )
 
-    def keys(self, gradients: Tensor) -> list[Key]:
+    def keys(self, gradients: Tensor, accepted: Tensor | None) -> list[Key]:
         """Keys for the runs of submissions [R, n, d], if anybody here draws."""
-        return keys_of(gradients) if self.random else [()] * len(gradients)
+        return keys_of(gradients, accepted) if self.random else [()] * len(gradients)
 
     def groups(
         self,
@@ -142,10 +142,14 @@ class Chain:
         self.check(num_workers, num_byzantine)
         flat = gradients.reshape(-1, num_workers, dimension)
         accepted = None if is_finite(flat) else finite_rows(flat)
+        groups = list(self.groups(flat, accepted, self.keys(flat, accepted), num_byzantine))
         num_rows, _ = self.behind(num_workers, num_byzantine)
-        out = flat.new_full((len(flat), num_rows, dimension), torch.nan)
-        for group in self.groups(flat, accepted, self.keys(flat), num_byzantine):
-            out[group.runs[:, None], group.places] = group.mixed.rows
+        if accepted is None and groups:
+            out = groups[0].mixed.rows
+        else:
+            out = flat.new_full((len(flat), num_rows, dimension), torch.nan)
+            for group in groups:
+                out[group.runs[:, None], group.places] = group.mixed.rows
         return out.reshape(*gradients.shape[:-2], num_rows, dimension)
 
     def __repr__(self) -> str:

@@ -111,7 +111,8 @@ class _OnSubmissions(_Composed):
         """Aggregate; see `Rule.__call__`."""
         self.check(gradients)
         flat = _flat(gradients)
-        total = self._update(flat, _accepted(flat), self.chain.keys(flat))
+        accepted = _accepted(flat)
+        total = self._update(flat, accepted, self.chain.keys(flat, accepted))
         return total.reshape(gradients.shape[:-2] + gradients.shape[-1:])
 
     @without_autocast
@@ -125,7 +126,7 @@ class _OnSubmissions(_Composed):
         self.check(submissions)
         flat = _flat(submissions)
         accepted = _accepted(flat)
-        _, credits = self._solve(flat, accepted, self.chain.keys(flat))
+        _, credits = self._solve(flat, accepted, self.chain.keys(flat, accepted))
         if credits is None:
             raise no_credits(self)
         if accepted is not None:
