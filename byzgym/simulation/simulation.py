@@ -173,20 +173,17 @@ class Simulation:
                 memory=self.memory,
                 qv_loss_and_gradient=self.quasi_validation.loss_and_gradient,
                 qv_per_sample=self.quasi_validation.per_sample,
-                **{"previous_credits": self.previous_credits, **self._identities()},
+                **self._who(),
             )
         return self._view
 
-    def _identities(self) -> dict[str, Any]:
-        """Who has submitted, where not everybody takes part and the server sees single workers."""
-        setup, cohort = self.setup, self.workers.cohort
+    def _who(self) -> dict[str, Any]:
+        """Last credits; and who has submitted, if not everybody takes part and the server can tell."""
+        setup, cohort = self.setup, self.workers.cohort.clone()
         if setup.cohort_size == setup.num_workers or setup.secure_group_size > 1:
-            return {}
-        return {
-            "workers": cohort.clone(),
-            "total_workers": setup.num_workers,
-            "previous_credits": self._last_credits.gather(1, cohort),
-        }
+            return {"previous_credits": self.previous_credits}
+        credits = self._last_credits.gather(1, cohort)
+        return {"workers": cohort, "total_workers": setup.num_workers, "previous_credits": credits}
 
     @property
     def gradients(self) -> Tensor:

@@ -115,8 +115,7 @@ class Workers:
         if self._setup.local_steps == 1:
             self._engine.gradients(theta, x, y, context.generators, out, rows)
         else:
-            changes = self._local_changes(theta, x, y, context)
-            place(changes, out, 0, rows)
+            place(self._local_changes(theta, x, y, context), out, 0, rows)
         if self.momentum is not None:
             beta, own = self._setup.worker_momentum, (index[:, None], cohort)
             torch.add(self.momentum[own].mul_(beta), out, alpha=1 - beta, out=out)
@@ -161,7 +160,8 @@ class Workers:
         engine = self._engine
         if self.momentum is not None or engine.num_parameters < LONG_ROW:
             return None
-        if engine.draws and not engine.one_by_one(self._setup.batch_size, index.device):
+        alone = self._setup.local_steps == 1 and engine.one_by_one(self._setup.batch_size, index.device)
+        if engine.draws and not alone:  # a worker would draw other numbers if others were left out
             return None
         acting = [self.attacks[number].attack for number, _ in groups]
         if any(getattr(a, "reads_own", True) or isinstance(a, attacks.DataPoisoning) for a in acting):
@@ -206,10 +206,8 @@ class Workers:
         gradients is this difference, and does not lose digits.
         """
         num_envs, num_workers = y.shape[:2]
-        x, y = (
-            x.flatten(0, 1)[:, None],
-            y.flatten(0, 1)[:, None],
-        )  # [k h, 1, K B, ...], a model for each worker
+        # A model for each worker: [k h, 1, K B, ...].
+        x, y = x.flatten(0, 1)[:, None], y.flatten(0, 1)[:, None]
         theta = theta.repeat_interleave(num_workers, 0)  # [k h, d]
         rates = context.learning_rate.repeat_interleave(num_workers)[:, None]
         generators = [generator for generator in context.generators for _ in range(num_workers)]
