@@ -41,7 +41,9 @@ class Recipe(ABC):
     out: Path
     """Folder for results.csv, learning_curve.png and the trained models."""
     seeds: int = 5
-    """Number of trainings, with the seeds 0, 1, ..."""
+    """Number of trainings, with the seeds first_seed, first_seed + 1, ..."""
+    first_seed: int = 0
+    """Other than 0 to choose settings, which are then reported on 0, 1, ..."""
     total_steps: int = 150_000
     """Rounds of training per seed, over all environments."""
     num_envs: int = 64
@@ -76,6 +78,7 @@ class Recipe(ABC):
         """Refuse numbers with which nothing would be trained or evaluated."""
         for name in ("seeds", "total_steps", "num_envs", "evaluate_every", "evaluation_episodes", "threads"):
             check_int(name, getattr(self, name), low=1)
+        check_int("first_seed", self.first_seed, low=0)
 
     @property
     def softmax(self) -> float | None:
@@ -164,7 +167,7 @@ def run(config: Recipe) -> None:
     torch.set_num_threads(config.threads)
     config.out.mkdir(parents=True, exist_ok=True)
     rows = controls(config)
-    for seed in range(config.seeds):
+    for seed in range(config.first_seed, config.first_seed + config.seeds):
         rows += train(config, seed)
         with (config.out / "results.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")

@@ -18,9 +18,7 @@ class Config(Recipe):
 
     name: ClassVar[str] = "recurrent_ppo"
 
-    total_steps: int = 41_000
-    """Rounds of training per seed, over all environments."""
-    evaluate_every: int = 20_480
+    evaluate_every: int = 51_200
     """Rounds of training between evaluations."""
     observation: tuple[str, ...] = ("similarity", "trust", "relative_norms", "age")
     """Parts of the observation, all of this round: the LSTM remembers."""

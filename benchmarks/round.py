@@ -128,7 +128,7 @@ def compare(
 
 
 def our_round(simulation: Any, name: str, compiled: bool) -> Callable[[], None]:
-    f = aggregation.largest_byzantine(name, NUM_WORKERS, NUM_BYZANTINE)
+    f = aggregation.make_for(name, NUM_WORKERS, NUM_BYZANTINE).num_byzantine
     rule = aggregation.make(name, num_byzantine=f, **({"compiled": True} if compiled else {}))
     return lambda: simulation.apply(rule(simulation.gradients))
 

@@ -26,6 +26,7 @@ from byzgym import aggregation
 
 SIZES = [(20, 118_000), (50, 1_000_000)]  # workers, dimension
 COORDINATE_WISE = ("median", "trimmed_mean", "mean_around_median")
+OF_SUBMISSIONS = [name for name in aggregation.names() if not aggregation.make(name).needs]
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=size, default=SIZES, metavar="NxD")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rules", nargs="+", default=aggregation.names(), metavar="RULE")
+    parser.add_argument("--rules", nargs="+", default=OF_SUBMISSIONS, metavar="RULE")
     parser.add_argument("--compiled", action="store_true", help="also the compiled coordinate-wise rules")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -61,8 +62,9 @@ def compare(
 ) -> list[tuple[str, ...]]:
     """The rows of the table for one rule."""
     num_workers = len(gradients)
-    f = aggregation.largest_byzantine(name, num_workers, int(0.3 * num_workers))
-    calls = {name: aggregation.make(name, num_byzantine=f)}
+    rule = aggregation.make_for(name, num_workers, int(0.3 * num_workers))
+    f = rule.num_byzantine  # less where the rule accepts less
+    calls = {name: rule}
     if compiled and name in COORDINATE_WISE:
         calls[f"{name} (compiled)"] = aggregation.make(name, num_byzantine=f, compiled=True)
     theirs = byzfl_rule(byzfl, name, f)

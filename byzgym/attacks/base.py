@@ -48,6 +48,12 @@ class AttackContext:
         if self.memory is None:
             self.memory = Memory(len(self.generators), self.round.device)
 
+    def numbers(self, num_rows: int) -> Tensor:
+        """The numbers [E, n], int64, of the workers whose rows these are, to remember a worker by."""
+        if self.workers is not None:
+            return self.workers
+        return torch.arange(num_rows, device=self.round.device).expand(len(self.generators), -1)
+
     @classmethod
     def standalone(cls, gradients: Tensor, seed: int = 0, num_classes: int = 2) -> AttackContext:
         """A context for use without a simulation: round 0, learning rate 1, an empty memory.

@@ -26,8 +26,8 @@ class Mimic(Attack):
     the largest ``<g_i, z>`` is copied; from then on it stays the same. With mu for the average of the honest
     means so far, round t = 0, 1, ... has ``z <- t z + u``, divided by its norm, where u is ``sum_i <g_i - mu,
     z> (g_i - mu)`` over honest workers, divided by its norm. At first z is normal noise. If the copied worker
-    becomes Byzantine, another one is chosen with the z of the warm-up. The attackers know all honest
-    gradients. They remember 2 d numbers for each environment. That is the authors' code
+    becomes Byzantine, or does not take part, another one is chosen with the z of the warm-up. The attackers
+    know all honest gradients. They remember 2 d numbers for each environment. That is the authors' code
     (https://github.com/epfml/byzantine-robust-noniid-optimizer). ByzFL copies one worker from the first round
     on, as with ``worker=0``.
 
@@ -62,18 +62,21 @@ class Mimic(Attack):
         return copied.masked_fill(byzantine.all(1)[:, None], 0)[:, None]
 
     def _search(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
-        """The number [E] of the worker to copy, chosen anew while the warm-up lasts."""
+        """The row [E] of the worker to copy, chosen anew while the warm-up lasts."""
         rounds = _count(context, "mimic_rounds")
-        target = context.memory.read("mimic_target", dtype=torch.int64)  # [E]
+        worker = context.memory.read("mimic_target", dtype=torch.int64)  # [E]
+        numbers = context.numbers(byzantine.shape[1])  # [E, n]
+        here = numbers == worker[:, None]
+        target = here.int().argmax(1)  # [E], a row
         learning = rounds < self.warmup
-        lost = byzantine.gather(1, target[:, None])[:, 0]
+        lost = ~here.any(1) | byzantine.gather(1, target[:, None])[:, 0]
         choosing = learning | lost
         if choosing.any():
             rows = at_least_single(gradients).masked_fill(byzantine[..., None], 0)
             direction = self._direction(rows, byzantine, rounds, context)
             along = (rows * direction[:, None]).sum(-1).masked_fill(byzantine, -torch.inf)  # [E, n]
             target = torch.where(choosing, along.argmax(1), target)
-            context.memory.write("mimic_target", target)
+            context.memory.write("mimic_target", numbers.gather(1, target[:, None])[:, 0])
         return target
 
     def _direction(self, rows: Tensor, byzantine: Tensor, rounds: Tensor, context: AttackContext) -> Tensor:
@@ -111,6 +114,9 @@ class Replay(Attack):
     Args:
         delay: Rounds, at least 1.
 
+    Raises:
+        ValueError: When attacking, if not everybody takes part in every round.
+
     Example:
         >>> gradients = torch.tensor([[[1.0, -2.0]]])
         >>> context, byzantine = AttackContext.standalone(gradients), torch.tensor([[True]])
@@ -123,6 +129,8 @@ class Replay(Attack):
 
     def corrupt(self, gradients: Tensor, byzantine: Tensor, context: AttackContext) -> Tensor:
         """Return shape [E, n, d]; see `Attack.corrupt`."""
+        if context.workers is not None:
+            raise ValueError("replay needs every worker in every round, got a cohort (cohort_size)")
         rounds = _count(context, "replay_rounds")
         written = rounds % self.delay  # [E], the slot of this round, which still holds that of `delay` ago
         read = torch.where(rounds < self.delay, 0, written)

@@ -84,11 +84,11 @@ class DenseEngine:
         self._backward(layers, [values.repeat(1, copies, 1) for values in inputs], delta, out)
         return out
 
-    @torch.no_grad()
     def one_by_one(self, batch_size: int, device: torch.device) -> bool:
         """See `GradientEngine.one_by_one`."""
         return False
 
+    @torch.no_grad()
     def gradients(
         self,
         theta: Tensor,

@@ -28,9 +28,9 @@ class ModuleEngine:
 
     `try_on` finds out what works. Large models and those that draw random numbers in training (dropout), for
     which every environment has its own generator, go environment by environment. What vmap cannot do, such as
-    nn.GRU, goes worker by worker; so do convolutions of batches on a CPU, where vmap takes two to three
-    times as long (benchmarks/convolutions.py). Attributes that a call changes (a counter, a kept activation)
-    are put back.
+    nn.GRU, goes worker by worker; so do convolutions of batches on a CPU, where vmap takes up to twice the
+    time and many times the memory (benchmarks/convolutions.py). Attributes that a call changes (a counter, a
+    kept activation) are put back.
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -194,7 +194,7 @@ class Simulation:
         return self._view
 
     def _who(self) -> dict[str, Any]:
-        """Who has submitted, if not everybody takes part and the server sees single workers; last credits."""
+        """Last credits; and who has submitted, if not everybody takes part and the server can tell."""
         setup = self.setup
         if setup.cohort_size == setup.num_workers or setup.secure_group_size > 1:
             return {"previous_credits": self.previous_credits}

@@ -173,7 +173,8 @@ class Workers:
         engine = self._engine
         if self.momentum is not None or engine.num_parameters < LONG_ROW:
             return None
-        if engine.draws and not engine.one_by_one(self._setup.batch_size, index.device):
+        alone = self._setup.local_steps == 1 and engine.one_by_one(self._setup.batch_size, index.device)
+        if engine.draws and not alone:  # a worker would draw other numbers if others were left out
             return None
         acting = [self.attacks[number].attack for number, _ in groups]
         if any(getattr(a, "reads_own", True) or isinstance(a, attacks.DataPoisoning) for a in acting):

