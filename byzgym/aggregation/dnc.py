@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority, Weighting, credit_lowest
-from byzgym.aggregation.drawing import DrawingRule
+from byzgym.aggregation.drawing import DrawingRule, take_columns
 from byzgym.aggregation.registry import registry
 from byzgym.validation import check_int, check_real
 
@@ -55,14 +55,12 @@ class DnC(DrawingRule, HonestMajority, Weighting):
         keep = max(1, num_workers - int(self.filter_fraction * self.num_byzantine))
         if keep == num_workers:
             return gradients.new_full(gradients.shape[:-1], 1 / num_workers)
-        rows, generator = gradients.detach(), self._generator()
+        rows = gradients.detach()
         if self.sub_dimension >= dimension:  # all iterations would be the same
             return credit_lowest(_outlier_scores(rows), keep).to(gradients.dtype)
         votes = torch.zeros(gradients.shape[:-1], dtype=torch.int64, device=gradients.device)
-        for _ in range(self.iterations):
-            drawn = generator.choice(dimension, self.sub_dimension, replace=False, shuffle=False)
-            part = rows.index_select(-1, torch.from_numpy(drawn).to(rows.device))
-            votes += credit_lowest(_outlier_scores(part), keep) > 0
+        for columns in self._draw_columns(rows, self.sub_dimension, self.iterations):
+            votes += credit_lowest(_outlier_scores(take_columns(rows, columns)), keep) > 0
         kept = (votes == votes.amax(-1, keepdim=True)).to(torch.float64)
         return (kept / kept.sum(-1, keepdim=True)).to(gradients.dtype)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,9 +60,12 @@ class FLAME(DrawingRule, HonestMajority):
         total = combine_weights(factors, gradients)
         if not self.noise:
             return total
-        draws = self._generator().standard_normal(gradients.shape[-1], dtype="float32")
-        scaled = self.noise * middle * torch.from_numpy(draws).to(norms)
-        return total + scaled.to(total.dtype)
+        draws = [
+            generator.standard_normal(gradients.shape[-1], dtype=np.float32)
+            for generator in self._generators(gradients)
+        ]
+        unit = torch.from_numpy(np.stack(draws)).to(norms).reshape(total.shape)
+        return total + (self.noise * middle * unit).to(total.dtype)
 
 
 def majority_cluster(distances: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority, Rule, Weighting, credit_lowest
-from byzgym.aggregation.drawing import DrawingRule
+from byzgym.aggregation.drawing import DrawingRule, take_columns
 from byzgym.aggregation.registry import RuleSpec, make_for, registry
 from byzgym.numerics.distances import row_norms
 from byzgym.validation import check_int
@@ -71,16 +72,17 @@ class GAS(DrawingRule, HonestMajority, Weighting):
             return gradients.new_full(gradients.shape[:-1], 1 / num_workers)
         rule = self._other._for_fewer(num_workers, num_rejected=self._told - self.num_byzantine)
         rows = gradients.detach()
-        order = torch.from_numpy(self._generator().permutation(dimension)).to(rows.device)
+        orders = [generator.permutation(dimension) for generator in self._generators(rows)]
+        order = torch.from_numpy(np.stack(orders)).to(rows.device).reshape(*rows.shape[:-2], dimension)
         length = math.ceil(dimension / self.num_parts)
         at_once = max(1, BLOCK // (rows[..., 0].numel() * length))
         scores = torch.zeros(rows.shape[:-1], dtype=torch.float64, device=rows.device)
-        for columns in order.split(length * at_once):
-            block = rows.index_select(-1, columns)
-            whole = len(columns) // length * length
+        for columns in order.split(length * at_once, -1):
+            block = take_columns(rows, columns)
+            whole = columns.shape[-1] // length * length
             parts = block[..., :whole].unflatten(-1, (-1, length)).movedim(-2, -3)  # [..., p, n, length]
             scores += _distances(rule, parts).sum(-2)
-            if whole < len(columns):
+            if whole < columns.shape[-1]:
                 scores += _distances(rule, block[..., whole:])
         return credit_lowest(scores, num_workers - self.num_byzantine).to(gradients.dtype)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority, clip_factors, combine_weights
-from byzgym.aggregation.drawing import DrawingRule
+from byzgym.aggregation.drawing import DrawingRule, take_columns
 from byzgym.aggregation.registry import registry
 from byzgym.numerics.clustering import largest_mean_shift_cluster
 from byzgym.numerics.distances import row_norms
@@ -80,7 +80,6 @@ class SignGuard(DrawingRule, HonestMajority):
         dimension = rows.shape[-1]
         count = max(1, int(self.portion * dimension))
         if count < dimension:
-            drawn = self._generator().choice(dimension, count, replace=False, shuffle=False)
-            rows = rows.index_select(-1, torch.from_numpy(drawn).to(rows.device))
+            rows = take_columns(rows, self._draw_columns(rows, count)[0])
         counts = [signs.sum(-1) for signs in (rows > 0, rows == 0, rows < 0)]
         return torch.stack(counts, -1).double() / count

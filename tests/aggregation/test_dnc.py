@@ -42,7 +42,7 @@ def test_against_reference(family, dtype, n, f):
 def test_what_all_iterations_keep(seed):
     rows = reference.draw("gaussian", 12, 200, seed=seed, dtype=torch.float64)
     rule = DnC(2, sub_dimension=20, iterations=3, seed=seed)
-    draws, kept = rule._generator(), set(range(12))
+    draws, kept = rule._generators(rows)[0], set(range(12))
     for _ in range(3):
         part = scores(rows[:, draws.choice(200, 20, replace=False, shuffle=False)])
         kept &= set(np.argsort(part)[:10])
@@ -53,7 +53,7 @@ def test_kept_most_often_where_none_is_kept_always():
     # Each submission stands out in one coordinate, and an iteration sees one.
     rows = torch.eye(3, dtype=torch.float64)
     rule = DnC(1, sub_dimension=1, iterations=30)
-    draws, votes = rule._generator(), np.zeros(3)
+    draws, votes = rule._generators(rows)[0], np.zeros(3)
     for _ in range(30):
         votes += np.arange(3) != draws.choice(3, 1, replace=False, shuffle=False)
     assert votes.max() < 30

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from byzgym import aggregation, specs
-from byzgym.aggregation import ServerView
+from byzgym import aggregation
+from byzgym.aggregation import ServerView, registry
 from byzgym.memory import Memory
 
 RULES = ["dnc:sub_dimension=3,iterations=1", "flame", "gas:num_parts=7", "signguard:portion=0.05"]
@@ -16,7 +16,7 @@ def normal(*shape, seed=0):
 
 
 def build(spec, **parameters):
-    return aggregation.make_from({**specs.parse(spec), "num_byzantine": 2, **parameters})
+    return aggregation.make_from({**registry.parse(spec), "num_byzantine": 2, **parameters})
 
 
 def view_of(rows, rounds, memory=None):
@@ -31,9 +31,40 @@ def test_draws_follow_from_seed_and_round(spec):
     for number, update in enumerate(updates):
         assert torch.equal(build(spec).decide(view_of(rows, [number])).update, update)
     assert len({tuple(update[0].tolist()) for update in updates}) > 1
-    seeded = [build(spec, seed=seed)(rows) for seed in range(12)]
+    seeded = [build(spec, seed=seed).decide(view_of(rows, [0])).update for seed in range(12)]
     assert torch.equal(seeded[0], updates[0])
     assert len({tuple(update[0].tolist()) for update in seeded}) > 1
+
+
+@every_rule
+def test_runs_with_other_seeds_draw_other_numbers(spec):
+    rows, rule = normal(1, 9, 60), build(spec)
+    view = view_of(rows.expand(12, -1, -1), [3] * 12)
+    view.seed = torch.arange(12)
+    together = rule.decide(view).update
+    assert len({tuple(update.tolist()) for update in together}) > 1
+    alone = view_of(rows, [3])
+    alone.seed = torch.tensor([7])
+    torch.testing.assert_close(rule.decide(alone).update[0], together[7])
+
+
+@every_rule
+def test_on_tensors_draws_follow_from_seed_and_submissions(spec):
+    rows = normal(3, 9, 60)
+    rows[2, 4] = torch.nan
+    together = build(spec)(rows)
+    for run in range(3):
+        torch.testing.assert_close(build(spec)(rows[run]), together[run])
+    assert len({tuple(build(spec, seed=seed)(rows[0]).tolist()) for seed in range(12)}) > 1
+
+
+@every_rule
+def test_behind_a_pre_aggregator_draws_follow_from_seed_and_round(spec):
+    rows, rule = normal(1, 9, 60), build(f"static_clipping:max_norm=100+{spec}")
+    plain = build(spec)
+    for number in range(4):
+        view = view_of(rows, [number])
+        torch.testing.assert_close(rule.decide(view).update, plain.decide(view).update)
 
 
 @every_rule

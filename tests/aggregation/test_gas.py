@@ -35,7 +35,7 @@ def test_against_reference(other, num_parts, dtype):
     n, f, d = 11, 2, 30
     rows = reference.draw("gaussian", n, d, seed=num_parts, dtype=dtype)
     rule = GAS(f, other, num_parts, seed=3)
-    order = rule._generator().permutation(d)
+    order = rule._generators(rows)[0].permutation(d)
     told = aggregation.make_for(other, n, f)
     expected = scores(rows, order, -(-d // num_parts), told)
     kept = chosen(rule.credits(rows))

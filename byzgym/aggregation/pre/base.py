@@ -12,17 +12,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from byzgym.aggregation.drawing import Key, keys_of
 from byzgym.ambient import without_autocast
 from byzgym.numerics.finite import finite_rows, is_finite
 from byzgym.registry import describe
 from byzgym.validation import check_int, check_tensor
 
-Key = tuple[int, ...]
-"""Numbers of at least 0 that seed the random draws for one run."""
 Back = Callable[[Tensor], Tensor]
 """Maps credits [R, m] for rows to credits [R, k], double, for the submissions of which they were made."""
-BINS = 1024
-"""Columns from which `keys_of` takes a key."""
 
 
 @dataclass(frozen=True)
@@ -230,18 +227,3 @@ def scale_rows(factors: Tensor, gradients: Tensor) -> Tensor:
         exact = (factors[misfit][:, None] * gradients[misfit].double()).to(gradients.dtype)
         rows = rows.index_put((misfit,), exact)
     return rows
-
-
-def keys_of(gradients: Tensor, accepted: Tensor | None = None) -> list[Key]:
-    """A key for each of R runs, from what was submitted [R, n, d]: equal submissions give equal draws.
-
-    Who does not know the seed of a pre-aggregator cannot foresee its draws. Only rows that are accepted
-    [R, n] count, all where None.
-    """
-    step = max(1, gradients.shape[-1] // BINS)
-    some = gradients.detach()[..., ::step]
-    kind = {8: torch.int64, 4: torch.int32, 2: torch.int16}[some.element_size()]
-    rows = some.contiguous().view(kind).sum(-1, dtype=torch.int64)  # exact, in whatever order it is added
-    rows = rows if accepted is None else rows.masked_fill(~accepted, 0)
-    places = torch.arange(1, rows.shape[1] + 1, device=rows.device)
-    return [(key & (2**63 - 1),) for key in (rows * places).sum(1).tolist()]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.pre.base import Back, Key, Mixed, PreAggregator, keys_of
+from byzgym.aggregation.drawing import Key, keys_of
+from byzgym.aggregation.pre.base import Back, Mixed, PreAggregator
 from byzgym.numerics.finite import finite_rows, is_finite
 from byzgym.validation import check_tensor
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import Rule, ServerRule, Weighting
+from byzgym.aggregation.drawing import DrawingRule, Key, keys_of, view_keys
 from byzgym.aggregation.mean import Mean
 from byzgym.aggregation.policy import Decision, combine, no_credits
-from byzgym.aggregation.pre.base import Key, PreAggregator
+from byzgym.aggregation.pre.base import PreAggregator
 from byzgym.aggregation.pre.chain import Chain, Group
 from byzgym.aggregation.pre.registry import PreSpec, make_from
 from byzgym.aggregation.view import ServerView
@@ -112,7 +113,7 @@ class _OnSubmissions(_Composed):
         self.check(gradients)
         flat = _flat(gradients)
         accepted = _accepted(flat)
-        total = self._update(flat, accepted, self.chain.keys(flat, accepted))
+        total = self._update(flat, accepted, self._keys_of(flat, accepted))
         return total.reshape(gradients.shape[:-2] + gradients.shape[-1:])
 
     @without_autocast
@@ -126,7 +127,7 @@ class _OnSubmissions(_Composed):
         self.check(submissions)
         flat = _flat(submissions)
         accepted = _accepted(flat)
-        _, credits = self._solve(flat, accepted, self.chain.keys(flat, accepted))
+        _, credits = self._solve(flat, accepted, self._keys_of(flat, accepted))
         if credits is None:
             raise no_credits(self)
         if accepted is not None:
@@ -170,7 +171,13 @@ class _OnSubmissions(_Composed):
         self, gradients: Tensor, accepted: Tensor | None, keys: Sequence[Key]
     ) -> Iterator[tuple[Group, Rule]]:
         for group in self.chain.groups(gradients, accepted, keys, self.num_byzantine, self._accepts):
-            yield group, self._rule_for(group.mixed.rows.shape[1], group.num_byzantine)
+            rule = self._rule_for(group.mixed.rows.shape[1], group.num_byzantine)
+            if isinstance(rule, DrawingRule):
+                rule = rule.with_keys([keys[run] for run in group.runs.tolist()])
+            yield group, rule
+
+    def _keys_of(self, gradients: Tensor, accepted: Tensor | None) -> list[Key]:
+        return keys_of(gradients, accepted) if self.random else [()] * len(gradients)
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
         return self(gradients)
@@ -208,11 +215,6 @@ class _OnView(_Composed, ServerRule):
         if view.memory is not None:
             shown.memory = view.memory.section(repr(self.chain))
         return shown
-
-
-def view_keys(view: ServerView) -> list[Key]:
-    """Keys for the draws of this round, one for each run."""
-    return list(zip(view.seed.tolist(), view.round.tolist(), strict=True))
 
 
 def within_one(credits: Tensor) -> Tensor:

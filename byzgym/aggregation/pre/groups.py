@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.pre.base import Key, Mixed, PreAggregator
+from byzgym.aggregation.drawing import Key
+from byzgym.aggregation.pre.base import Mixed, PreAggregator
 from byzgym.aggregation.pre.registry import registry
 from byzgym.numerics.distances import take_rows
 from byzgym.validation import check_int
