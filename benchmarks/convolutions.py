@@ -30,6 +30,7 @@ from byzgym.tasks import models
 CASES = (
     ("xie_cnn", 20, 32),
     ("xie_cnn", 20, 128),
+    ("resnet18", 8, 32),
     ("lenet", 10, 32),
     ("lenet", 10, 4),
 )

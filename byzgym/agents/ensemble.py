@@ -14,13 +14,12 @@ from byzgym.agents.base import Agent
 from byzgym.agents.registry import attach_inner, make_inner, registry
 from byzgym.aggregation import Decision, ServerView, combine
 from byzgym.aggregation.registry import split
+from byzgym.aggregation.trial import loss_after
 from byzgym.ambient import shielded
 from byzgym.memory import Memory
 from byzgym.simulation import Simulation
 from byzgym.validation import blamed, check_real
 
-LARGEST_LOSS = 1e30
-"""What a loss that is not finite counts as."""
 TOLERANCE = 1e-6
 """Rounding of losses, in units of the first one."""
 
@@ -113,7 +112,7 @@ class Ensemble(Agent):
         """See `Policy.decide`."""
         if view.memory is None:
             raise ValueError("an ensemble keeps a memory: build every ServerView with the same Memory")
-        before = view.qv_value.double().clamp(max=LARGEST_LOSS)  # [E]
+        before = view.qv_value.double()  # [E]
         memory = view.memory.section("ensemble")
         decisions = []
         for number, member in enumerate(self.members):
@@ -123,11 +122,11 @@ class Ensemble(Agent):
                 decisions.append(member.decide(own))
         updates = torch.stack([decision.update.to(view.theta) for decision in decisions], 1)  # [E, M, d]
         unit = _first(memory, before).clamp(min=1e-12)
-        changes = [(_loss_after(view, update) - before) / unit for update in updates.unbind(1)]
+        changes = [(loss_after(view, update) - before) / unit for update in updates.unbind(1)]
         losses = torch.stack(changes, 1)  # [E, M]
         weights = torch.softmax(-self.learning_rate * (_past(memory, losses, view.round) + losses), 1)
         # A mean that is worse than its parts are on average has no bound. The best part has.
-        mixed = (_loss_after(view, combine(weights.to(updates), updates)) - before) / unit
+        mixed = (loss_after(view, combine(weights.to(updates), updates)) - before) / unit
         worse = mixed.clamp(-1, 1) > (weights * losses.clamp(-1, 1)).sum(1) + TOLERANCE
         best = F.one_hot(losses.argmin(1), len(self.members)).to(weights)
         self.weights = torch.where(worse[:, None], best, weights).to(updates)
@@ -148,13 +147,6 @@ class Ensemble(Agent):
 def _credits(decision: Decision) -> Tensor:
     assert decision.credits is not None
     return decision.credits
-
-
-def _loss_after(view: ServerView, update: Tensor) -> Tensor:
-    """The QV loss [E] after a step along an update [E, d], finite and in double precision."""
-    assert view.qv_loss is not None  # `qv_value` has said so
-    loss = view.qv_loss(view.theta - view.learning_rate[:, None] * update).double()
-    return loss.nan_to_num(nan=LARGEST_LOSS, posinf=LARGEST_LOSS).clamp(max=LARGEST_LOSS)
 
 
 def _first(memory: Memory, loss: Tensor) -> Tensor:

@@ -10,15 +10,10 @@ from torch import Tensor
 from byzgym.aggregation.base import ServerRule, combine_weights
 from byzgym.aggregation.policy import Decision
 from byzgym.aggregation.registry import registry
-from byzgym.aggregation.trial import (
-    LARGEST_LOSS,
-    loss_after,
-    loss_and_gradient_after,
-    trial_drops,
-    trial_losses,
-)
+from byzgym.aggregation.trial import loss_after, loss_and_gradient_after, trial_drops, trial_losses
 from byzgym.aggregation.view import ServerView
 from byzgym.numerics.distances import row_norms, unit_rows
+from byzgym.numerics.finite import LARGEST_LOSS
 from byzgym.numerics.moments import at_least_single
 from byzgym.validation import check_bool, check_int, check_real
 

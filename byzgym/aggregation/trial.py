@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.view import ServerView
-
-LARGEST_LOSS = 1e30
-"""Stands for any larger loss, and for one that is not finite."""
+from byzgym.numerics.finite import finite_loss
 
 
 def trial_losses(view: ServerView) -> Tensor:
@@ -35,32 +33,18 @@ def trial_drops(view: ServerView) -> Tensor:
 @torch.no_grad()
 def loss_after(view: ServerView, update: Tensor) -> Tensor:
     """The QV loss [E], double, after the step ``theta - learning_rate * update`` with an update [E, d]."""
-    assert view.qv_loss is not None  # the rule needs it, so `ServerRule.decide` has checked
-    return _finite(view.qv_loss(_step(view, update)))
+    assert view.qv_loss is not None  # who calls this has looked
+    return finite_loss(view.qv_loss(_step(view, update)).double())
 
 
-@torch.inference_mode(False)
 def loss_and_gradient_after(view: ServerView, update: Tensor) -> tuple[Tensor, Tensor]:
     """The QV loss [E], double, and its gradient [E, d] in theta, after the step along an update [E, d].
 
     Entries of the gradient that are not finite become zero.
     """
-    assert view.qv_loss is not None
-    theta = _step(view, update)
-    if view.qv_loss_and_gradient is not None:
-        loss, gradient = view.qv_loss_and_gradient(theta)
-    else:
-        with torch.enable_grad():
-            theta = theta.detach().clone().requires_grad_()
-            loss = view.qv_loss(theta)
-            (gradient,) = torch.autograd.grad(loss.sum(), theta)
-    return _finite(loss.detach()), torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+    loss, gradient = view.qv_at(_step(view, update))
+    return loss.double(), gradient
 
 
 def _step(view: ServerView, update: Tensor) -> Tensor:
     return view.theta - view.learning_rate[:, None] * update.to(view.theta.dtype)
-
-
-def _finite(loss: Tensor) -> Tensor:
-    loss = torch.nan_to_num(loss.double(), nan=LARGEST_LOSS, posinf=LARGEST_LOSS, neginf=LARGEST_LOSS)
-    return loss.clamp(-LARGEST_LOSS, LARGEST_LOSS)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from byzgym.memory import Memory
-from byzgym.numerics.finite import finite_rows
+from byzgym.numerics.finite import finite_gradient, finite_loss, finite_rows
 from byzgym.validation import check_tensor
 
 
@@ -148,6 +148,29 @@ class ServerView:
         """
         return self._per_sample()[1]
 
+    @torch.inference_mode(False)
+    def qv_at(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The QV loss [E] and its gradient [E, d] at other parameters [E, d], both detached and finite.
+
+        A loss that is not finite becomes 1e30, and an entry of the gradient zero.
+
+        Raises:
+            ValueError: If the job has no QV samples, or what it computes has another shape.
+        """
+        if self.qv_loss_and_gradient is not None:
+            loss, gradient = self.qv_loss_and_gradient(theta)
+        elif self.qv_loss is None:
+            raise ValueError("the ServerView has no qv_loss: this job has no quasi-validation samples")
+        else:
+            with torch.enable_grad():
+                theta = theta.detach().clone().requires_grad_()
+                loss = self.qv_loss(theta)
+                check_tensor("what qv_loss returns", loss, self.num_envs)
+                (gradient,) = torch.autograd.grad(loss.sum(), theta)
+        check_tensor("the QV loss", loss, self.num_envs)
+        check_tensor("the gradient of the QV loss", gradient, *self.theta.shape)
+        return finite_loss(loss.detach()), finite_gradient(gradient)
+
     def recall(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """What was kept with `keep` of each worker that has submitted, [E, n, *shape]; zeros at first.
 
@@ -207,19 +230,9 @@ class ServerView:
             seed=self.seed[runs],
         )
 
-    @torch.inference_mode(False)
     def _quasi_validation(self) -> tuple[Tensor, Tensor]:
         if self._qv is None:
-            if self.qv_loss_and_gradient is not None:
-                self._qv = self.qv_loss_and_gradient(self.theta)
-            elif self.qv_loss is None:
-                raise ValueError("the ServerView has no qv_loss: this job has no quasi-validation samples")
-            else:
-                with torch.enable_grad():
-                    theta = self.theta.detach().clone().requires_grad_()
-                    loss = self.qv_loss(theta)
-                    (gradient,) = torch.autograd.grad(loss.sum(), theta)
-                self._qv = loss.detach(), gradient
+            self._qv = self.qv_at(self.theta)
         return self._qv
 
     @torch.inference_mode(False)
@@ -228,7 +241,13 @@ class ServerView:
             if self.qv_per_sample is None:
                 self._qv_samples = self.qv_gradient[:, None], None
             else:
-                self._qv_samples = self.qv_per_sample(self.theta)
+                gradients, contrasts = self.qv_per_sample(self.theta)
+                shape = self.num_envs, "q", self.theta.shape[1]
+                check_tensor("the gradients of qv_per_sample", gradients, *shape)
+                if contrasts is not None:
+                    check_tensor("the contrasts of qv_per_sample", contrasts, *gradients.shape)
+                    contrasts = finite_gradient(contrasts)
+                self._qv_samples = finite_gradient(gradients), contrasts
         return self._qv_samples
 
 

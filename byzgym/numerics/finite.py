@@ -1,10 +1,14 @@
-"""Finding rows with an entry that is NaN or infinite."""
+"""Numbers that are NaN or infinite: finding them, and finite ones in their place."""
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
+
+LARGEST_LOSS = 1e30
+"""Losses that overflow are reported as this, so that every loss stays a finite number."""
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -20,3 +24,14 @@ def finite_rows(rows: Tensor) -> Tensor:
         suspect = ~finite
         finite[suspect] = rows[suspect].isfinite().all(-1)
     return finite
+
+
+def finite_loss(loss: Tensor) -> Tensor:
+    """Losses of at most `LARGEST_LOSS`, which stands for NaN and infinity, too."""
+    loss = torch.nan_to_num(loss, nan=LARGEST_LOSS, posinf=LARGEST_LOSS, neginf=LARGEST_LOSS)
+    return loss.clamp(-LARGEST_LOSS, LARGEST_LOSS)
+
+
+def finite_gradient(gradient: Tensor) -> Tensor:
+    """Gradients with zeros in place of what is NaN or infinite: there is nothing to learn from it."""
+    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)

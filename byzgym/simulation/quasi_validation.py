@@ -9,14 +9,12 @@ from torch import Tensor
 
 from byzgym.ambient import without_autocast
 from byzgym.numerics.distances import row_norms
+from byzgym.numerics.finite import finite_gradient, finite_loss
 from byzgym.simulation.batches import described
 from byzgym.simulation.config import Setup
 from byzgym.simulation.gradients import GradientEngine
 from byzgym.tasks import Task
 from byzgym.validation import blamed
-
-LARGEST_LOSS = 1e30
-"""Losses that overflow are reported as this, so that every loss stays a finite number."""
 
 
 class QuasiValidation:
@@ -52,7 +50,7 @@ class QuasiValidation:
     def loss_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Loss [E] and gradient [E, d] at theta [E, d], both detached and finite."""
         loss, gradient = self._engine.loss_and_gradient(theta, self.x, self.y)
-        return finite_loss(loss), torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        return finite_loss(loss), finite_gradient(gradient)
 
     @without_autocast
     def per_sample(self, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,9 +60,9 @@ class QuasiValidation:
         others = others / others.sum(2, keepdim=True).clamp(min=1)
         contrast = torch.where(others.any(2, keepdim=True), own - others, 0)
         rows = self._engine.sample_gradients(theta, self.x, torch.cat([own, contrast], 1))
-        gradients, contrasts = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0).tensor_split(2, dim=1)
+        gradients, contrasts = finite_gradient(rows).tensor_split(2, dim=1)
         contrasts = without(contrasts, self._preferences(theta))
-        return gradients, torch.nan_to_num(contrasts, nan=0.0, posinf=0.0, neginf=0.0)
+        return gradients, finite_gradient(contrasts)
 
     def _preferences(self, theta: Tensor) -> Tensor:
         """The gradients for preferring each sample's label whatever the input, less their mean: [E, q, d]."""
@@ -72,7 +70,7 @@ class QuasiValidation:
         x = self.x[:, None].expand(-1, q, *self.x.shape[1:]).flatten(0, 1)
         y = self.y[..., None].expand(-1, -1, q).flatten(0, 1)
         gradients = self._engine.loss_and_gradient(theta.repeat_interleave(q, 0), x, y)[1]
-        gradients = torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0).view(num_envs, q, -1)
+        gradients = finite_gradient(gradients).view(num_envs, q, -1)
         return gradients - gradients.mean(1, keepdim=True)
 
 
@@ -84,11 +82,6 @@ def without(rows: Tensor, others: Tensor) -> Tensor:
     inverse = torch.linalg.pinv(products, rtol=1e-5, hermitian=True)
     shares = (rows @ others.mT).double() @ inverse  # [E, m, k]
     return rows - shares.to(rows.dtype) @ others
-
-
-def finite_loss(loss: Tensor) -> Tensor:
-    """Losses [E] of at most `LARGEST_LOSS`, which stands for NaN, too."""
-    return torch.nan_to_num(loss, nan=LARGEST_LOSS, posinf=LARGEST_LOSS).clamp(max=LARGEST_LOSS)
 
 
 def draw_samples(setup: Setup, task: Task, generator: torch.Generator) -> tuple[Tensor, Tensor]:

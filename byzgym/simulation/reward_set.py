@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from byzgym.ambient import without_autocast
+from byzgym.numerics.finite import finite_loss
 from byzgym.simulation.config import Setup
 from byzgym.simulation.gradients import GradientEngine
-from byzgym.simulation.quasi_validation import finite_loss
 from byzgym.tasks import Task
 
 

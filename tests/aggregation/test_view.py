@@ -71,6 +71,37 @@ def test_a_job_without_qv_samples():
         _ = make_view(qv_loss=None).qv_value
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"qv_loss": lambda theta: theta.sum()}, r"qv_loss returns must have shape \[3\], got \[\]"),
+        ({"qv_loss_and_gradient": lambda theta: (theta, theta)}, r"QV loss must have shape \[3\]"),
+        (
+            {"qv_loss_and_gradient": lambda theta: (theta[:, 0], theta[0])},
+            "gradient of the QV loss must have",
+        ),
+        ({"qv_per_sample": lambda theta: (theta, None)}, r"gradients of qv_per_sample .* \[3, q, 5\]"),
+        ({"qv_per_sample": lambda theta: (theta[:, None], theta)}, r"contrasts of qv_per_sample"),
+    ],
+)
+def test_what_a_job_computes_wrongly_is_named(fields, message):
+    view = make_view(**fields)
+    with pytest.raises(ValueError, match=message):
+        _ = view.qv_sample_gradients
+        _ = view.qv_gradient
+
+
+def test_losses_and_gradients_that_are_not_finite():
+    bad = torch.tensor([[torch.nan, 1, 2, torch.inf, -torch.inf]]).expand(3, -1)
+    view = make_view(
+        qv_loss_and_gradient=lambda theta: (torch.tensor([torch.nan, torch.inf, 2.0]), bad),
+        qv_per_sample=lambda theta: (bad[:, None], bad[:, None]),
+    )
+    torch.testing.assert_close(view.qv_value, torch.tensor([1e30, 1e30, 2.0]))
+    for gradient in (view.qv_gradient, view.qv_sample_gradients[:, 0], view.qv_contrasts[:, 0]):
+        assert gradient.tolist() == [[0, 1, 2, 0, 0]] * 3
+
+
 def test_a_part_of_the_runs():
     memory, runs = Memory(3), torch.tensor([2, 0])
     view = make_view(memory=memory)

@@ -7,8 +7,9 @@ from simulation_cases import assert_same, make, play, state_of
 
 from byzgym import attacks, tasks
 from byzgym.aggregation import ServerView
+from byzgym.numerics.finite import LARGEST_LOSS
 from byzgym.simulation import Simulation
-from byzgym.simulation.quasi_validation import LARGEST_LOSS, QuasiValidation, without
+from byzgym.simulation.quasi_validation import QuasiValidation, without
 
 
 class Scaling:
