@@ -86,7 +86,10 @@ def split(text: str) -> list[str]:
         ['gaa', 'nnm+krum', 'median']
     """
     policies, pending = [], ""
-    for piece in _PLUS.split(text):
+    pieces = _PLUS.split(text)
+    if pieces[-1].endswith("+"):  # what should follow is missing, and whoever makes it will say so
+        pieces = [*pieces[:-1], pieces[-1][:-1], ""]
+    for piece in pieces:
         pending += piece
         if _leading(piece) in pre_aggregators.names():
             pending += "+"
