@@ -7,8 +7,8 @@
 Each is timed on standard normal submissions [n, d], in turns with those of the other libraries, with
 f = floor(0.3 n) as far as the rule accepts it, and f = 1 where the cost is exponential in f. Definitions
 differ in details (Krum's number of neighbours, a fixed number of steps for the geometric median, one step of
-power iteration for smea and caf in ByzFL). A dash stands where a library has no such rule. Compare ratios:
-times are those of your machine.
+power iteration for smea and caf in ByzFL). ByzFL's clipping changes what it is given, so it gets a copy. A
+dash stands where a library has no such rule. Compare ratios: times are those of your machine.
 
 Memory is what a process of its own takes at its peak during a call, above what it had before, in units of
 the submissions' n d numbers.
@@ -38,6 +38,8 @@ NAMES = [
     *(name for name in aggregation.names() if "qv" not in aggregation.make_for(name, 99, 1).needs),
     *pre.names(),
 ]
+OVERWRITING = ("Clipping", "ARC")
+"""Rules of ByzFL that change what they are given, and would find nothing to do the next time."""
 Call = Callable[[Tensor], Any]
 
 
@@ -142,9 +144,11 @@ def their_call(library: str, module: Any, name: str, f: int) -> Call | None:
         return made() if made else None
     class_name, parameters = BYZFL.get(name, ("", ()))
     known = {"f": f, "s": 2, "c": 1.0}
-    rule: Call | None = None
-    if class_name:
-        rule = getattr(module, class_name)(**{parameter: known[parameter] for parameter in parameters})
+    if not class_name:
+        return None
+    rule: Call = getattr(module, class_name)(**{parameter: known[parameter] for parameter in parameters})
+    if class_name in OVERWRITING:
+        return lambda gradients: rule(gradients.clone())
     return rule
 
 
