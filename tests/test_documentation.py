@@ -9,8 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from byzgym import aggregation, attacks, tasks
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+TABLES = {
+    "attacks.md": (attacks.registry.registry, attacks.roles.registry),
+    "rules.md": (aggregation.registry.registry, aggregation.pre.registry.registry),
+    "tasks.md": (
+        tasks.registry.registry,
+        tasks.models.registry,
+        tasks.partitions.registry,
+        tasks.quasi_validation.registry,
+    ),
+}
 BLOCK = re.compile(r"^(<!-- not run -->\s*)?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -35,3 +47,27 @@ def test_python_examples_run(path, tmp_path, monkeypatch):
 def test_blocks_may_be_left_out():
     page = "```python\na\n```\n<!-- not run -->\n```python\nb\n```\n```bash\nls\n```\n```python\nc\n```\n"
     assert list(blocks(page)) == [(2, "a\n"), (12, "c\n")]
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_tables_have_all_that_is_built_in(page):
+    rows = [
+        line for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines() if line[:1] == "|"
+    ]
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    built_in = {n for registry in TABLES[page] for n in registry.names() if registry.is_built_in(n)}
+    assert built_in <= listed
+
+
+def test_rules_are_described_as_they_are():
+    page = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
+    rows = [line.replace("\\|", "").split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    for name, _, condition, _, needs, _ in rows:
+        rules, pre = TABLES["rules.md"]
+        plain = name.strip(" `*")
+        made = (pre if plain in pre.names() else rules).factory(plain)
+        known = {need: need in getattr(made, "needs", ()) for need in ("memory", "qv")}
+        told = {"memory": "memory" in needs, "qv": "QV" in needs, "f": "f" in needs.split()}
+        assert condition.strip() == made.condition, name
+        assert told == known | {"f": made.uses_num_byzantine}, name
+        assert name.rstrip().endswith("*") == made.linear, name

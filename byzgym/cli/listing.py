@@ -46,6 +46,13 @@ _CREDITS = {
     "rules": ("no credits", "gives credits"),
     "pre-aggregators": ("may lose credits", "keeps credits"),
 }
+_KNOWN = {
+    "rule": "the rule",
+    "qv": "the QV samples",
+    "qv_distribution": "the source of the QV samples",
+    "qv_labels": "the labels of the QV samples",
+}
+_KNOWS = re.compile(r"(?:(?:[Tt]he )?[Aa]ttackers know|A worker needs to know|It knows) .+?(?=\.(?:\s|$))")
 _LINK = re.compile(r" \([^()]*https?://[^)]*\)")
 
 
@@ -65,7 +72,7 @@ class List:
 def _table(kind: str) -> Table:
     table = Table(title=kind, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("name", no_wrap=True)
-    table.add_column("what it is", ratio=1)
+    table.add_column("what it is", ratio=1, overflow="fold")  # links are long
     registry = _REGISTRIES[kind]
     for name in registry.names():
         factory: Any = registry.factory(name)
@@ -89,16 +96,17 @@ def _traits(kind: str, factory: Any) -> str:
             needs.append("f")
         parts = [
             getattr(factory, "condition", ""),
-            f"cost {cost[1]}" if cost else "",
+            f"cost {cost[1]}".replace("`", "") if cost else "",
             f"needs {', '.join(needs)}" if needs else "",
             _CREDITS[kind][bool(getattr(factory, "linear", False))],
         ]
         return "; ".join(part for part in parts if part)
     if kind in ("attacks", "roles"):
-        knowledge = [
-            {"rule": "the rule", "qv": "the QV samples"}[name]
-            for name in sorted(getattr(factory, "knowledge", ()))
-        ]
+        # Where a parameter decides about it, only the docstring says what the attack knows.
+        knowledge = [_KNOWN.get(name, name) for name in sorted(getattr(factory, "knowledge", ()))]
+        said = _KNOWS.search(_documentation(factory))
+        if said and not knowledge:
+            return said[0][0].lower() + said[0][1:].replace("`", "")
         return f"knows {' and '.join(knowledge)}" if knowledge else ""
     return ""
 
@@ -106,7 +114,7 @@ def _traits(kind: str, factory: Any) -> str:
 def _paper(factory: Any) -> str:
     """The first link of the docstring."""
     link = re.search(r"https?://[^\s);]+", _documentation(factory))
-    return link[0] if link else ""
+    return link[0].rstrip(".,") if link else ""
 
 
 def _documentation(factory: Any) -> str:
@@ -123,7 +131,7 @@ def _summary(factory: Any) -> str:
     first, second, *_ = [" ".join(paragraph.split()) for paragraph in documented.split("\n\n")] + ["", ""]
     summary = _LINK.sub("", first)
     if summary != first and not re.match(r">>>|\w+:", second):  # an example, or a section such as "Args:"
-        summary += " " + re.split(r"(?<=\.) (?=[A-Z`])", second)[0]
+        summary += " " + _LINK.sub("", re.split(r"(?<=\.) (?=[A-Z`])", second)[0])
     return summary.replace("`", "").strip()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rich import box
@@ -34,7 +35,10 @@ class Properties:
         """Measure and tabulate."""
         with mistakes():
             check_int("num_workers", self.num_workers, low=1)
-        table = Table("rule", "f", *properties.PROPERTIES, "broken by", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("rule", no_wrap=True)
+        for name in ("f", *properties.PROPERTIES, "broken by"):
+            table.add_column(name, overflow="fold")
         refuted, left_out = [], []
         for rule in self.rules or aggregation.names():
             with mistakes():
@@ -63,8 +67,13 @@ def _cell(finding: Finding) -> Text:
         return Text("f = 0", "dim")
     refuted = finding.claimed and not finding.holds
     said = "REFUTED" if refuted else "yes" if finding.holds else "no"
-    text = f"{said if finding.claimed else f'({said})'} {finding.worst:.0e}"
+    text = f"{said if finding.claimed else f'({said})'} {_short(finding.worst)}"
     return Text(text, "bold red" if refuted else "" if finding.claimed else "dim")
+
+
+def _short(number: float) -> str:
+    """A number of one digit: 4e11, 7e-8, 0."""
+    return re.sub(r"e\+?(-?)0?", r"e\1", f"{number:.0e}") if number else "0"
 
 
 def _legend(num_workers: int) -> list[str]:

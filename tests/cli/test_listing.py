@@ -47,10 +47,20 @@ def test_what_is_registered_is_described(output):
 
 def test_rules_and_attacks_say_what_they_need(output):
     class Nosy(attacks.Zero):
-        knowledge = frozenset({"rule", "qv"})
+        knowledge = frozenset({"rule", "qv", "qv_labels"})
 
     attacks.register("nosy", Nosy)
     text = " ".join(output("list").split())
     assert "n >= f + 1; cost n^2 d, and one gradient of the QV loss; needs a memory, QV samples" in text
     assert "https://arxiv.org/abs/1902.06156" in text
-    assert "knows the QV samples and the rule" in text
+    assert "cost steps times n d; needs a memory" in text
+    assert "knows the QV samples and the labels of the QV samples and the rule" in text
+    assert "the attackers know all honest gradients, and with optimize=True the rule" in text
+    assert "a worker needs to know its own data only" in text
+
+
+def test_links_are_whole_at_any_width(output, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    text = "".join(output("list", "roles").split())
+    assert "https://www.usenix.org/conference/usenixsecurity20/presentation/pan" in text
+    assert "\u2026" not in text  # the ellipsis of what is cut off

@@ -21,6 +21,16 @@ def test_rules_that_are_named(output, monkeypatch):
     assert "dimensional: nor can f corrupted values" in text
 
 
+def test_names_and_numbers_are_whole_on_a_narrow_terminal(output, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = output("properties", "--rules", "mean_around_median", "median", "--num-workers", "7", *FEW)
+    assert cells(text, "mean_around_median").split()[1] == "3"
+    lines = text.splitlines()
+    first = lines.index(cells(text, "median"))
+    assert lines[first].split()[:8] == ["median", "3", "yes", "0", "yes", "0", "yes", "0"]  # exact
+    assert all(float(number) < 1e3 for number in lines[first + 1].split())
+
+
 def test_all_rules(output, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     aggregation.register("liar", lambda: Liar())
