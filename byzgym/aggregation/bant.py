@@ -48,6 +48,8 @@ class Bant(ServerRule):
         tensor([[0.2917, 0.4583, 0.0000, 0.0000]])
     """
 
+    # Far along a direction in which the loss falls, a Byzantine worker earns trust without bound.
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"memory", "qv"})
     uses_num_byzantine: ClassVar[bool] = False
@@ -105,6 +107,7 @@ class AutoBant(ServerRule):
         tensor([[0.7311, 0.2689]])
     """
 
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "hull"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"qv"})
     uses_num_byzantine: ClassVar[bool] = False

@@ -35,7 +35,7 @@ class Bulyan(Rule):
         tensor([2.])
     """
 
-    claims: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "breakdown"})
+    claims: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "breakdown", "dimensional"})
     condition: ClassVar[str] = "n >= 4f + 3"
     differentiable: ClassVar[bool] = False
     symmetric: ClassVar[bool] = False  # two submissions nearest to each other can tie for the last picks

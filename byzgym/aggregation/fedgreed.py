@@ -38,6 +38,7 @@ class FedGreed(ServerRule):
         tensor([[0., 0., 1.]])
     """
 
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "hull"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"qv"})
     uses_num_byzantine: ClassVar[bool] = False

@@ -48,6 +48,7 @@ class FoolsGold(ServerRule):
         tensor([[0.3333, 0.0000, 0.0000]])
     """
 
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "scale"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"memory"})
     uses_num_byzantine: ClassVar[bool] = False

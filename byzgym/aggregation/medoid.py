@@ -29,7 +29,7 @@ class Medoid(HonestMajority, Weighting):
         tensor([2.])
     """
 
-    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull"}
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull", "breakdown"}
     uses_num_byzantine: ClassVar[bool] = False
 
     def _credits(self, gradients: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class RFA(HonestMajority, Weighting):
         (tensor([7.6062]), tensor([2.0000]))
     """
 
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "translation", "hull"})
     uses_num_byzantine: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False
 
