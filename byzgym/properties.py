@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byzgym.aggregation import Rule, ServerView, make_for
+from byzgym.aggregation import CallableRule, Rule, ServerView, make_for
 from byzgym.memory import Memory
 from byzgym.numerics.distances import take_rows
 from byzgym.numerics.finite import is_finite
@@ -111,7 +111,8 @@ def measure(
     check_int("dimension", dimension, low=1)
     check_int("draws", draws, low=1)
     generator = torch.Generator().manual_seed(check_int("seed", seed, low=0))
-    made = make_for(rule, num_workers, told(rule, num_workers))
+    f = told(rule, num_workers)
+    made = make_for(rule, num_workers, f)
     for claim in made.claims:
         check_choice(f"claims of {made!r} (each)", claim, PROPERTIES)
     offsets = torch.tensor(OFFSETS, dtype=torch.float64)[torch.arange(draws) % len(OFFSETS), None, None]
@@ -126,14 +127,17 @@ def measure(
         for name, deviation in _DEVIATIONS.items()
     ]
     rows, own = rows.float(), own.float()  # as they mostly come: rounding is part of what attackers use
-    found = _breakdown(rule, made, rows, own, generator), _dimensional(made, rows, own, generator)
+    found = _breakdown(rule, made, f, rows, own, generator), _dimensional(made, f, rows, own, generator)
     return [*findings, *found]
 
 
 def told(rule: Any, num_workers: int) -> int:
-    """The largest f that the rule accepts for n workers; less where its cost is exponential in f."""
+    """The largest f that the rule accepts for n workers; less where its cost is exponential in f.
+
+    It is 1 for plain callables, which are told nothing, if there are more than two workers.
+    """
     made = make_for(rule, num_workers, num_workers - 1)
-    f = made.num_byzantine
+    f = int(num_workers > 2) if isinstance(made, CallableRule) else made.num_byzantine
     while made.exponential and f and math.comb(num_workers, f) > MOST_SUBSETS:
         f -= 1
     return f
@@ -147,11 +151,10 @@ def _some(first: int, last: int) -> list[int]:
 
 def _finding(rule: Rule, name: str, worst: float, rows: Tensor) -> Finding:
     _, num_workers, dimension = rows.shape
-    # Rounding decides between submissions that are equally good, and it changes when they are moved.
-    ties = name == "permutation" and num_workers < 4 or name in CAN_TIE and dimension < 2
-    return Finding(
-        name, name in rule.claims, None if worst > TOLERANCE and ties else worst <= TOLERANCE, worst
-    )
+    holds = worst <= TOLERANCE
+    # Between submissions that are equally good rounding decides, which changes when they are moved.
+    ties = name in CAN_TIE and (dimension < 2 or (num_workers < 4 and name == "permutation"))
+    return Finding(name, name in rule.claims, None if ties and not holds else holds, worst)
 
 
 def _permutation(rule: Rule, rows: Tensor, own: Tensor, generator: torch.Generator) -> float:
@@ -198,10 +201,11 @@ _DEVIATIONS: dict[str, Callable[[Rule, Tensor, Tensor, torch.Generator], float]]
 }
 
 
-def _breakdown(rule: Any, made: Rule, rows: Tensor, own: Tensor, generator: torch.Generator) -> Finding:
+def _breakdown(
+    rule: Any, made: Rule, most: int, rows: Tensor, own: Tensor, generator: torch.Generator
+) -> Finding:
     """Whether f Byzantine workers, or fewer, break a rule that is told f, for every f; and how many do."""
-    most, num_workers = made.num_byzantine, rows.shape[1]
-    worst, broken_by = 0.0, None
+    num_workers, worst, broken_by = rows.shape[1], 0.0, None
     for f in _some(1, most):
         expecting = make_for(rule, num_workers, f)
         for count in {1, f}:
@@ -253,16 +257,17 @@ def _far_away(rows: Tensor, own: Tensor, size: float, generator: torch.Generator
     yield (size * ahead)[:, None].expand_as(rows)  # where the server's loss falls
 
 
-def _dimensional(rule: Rule, rows: Tensor, own: Tensor, generator: torch.Generator) -> Finding:
+def _dimensional(rule: Rule, f: int, rows: Tensor, own: Tensor, generator: torch.Generator) -> Finding:
     """Whether corrupted values of any workers, at most f in a coordinate, move the aggregate."""
-    f, worst = rule.num_byzantine, 0.0
     _, num_workers, dimension = rows.shape
+    worst = 0.0
     everywhere = torch.rand(rows.shape, generator=generator).argsort(1) < f
     single = torch.arange(num_workers)[:, None] % dimension == torch.arange(dimension)  # one of each worker
     masks = [everywhere, single] if num_workers <= f * dimension else [everywhere]
     for size in SIZES:
         mixed = 2 * torch.rand(rows.shape, generator=generator, dtype=rows.dtype) - 1
-        values = [size, -size, mixed.sign() * size ** mixed.abs()]  # all alike, or near and far on both sides
+        alike = torch.full_like(rows, size)
+        values = [alike, -alike, mixed.sign() * size ** mixed.abs()]  # or near and far, on both sides
         sent = torch.cat([torch.where(corrupt, value, rows) for corrupt in masks for value in values])
         times = len(masks) * len(values)
         total = _updates(rule, sent, own.repeat(times, 1))
