@@ -107,6 +107,7 @@ class AutoBant(ServerRule):
         tensor([[0.7311, 0.2689]])
     """
 
+    # No breakdown: the steps are an approximation, and the exact optimum may be far where the loss falls.
     claims: ClassVar[frozenset[str]] = frozenset({"permutation", "hull"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"qv"})

@@ -35,6 +35,7 @@ class Bulyan(Rule):
         tensor([2.])
     """
 
+    # Dimensional: of the n - 2f values of a coordinate that are left, at most f are corrupted.
     claims: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "breakdown", "dimensional"})
     condition: ClassVar[str] = "n >= 4f + 3"
     differentiable: ClassVar[bool] = False

@@ -29,6 +29,7 @@ class Medoid(HonestMajority, Weighting):
         tensor([2.])
     """
 
+    # Breakdown is less than their resilience: more than half of the sum of distances is to honest submissions.
     claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull", "breakdown"}
     uses_num_byzantine: ClassVar[bool] = False
 

@@ -44,6 +44,7 @@ class Zeno(ServerRule):
         tensor([[0.5000, 0.5000, 0.0000]])
     """
 
+    # Breakdown: no loss falls by more than it is, and the squared norm counts against it.
     claims: ClassVar[frozenset[str]] = frozenset({"permutation", "hull", "breakdown"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"qv"})
