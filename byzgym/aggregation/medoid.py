@@ -29,7 +29,7 @@ class Medoid(HonestMajority, Weighting):
         tensor([2.])
     """
 
-    # Breakdown is less than their resilience: more than half of the sum of distances is to honest submissions.
+    # Breakdown is less than resilience: most of the distances in a sum are to honest submissions.
     claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull", "breakdown"}
     uses_num_byzantine: ClassVar[bool] = False
 
