@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +30,15 @@ BYZFL: dict[str, tuple[str, tuple[str, ...]]] = {
     "median": ("Median", ()),
     "mean_around_median": ("Meamed", ("f",)),
     "trimmed_mean": ("TrMean", ("f",)),
+    "caf": ("CAF", ("f",)),
+    "monna": ("MoNNA", ("f",)),
+    "smea": ("SMEA", ("f",)),
+    "brute_force": ("MDA", ("f",)),
+    "centered_clipping": ("CenteredClipping", ()),
+    "nnm": ("NNM", ("f",)),
+    "bucketing": ("Bucketing", ("s",)),
+    "static_clipping": ("Clipping", ("c",)),
+    "arc": ("ARC", ("f",)),
 }
 
 # The round that is measured.
@@ -56,14 +68,53 @@ def medians(
     return {label: statistics.median(seconds) for label, seconds in taken.items()}
 
 
-def load_byzfl(console: Console) -> Any:
-    """ByzFL, or None and a message why not."""
+def load(library: str, console: Console) -> Any:
+    """ByzFL or TorchJD, or None and a message why not."""
     try:
-        import byzfl
+        module = importlib.import_module(library)
+        if library == "torchjd":
+            importlib.import_module("torchjd.aggregation")
     except ImportError as error:
-        console.print(f"ByzFL cannot be imported ({error}): timing byzgym alone.")
+        console.print(f"{library} cannot be imported ({error}): timing without it.")
         return None
-    return byzfl
+    return module
+
+
+def peak_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
+    """Kilobytes that a call takes at its peak, above what its process had before. Linux only.
+
+    A process of its own makes the call with ``prepare(*arguments)``, which is a function of a script.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipe: multiprocessing.Queue[int] = context.Queue()
+    process = context.Process(target=_measure_peak, args=(pipe, torch.get_num_threads(), prepare, arguments))
+    process.start()
+    result = pipe.get()
+    process.join()
+    return result
+
+
+def _measure_peak(
+    pipe: multiprocessing.Queue[int],
+    threads: int,
+    prepare: Callable[..., Callable[[], Any]],
+    arguments: tuple[Any, ...],
+) -> None:
+    torch.set_num_threads(threads)
+    call = prepare(*arguments)
+    before = _kilobytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    call()
+    call()
+    pipe.put(_kilobytes("VmHWM") - before)
+
+
+def _kilobytes(name: str) -> int:
+    """What Linux says of this process's memory. (ru_maxrss would be the parent's.)"""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status does not say {name}")
 
 
 def print_versions(console: Console, *others: str) -> None:

@@ -10,14 +10,12 @@ when model and data were there.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import tyro
-from _timing import medians
+from _timing import medians, peak_memory
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -80,34 +78,9 @@ def loop(module: nn.Module, x: Tensor, y: Tensor, out: Tensor) -> None:
         torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None], out=row)
 
 
-def peak(case: tuple[str, int, int], contestant: str, threads: int, pipe: multiprocessing.Queue[int]) -> None:
-    """Kilobytes that a contestant takes at its peak."""
-    torch.set_num_threads(threads)
-    call = contestants(*case)[contestant]
-    before = kilobytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    call()
-    call()
-    pipe.put(kilobytes("VmHWM") - before)
-
-
-def kilobytes(name: str) -> int:
-    """What Linux says of this process's memory. (ru_maxrss would be the parent's.)"""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status does not say {name}")
-
-
-def memory(case: tuple[str, int, int], contestant: str, threads: int) -> int:
-    """`peak`, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    pipe: multiprocessing.Queue[int] = context.Queue()
-    process = context.Process(target=peak, args=(case, contestant, threads, pipe))
-    process.start()
-    result = pipe.get()
-    process.join()
-    return result
+def peak_of(name: str, num_workers: int, batch_size: int, contestant: str) -> Callable[[], object]:
+    """A call for `peak_memory`."""
+    return contestants(name, num_workers, batch_size)[contestant]
 
 
 def main(config: Config) -> None:
@@ -121,7 +94,7 @@ def main(config: Config) -> None:
             if config.models and case[0] not in config.models:
                 continue
             times = medians(contestants(*case), config.repeats)
-            taken = {name: memory(case, name, threads) for name in CONTESTANTS}
+            taken = {name: peak_memory(peak_of, *case, name) for name in CONTESTANTS}
             ratios = [times[name] / times["loop"] for name in ("byzgym", "vmap")]
             sizes = [taken[name] / max(1, taken["loop"]) for name in ("byzgym", "vmap")]
             table.add_row(

@@ -35,7 +35,7 @@ from _timing import (
     NUM_BYZANTINE,
     NUM_WORKERS,
     WIDTHS,
-    load_byzfl,
+    load,
     medians,
     mnist_shaped_simulation,
     plain_model,
@@ -90,7 +90,7 @@ def main(
     """
     torch.set_num_threads(threads)
     console = Console()
-    byzfl = load_byzfl(console)
+    byzfl = load("byzfl", console)
     print_versions(console, *(["byzfl"] if byzfl else []))
     for attack in attacks:
         rule = Column("rule", no_wrap=True)

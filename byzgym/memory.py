@@ -11,6 +11,11 @@ from torch import Tensor
 from byzgym.ambient import shielded
 from byzgym.validation import check_int, check_tensor
 
+BEFORE, UNTIL = " before", " until"
+"""Ends of names of what stood there before the round of the last write, and of the number of the next one."""
+Rows = tuple[Tensor, ...]
+"""Index of environments [E], or of environments and workers, which broadcast to [E, n]."""
+
 
 class Memory:
     """Named tensors with a row for each environment. All are zero when an episode begins.
@@ -32,6 +37,7 @@ class Memory:
         self._envs = torch.arange(self._num_rows, device=device)  # the rows that are this memory's own
         self._values: dict[str, Tensor] = {}
         self._prefix = ""  # of the names that this memory reads and writes
+        self._round: Tensor | None = None  # [E]; see `at`
 
     @property
     def num_envs(self) -> int:
@@ -44,11 +50,7 @@ class Memory:
         Raises:
             ValueError: If what was written has another shape or type.
         """
-        key = self._prefix + name
-        if key not in self._values:
-            return torch.zeros(self.num_envs, *shape, dtype=dtype, device=self._envs.device)
-        self._check(key, shape, dtype)
-        return self._values[key][self._envs]
+        return self._read(name, (self._envs,), shape, dtype)
 
     @shielded
     def write(self, name: str, values: Tensor) -> None:
@@ -59,12 +61,7 @@ class Memory:
             ValueError: If they have not E rows, or another shape or type than before.
         """
         check_tensor(f"memory {name!r}", values, self.num_envs, ...)
-        key = self._prefix + name
-        if key not in self._values:
-            shape = (self._num_rows, *values.shape[1:])
-            self._values[key] = torch.zeros(shape, dtype=values.dtype, device=self._envs.device)
-        self._check(key, values.shape[1:], values.dtype)
-        self._values[key][self._envs] = values.detach().to(self._envs.device)
+        self._write(name, (self._envs,), values.shape[1:], values)
 
     def read_of(
         self, workers: Tensor, total: int, name: str, *shape: int, dtype: torch.dtype = torch.float32
@@ -79,11 +76,7 @@ class Memory:
         Raises:
             ValueError: If what was written has another shape or type.
         """
-        key = self._prefix + name
-        if key not in self._values:
-            return torch.zeros(*workers.shape, *shape, dtype=dtype, device=self._envs.device)
-        self._check(key, (total, *shape), dtype)
-        return self._values[key][self._envs[:, None], workers]
+        return self._read(name, (self._envs[:, None], workers), (total, *shape), dtype)
 
     @shielded
     def write_of(self, workers: Tensor, total: int, name: str, values: Tensor) -> None:
@@ -94,13 +87,25 @@ class Memory:
             ValueError: If they have not E times n rows, or another shape or type than before.
         """
         check_tensor(f"memory {name!r}", values, *workers.shape, ...)
-        key, shape = self._prefix + name, (total, *values.shape[2:])
-        if key not in self._values:
-            self._values[key] = torch.zeros(
-                self._num_rows, *shape, dtype=values.dtype, device=self._envs.device
-            )
-        self._check(key, shape, values.dtype)
-        self._values[key][self._envs[:, None], workers] = values.detach().to(self._envs.device)
+        self._write(name, (self._envs[:, None], workers), (total, *values.shape[2:]), values)
+
+    def at(self, round: Tensor) -> Memory:
+        """This memory in a round [E], int64, of each environment: what it reads was written in earlier ones.
+
+        So a rule that reads, decides and writes decides the same, however often it is asked in a round.
+
+        >>> memory, now = Memory(num_envs=1), torch.tensor([4])
+        >>> for round in (now, now, now + 1):
+        ...     count = memory.at(round).read("count")
+        ...     memory.at(round).write("count", count + 1)
+        ...     count
+        tensor([0.])
+        tensor([0.])
+        tensor([1.])
+        """
+        part = copy.copy(self)
+        part._round = round.to(self._envs.device)
+        return part
 
     def section(self, name: str) -> Memory:
         """The part of this memory whose names begin with ``name`` and a slash, which are left out in it.
@@ -115,6 +120,8 @@ class Memory:
         """The memory of the environments with these indices. It reads and writes the rows of this one."""
         part = copy.copy(self)
         part._envs = self._rows_of(envs)
+        if self._round is not None:
+            part._round = self._round[self._index(envs)]
         return part
 
     @shielded
@@ -139,9 +146,56 @@ class Memory:
     def _keys(self) -> list[str]:
         return [key for key in self._values if key.startswith(self._prefix)]
 
+    def _read(self, name: str, rows: Rows, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """What rows of a tensor of the memory hold; ``shape`` is that of the tensor in one environment."""
+        key = self._prefix + name
+        if key not in self._values:
+            of_row = shape[len(rows) - 1 :]
+            return torch.zeros(*rows[-1].shape, *of_row, dtype=dtype, device=self._envs.device)
+        self._check(key, shape, dtype)
+        values, again = self._values[key][rows], self._written_now(key, rows)
+        if again is not None and again.any():
+            values = _where(again, self._values[key + BEFORE][rows], values)
+        return values
+
+    def _write(self, name: str, rows: Rows, shape: tuple[int, ...], values: Tensor) -> None:
+        key = self._prefix + name
+        if key not in self._values:
+            self._values[key] = values.new_zeros(self._num_rows, *shape, device=self._envs.device)
+        self._check(key, shape, values.dtype)
+        if self._round is not None:
+            self._keep_what_was(key, rows)
+        self._values[key][rows] = values.detach().to(self._envs.device)
+
+    def _keep_what_was(self, key: str, rows: Rows) -> None:
+        """Keep what was written in earlier rounds, before it is overwritten in this one."""
+        again, old = self._written_now(key, rows), self._values[key][rows]
+        if again is None:
+            self._values[key + BEFORE] = torch.zeros_like(self._values[key])
+            of_worker = self._values[key].shape[: len(rows)]
+            self._values[key + UNTIL] = torch.zeros(of_worker, dtype=torch.int64, device=self._envs.device)
+        elif again.any():
+            old = _where(again, self._values[key + BEFORE][rows], old)
+        self._values[key + BEFORE][rows] = old
+        self._values[key + UNTIL][rows] = self._now(rows)
+
+    def _written_now(self, key: str, rows: Rows) -> Tensor | None:
+        """Which rows were written in this round; None where there is no round, or none ever was."""
+        if self._round is None or key + UNTIL not in self._values:
+            return None
+        return self._values[key + UNTIL][rows] == self._now(rows)
+
+    def _now(self, rows: Rows) -> Tensor:
+        """The round after this one, of each row."""
+        assert self._round is not None
+        return (self._round + 1).view(-1, *[1] * (len(rows) - 1)).expand(rows[-1].shape)
+
     def _rows_of(self, envs: Tensor | Iterable[int]) -> Tensor:
+        return self._envs[self._index(envs)]
+
+    def _index(self, envs: Tensor | Iterable[int]) -> Tensor:
         index = torch.as_tensor(envs, device=self._envs.device)
-        return self._envs[index if index.dtype == torch.bool else index.long()]  # [] has a float type
+        return index if index.dtype == torch.bool else index.long()  # [] has a float type
 
     def _check(self, key: str, shape: Iterable[int], dtype: torch.dtype) -> None:
         kept = self._values[key]
@@ -149,3 +203,8 @@ class Memory:
             row = f"{kept.dtype} of shape {tuple(kept.shape[1:])}"
             got = f"{dtype} of shape {tuple(shape)}"
             raise ValueError(f"memory {key!r} holds {row} for each environment, got {got}")
+
+
+def _where(condition: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """torch.where with a condition for each row."""
+    return torch.where(condition.view(*condition.shape, *[1] * (one.dim() - condition.dim())), one, other)

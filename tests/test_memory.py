@@ -117,3 +117,41 @@ def test_what_is_written_in_inference_mode_can_be_written_again():
     assert memory.read("seen").tolist() == [2, 3]
     memory.reset([0])
     assert memory.read("seen").tolist() == [0, 3]
+
+
+def test_a_round_reads_what_earlier_rounds_have_written():
+    memory = Memory(3)
+    rounds = torch.tensor([0, 0, 5])
+    assert memory.at(rounds).read("count").tolist() == [0, 0, 0]
+    for _ in range(3):  # asked three times in one round
+        memory.at(rounds).write("count", memory.at(rounds).read("count") + 1)
+    assert memory.read("count").tolist() == [1, 1, 1]
+    assert memory.at(rounds).read("count").tolist() == [0, 0, 0]
+    later = torch.tensor([1, 0, 7])  # the second environment is still in its round
+    assert memory.at(later).read("count").tolist() == [1, 0, 1]
+    memory.at(later).write("count", memory.at(later).read("count") + 10)
+    assert memory.read("count").tolist() == [11, 10, 11]
+    assert memory.at(later).read("count").tolist() == [1, 0, 1]
+    assert memory.at(later + 1).read("count").tolist() == [11, 10, 11]
+    assert memory.at(later).of([2, 0]).read("count").tolist() == [1, 1]
+
+
+def test_a_round_of_some_workers():
+    memory, first, second = Memory(1), torch.tensor([[3, 1]]), torch.tensor([[1, 2]])
+    for round, workers in ((0, first), (0, first), (1, second), (1, second)):
+        part = memory.at(torch.tensor([round]))
+        part.write_of(workers, 4, "times", part.read_of(workers, 4, "times") + 1)
+    assert memory.read("times", 4).tolist() == [[0, 2, 1, 1]]
+
+
+def test_a_round_begins_anew_after_a_reset_and_a_restored_state():
+    memory, now = Memory(2), torch.tensor([3, 3])
+    memory.at(now).write("count", torch.tensor([4.0, 5.0]))
+    state = memory.state()
+    memory.reset([0])
+    assert memory.at(now).read("count").tolist() == [0, 0]
+    assert memory.at(now + 1).read("count").tolist() == [0, 5]
+    other = Memory(2)
+    other.load(state)
+    assert other.at(now).read("count").tolist() == [0, 0]
+    assert other.at(now + 1).read("count").tolist() == [4, 5]

@@ -124,7 +124,7 @@ class Ensemble(Agent):
         unit = _first(memory, before).clamp(min=1e-12)
         changes = [(loss_after(view, update) - before) / unit for update in updates.unbind(1)]
         losses = torch.stack(changes, 1)  # [E, M]
-        weights = torch.softmax(-self.learning_rate * (_past(memory, losses, view.round) + losses), 1)
+        weights = torch.softmax(-self.learning_rate * (_past(memory, losses) + losses), 1)
         # A mean that is worse than its parts are on average has no bound. The best part has.
         mixed = (loss_after(view, combine(weights.to(updates), updates)) - before) / unit
         worse = mixed.clamp(-1, 1) > (weights * losses.clamp(-1, 1)).sum(1) + TOLERANCE
@@ -157,14 +157,8 @@ def _first(memory: Memory, loss: Tensor) -> Tensor:
     return first
 
 
-def _past(memory: Memory, losses: Tensor, round: Tensor) -> Tensor:
-    """The clipped losses [E, M] of the rounds before, added up; remembers those of this round.
-
-    A second call in a round replaces what the first has remembered of it.
-    """
-    past, last = (memory.read(name, losses.shape[1], dtype=losses.dtype) for name in ("past", "last"))
-    seen = memory.read("seen", dtype=torch.int64)  # the number of rounds begun
-    past = torch.where((seen == round + 1)[:, None], past, past + last)
-    for name, values in (("past", past), ("last", losses.clamp(-1, 1)), ("seen", round + 1)):
-        memory.write(name, values)
+def _past(memory: Memory, losses: Tensor) -> Tensor:
+    """The clipped losses [E, M] of the rounds before, added up; remembers those of this round."""
+    past = memory.read("past", losses.shape[1], dtype=losses.dtype)
+    memory.write("past", past + losses.clamp(-1, 1))
     return past

@@ -38,7 +38,8 @@ class Bant(ServerRule):
         num_byzantine: Not used.
         beta: The weight of the present round, above 0 and at most 1.
         renormalize: Whether credits are divided by their sum, as in the authors' code. (Where no trial lowers
-            the loss, that code gives everybody credit; here nobody gets any.)
+            the loss, that code gives everybody credit, and moves the scores towards 1/n by 0.001 in place of
+            beta; here nobody gets any.)
 
     Example:
         >>> from byzgym.memory import Memory
@@ -83,15 +84,16 @@ class AutoBant(ServerRule):
     (https://arxiv.org/abs/2505.07614). It takes the credits with which the step of this round lowers the
     server's loss most.
 
-    These are an approximate ``argmin_w F(theta - lr sum_i w_i x_i)`` over the simplex (their algorithm 2),
-    with F the mean loss on the quasi-validation (QV) samples. Mirror descent looks for them, from 1/n each:
+    These are an approximate ``argmin_w F(theta - lr sum_i w_i x_i)`` over the simplex, with F the mean loss
+    on the quasi-validation (QV) samples. Mirror descent looks for them, from 1/n each:
     ``w_i <- w_i exp(rate <u, x_i> / ||v||)``, divided by their sum. Here v is the gradient of F at theta, and
     u the direction of its gradient after a step with the present w, so that units have no effect. The best w
     met on the way counts. If F overflows at 1/n each, workers whose own step makes it overflow are left out;
     if it overflows all the way, nobody gets credit.
 
     The authors' code takes exp(-G_i), with G the gradient in w; it makes 5 passes over 500 samples in
-    batches, moves by 5 % of each step, and at last sets credits below 1/(2n) to zero.
+    batches, moves by 5 % of each step, and at last sets credits below 1/(2n) to zero, so that their sum can
+    be less than 1.
 
     Condition: n >= f + 1. Cost: ``steps`` times n d and one QV gradient.
 

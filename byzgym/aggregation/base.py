@@ -187,7 +187,7 @@ class HonestMajority(Rule):
 
 
 class Weighting(Rule):
-    """A rule that is a convex combination of the submissions (a linear rule, GAA paper, Definition 2).
+    """A rule that is a convex combination of the submissions (a linear rule, in the GAA paper's words).
 
     A subclass defines `_credits`, which is given accepted submissions only.
     """

@@ -28,8 +28,8 @@ class BruteForce(HonestMajority, Weighting):
     together.
 
     They are the subset with the smallest diameter, which is the largest distance between two of them; of
-    several such subsets, the lexicographically first (section 2). The rule is also called minimum-diameter
-    averaging (MDA). It is exact for any n and f: where there are too many subsets to compare, the f
+    several such subsets, the lexicographically first. ByzFL calls the rule minimum-diameter averaging
+    (MDA). It is exact for any n and f: where there are too many subsets to compare, the f
     submissions to drop are found as a vertex cover of the pairs that are farther apart than a trial diameter.
 
     Condition: n >= 2f + 1. Cost: n^2 d, and exponential in f at worst.

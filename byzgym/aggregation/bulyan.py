@@ -22,10 +22,10 @@ class Bulyan(Rule):
     median among the submissions that Krum picks.
 
     Krum picks theta = n - 2f submissions one by one, each time among those not yet picked: of m left, the
-    scores count the m - f - 2 nearest neighbours, but at least 1 (section 4). In each coordinate the theta -
-    2f picked values nearest to their median are averaged; of two equally near, the smaller counts. Other
-    libraries pick all at once with Multi-Krum (Flower's newer API) or average theta = n - 2f - 2 results of
-    Multi-Krum (krum, AggregaThor).
+    scores count the m - f - 2 nearest neighbours, but at least 1. In each coordinate the theta - 2f picked
+    values nearest to their median are averaged; of two equally near, the smaller counts. Other libraries pick
+    all at once with Multi-Krum (Flower's newer API) or average theta = n - 2f - 2 results of Multi-Krum
+    (krum, AggregaThor).
 
     Condition: n >= 4f + 3. Cost: n^2 d. Not differentiable: results are detached.
 

@@ -20,8 +20,8 @@ class CenteredClipping(ServerRule):
     Optimization" (https://arxiv.org/abs/2012.10333). It moves the last aggregate towards the submissions, and
     nobody can move it far.
 
-    Each step is ``v <- v + 1/n sum_i (x_i - v) min(1, radius / ||x_i - v||)``, from the v of the round before
-    (their algorithm 2), which is zero at first. The paper has workers send their momentum. The update is no
+    Each step is ``v <- v + 1/n sum_i (x_i - v) min(1, radius / ||x_i - v||)``, from the v of the round
+    before, which is zero at first. The paper has workers send their momentum. The update is no
     weighted sum of the submissions alone, so the rule has no credits. Where all are rejected, v stays.
 
     Condition: n >= f + 1. Cost: ``steps`` times n d.
@@ -29,8 +29,9 @@ class CenteredClipping(ServerRule):
     Args:
         num_byzantine: Not used.
         radius: How far a submission can pull, above 0. It should be of the size of the distances between
-            honest submissions; 10 is what the authors' code takes (ByzFL takes 100, Bant 0.1).
-        steps: How many steps in a round, at least 1. The paper has one.
+            honest submissions; 10 is what the authors' code and Blades take (ByzFL 100, CRYPTO-KU 1, Bant
+            0.1).
+        steps: How many steps in a round, at least 1. The paper and ByzFL have one, Blades 5.
 
     Example:
         >>> from byzgym.memory import Memory

@@ -18,7 +18,8 @@ class CGE(HonestMajority, Weighting):
     (CGE)" (https://arxiv.org/abs/2008.04699). It averages the n - f submissions with the smallest norms.
 
     Of equal norms, the first are kept. Where a text adds the kept submissions up, its learning rate is n - f
-    times smaller than here; ByzPy averages too. A short submission in a wrong direction always gets through.
+    times smaller than here; ByzPy and ByzantineMomentum average, too. A short submission in a wrong direction
+    always gets through.
 
     Condition: n >= 2f + 1. Cost: n d.
 

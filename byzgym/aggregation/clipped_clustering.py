@@ -26,10 +26,12 @@ class ClippedClustering(HonestMajority):
 
     The clusters are those of agglomerative clustering with average linkage, by cosine distance. The larger
     one's ``min(1, M / ||x_i||) x_i`` are averaged. Where both are equally large, all submissions are; the
-    paper does not say. The weights can sum to less than one, so the rule has no credits.
+    paper does not say, and the authors' code (Blades) takes the cluster that comes first. The weights can sum
+    to less than one, so the rule has no credits.
 
     M is the median of all norms received so far. As a policy the rule keeps them in ``view.memory``, if there
-    is one. A call with a tensor, or a view without a memory, has only the norms of the present round.
+    is one. A call with a tensor, or a view without a memory, has only the norms of the present round. Blades
+    also bounds M by 100,000.
 
     Condition: n >= 2f + 1. Cost: n^2 d and n^3.
 

@@ -72,8 +72,8 @@ class TrimmedMean(CoordinateWise):
     Towards Optimal Statistical Rates" (https://arxiv.org/abs/1803.01498). It averages each coordinate without
     its f largest and f smallest values.
 
-    This is their definition 2. Only the kept values are added: subtracting outliers from a sum would leave
-    their rounding error.
+    Only the kept values are added: subtracting outliers from a sum, as Blades does,
+    would leave their rounding error.
 
     Condition: n >= 2f + 1. Cost: n log(n)^2 d. Not differentiable. Arguments: see `CoordinateWise`.
 

@@ -22,7 +22,11 @@ class DnC(DrawingRule, HonestMajority, Weighting):
     An iteration draws some coordinates, centres the submissions there on their mean, and scores each by its
     squared projection on the first right singular vector. It keeps the n - c f lowest scores, of equal ones
     the first. The submissions that all iterations keep are averaged. The paper does not say what to do if
-    there is none; then those kept by most iterations are averaged.
+    there is none; then those kept by most iterations are averaged (CRYPTO-KU's library takes those that any
+    iteration keeps).
+
+    The defaults are those of Blades. FLPoison draws a fifth of the coordinates, 5 times; SignGuard's code
+    1000 coordinates, once, and has c = (n - 1) / n.
 
     Condition: n >= 2f + 1. Cost: iterations * n^2 * sub_dimension, and n d.
 

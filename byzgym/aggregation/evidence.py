@@ -32,29 +32,25 @@ def pass_on(agreement: Tensor, similarity: Tensor) -> Tensor:
 def running_mean(view: ServerView, name: str, values: Tensor, rate: float) -> Tensor:
     """The exponential mean of a value [E, n, ...] of each worker over its rounds.
 
-    It is corrected for its start at zero and kept in ``view.memory`` under the name. It moves once in each
-    round in which the worker takes part, however often this is called.
+    It is corrected for its start at zero and kept in ``view.memory`` under the name. It moves in rounds in
+    which the worker takes part.
 
     Raises:
         ValueError: If the view has no memory.
     """
     mean = view.recall(f"{name}.mean", *values.shape[2:], dtype=values.dtype)
     age = view.recall(f"{name}.age", dtype=torch.int64)  # [E, n]
-    until = view.recall(f"{name}.until", dtype=torch.int64)  # the round after the last one in the mean
-    now = (view.round + 1)[:, None].expand_as(until)
+    mean, age = (1 - rate) * mean + rate * values, age + 1
+    view.keep(f"{name}.mean", mean)
+    view.keep(f"{name}.age", age)
     each = age.shape + (1,) * (values.dim() - 2)
-    new = until != now
-    mean = torch.where(new.view(each), (1 - rate) * mean + rate * values, mean)
-    age = age + new
-    for part, value in (("mean", mean), ("age", age), ("until", now)):
-        view.keep(f"{name}.{part}", value)
     return mean / (1 - (1 - rate) ** age).view(each).to(mean.dtype)
 
 
 def reputation(view: ServerView) -> Tensor:
     """The running mean T [E, n] of the evidence for each worker, from -1 to 1; see the rule `Trust`.
 
-    The mean is in ``view.memory``. It moves once a round, however often this is called.
+    The mean is in ``view.memory``.
 
     Raises:
         ValueError: If the view has no memory or no QV loss.

@@ -22,9 +22,9 @@ class FLTrust(ServerRule):
     server's own gradient and brings all to its norm.
 
     With v the gradient of the loss on the quasi-validation (QV) samples (the paper's root data set, of some
-    100 samples), the trust of submission x_i is ``T_i = max(0, cos(x_i, v))``, and the update is
-    ``sum_i T_i ||v|| / ||x_i|| x_i / sum_i T_i`` (their equations 2 to 4). It is zero where nobody is
-    trusted. Short submissions become longer, so the rule has no credits.
+    100 samples), the trust of submission x_i is ``T_i = max(0, cos(x_i, v))``, and the update is ``sum_i T_i
+    ||v|| / ||x_i|| x_i / sum_i T_i``. It is zero where nobody is trusted. Short submissions become longer, so
+    the rule has no credits.
 
     Condition: n >= f + 1. Cost: n d, and one QV gradient.
 

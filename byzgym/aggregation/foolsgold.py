@@ -27,8 +27,10 @@ class FoolsGold(ServerRule):
     With H_i the sum of all submissions of worker i and ``c_ij = cos(H_i, H_j)`` (zero for i = j), let
     ``m_i = max_j c_ij``. Where m_i < m_j, c_ij is multiplied by m_i / m_j: who resembles a sybil by chance is
     pardoned. Then ``a_i = 1 - max_j c_ij``, within 0 to 1, is divided by the largest of all a, and the weight
-    is ``confidence (ln(a_i / (1 - a_i)) + 1/2)``, within 0 to 1 (their algorithm 1). The update is the mean
-    of the weighted submissions. The paper takes their sum, as its learning rate is made for.
+    is ``confidence (ln(a_i / (1 - a_i)) + 1/2)``, within 0 to 1. The update is the mean of the weighted
+    submissions. The paper takes their sum, as its learning rate is made for. The authors' code has no factor
+    in front of the logarithm, as here by default. FLPoison shortens submissions to norm 1 before it adds them
+    to the history; CRYPTO-KU's library remembers the last 10 rounds only.
 
     It is meant for workers whose data differ. Where they are alike, honest workers look like sybils: weights
     are small, and zero for all where all have sent the same. The paper may also weigh the coordinates by

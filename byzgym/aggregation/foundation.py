@@ -34,7 +34,7 @@ class Foundation(HonestMajority):
         num_byzantine: The number f of Byzantine workers to expect.
         rule: A rule of submissions alone, as a name, "name:key=value" or a mapping. The paper has the trimmed
             mean and the median.
-        copies: How many copies, at least 0. Where None, n // 2.
+        copies: How many copies, at least 0. Where None, n // 2, as in CRYPTO-KU's library.
 
     Raises:
         ValueError: If the rule is unknown, or needs a memory or the QV loss.

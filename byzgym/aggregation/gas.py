@@ -28,8 +28,9 @@ class GAS(DrawingRule, HonestMajority, Weighting):
     submission's score is the sum, over the parts, of its distance from what the other rule makes of the part.
     The n - f submissions with the lowest scores are averaged, of equal ones the first. As in the authors'
     code, the other rule is told f, or the largest f that it accepts; where it accepts none for so few
-    submissions, their mean takes its place. Their Krum is Multi-Krum, the default here; their released
-    configuration has Bulyan.
+    submissions, their mean takes its place. Their Krum is Multi-Krum, the default here. Their released
+    configuration has a Bulyan whose last step averages the distances from the median in place of the values;
+    CRYPTO-KU's library has it, too.
 
     Condition: n >= 2f + 1. Cost: n d, and what the other rule costs.
 

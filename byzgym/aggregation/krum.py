@@ -40,8 +40,8 @@ class Krum(_Krum):
     Tolerant Gradient Descent" (preprint: https://arxiv.org/abs/1703.02757). It takes the submission that is
     closest to its n - f - 2 nearest others.
 
-    The score of x_i is the sum of ||x_i - x_j||^2 over these others x_j (section 4). The smallest score wins,
-    the first of several equal ones. Other libraries sum over n - f - 1 neighbours (ByzFL, ByzPy), distances
+    The score of x_i is the sum of ||x_i - x_j||^2 over these others x_j. The smallest score wins, the first
+    of several equal ones. Other libraries sum over n - f - 1 neighbours (ByzFL, ByzPy), distances
     that are not squared (Garfield) or their fourth powers (fedlib).
 
     Condition: n >= 2f + 3. Cost: n^2 d.
@@ -66,8 +66,8 @@ class MultiKrum(_Krum):
     Byzantine Tolerant Gradient Descent" (preprint: https://arxiv.org/abs/1703.02757). It averages the m
     submissions with the smallest scores of `Krum`.
 
-    See section 5. Libraries differ in m: n - f (ByzFL, and here by default), n - f - 2 (Garfield,
-    AggregaThor), n - 2f - 3 (krum).
+    Libraries differ in m: n - f (ByzFL, and here by default), n - f - 2 (Garfield, AggregaThor), n - 2f - 3
+    (krum). The code of min_max's authors repeats Krum among those not yet taken, until 2f + 2 are left.
 
     Condition: n >= 2f + 3. Cost: n^2 d.
 

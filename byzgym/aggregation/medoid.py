@@ -18,8 +18,9 @@ class Medoid(HonestMajority, Weighting):
     (https://arxiv.org/abs/1802.10116). It takes the submission with the smallest sum of distances to the
     others.
 
-    The first of several wins (definition 9). The GAA paper calls the rule GeoMed. Unlike the geometric median
-    it is not Byzantine resilient.
+    The first of several wins (definition 9). The GAA paper calls the rule GeoMed. It is not Byzantine
+    resilient in their sense, unlike the geometric median: Byzantine submissions near the honest ones can
+    choose it against their direction, but cannot carry it away from them where n >= 2f + 1.
 
     Condition: n >= 2f + 1. Cost: n^2 d.
 

@@ -24,8 +24,8 @@ class MoNNA(HonestMajority, Weighting):
 
     That submission counts among them; of equally near ones, the first do. In the paper every worker does this
     for itself, with its own submission. A server has to know an honest worker: the rule is as good as
-    the worker it is told. Where the submission of that worker is rejected, the first accepted one takes its
-    place.
+    the worker it is told. It is worker 0 unless told otherwise, as in ByzFL. Where the submission of that
+    worker is rejected, the first accepted one takes its place.
 
     Condition: n >= 2f + 1. Cost: n d.
 

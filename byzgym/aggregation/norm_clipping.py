@@ -18,8 +18,8 @@ class NormClipping(Rule):
     Learning?" (https://arxiv.org/abs/1911.07963). It shortens submissions to a largest norm and averages
     them.
 
-    This is the mean of ``min(1, c / ||x_i||) x_i`` (section 4). The weights sum to less than one, so the rule
-    has no credits.
+    This is the mean of ``min(1, c / ||x_i||) x_i``. The weights sum to less than one, so the rule has no
+    credits.
 
     Condition: n >= f + 1. Cost: n d.
 

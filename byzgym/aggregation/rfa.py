@@ -30,7 +30,7 @@ class RFA(HonestMajority, Weighting):
     nu is absolute, as in the paper: submissions that are closer together than nu give the plain mean. The
     authors' own code starts at the mean, with nu=1e-5 and 4 steps (their first release) or nu=1e-6 and 5
     passes, the mean included (TensorFlow Federated). ByzFL starts at zero, with nu=0.1 and 3 steps, epfml
-    with 8.
+    with 8; FLPoison starts there with nu=1e-6 and 3 steps.
 
     Condition: n >= 2f + 1. Cost: n^2 d, and n^2 for each step. Not differentiable.
 

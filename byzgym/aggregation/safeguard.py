@@ -26,8 +26,8 @@ class Safeguard(HonestMajority, ServerRule):
     worker i, which restart at zero every ``windows[1]`` and ``windows[0]`` rounds. The median worker of each
     is the good one that has a majority of all n workers (itself included) within the smallest distance. A
     worker stays good if ``||A_i - A_med|| <= 2 T_1`` and ``||B_i - B_med|| <= 2 T_0``. The update is the mean
-    of those that were good when the round began (their algorithm 1). If nobody would stay good, all that are
-    good do.
+    of those that were good when the round began; Bant's code takes those that still are. If nobody would stay
+    good, all that are good do.
 
     Left out is the Gaussian noise that the paper adds to the update for its proof about saddle points.
 

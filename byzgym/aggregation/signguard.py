@@ -31,8 +31,9 @@ class SignGuard(DrawingRule, HonestMajority):
     than one, so the rule has no credits.
 
     The bandwidth of the mean shift is that of the authors' code. Their code also divides each share by the
-    largest of all submissions, and draws one range of neighbouring coordinates. Blades clusters with k-means,
-    from all coordinates. The paper's SignGuard-Sim and SignGuard-Dist are not here.
+    largest of all submissions, and draws one range of neighbouring coordinates; of an even number of norms it
+    clips to the lower one in the middle. Blades clusters with k-means, from all coordinates. The paper's
+    SignGuard-Sim and SignGuard-Dist are not here.
 
     Condition: n >= 2f + 1. Cost: n d, and n^2 for each step of the mean shift.
 

@@ -30,8 +30,9 @@ class SMEA(HonestMajority, Weighting):
     averages the n - f submissions that spread least in their widest direction.
 
     They are the subset whose covariance matrix has the smallest largest eigenvalue; the paper leaves open
-    which of several. The eigenvalues are exact. ByzFL estimates each by one step of the power method from a
-    random vector, so its choice differs from call to call.
+    which of several. The eigenvalues are exact, as in the code of one of the authors (minimum eigenvalue
+    averaging). ByzFL estimates each by one step of the power method from a random vector, so its choice
+    differs from call to call.
 
     Condition: n >= 2f + 1, and at most 10,000,000 subsets. Cost: n^2 d, and (n - f)^3 for each of the C(n, f)
     subsets that holds no pair of submissions too far apart.

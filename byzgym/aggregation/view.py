@@ -38,8 +38,9 @@ class ServerView:
         previous_update: The update that the last round applied (zero in round 0).
         previous_credits: The credits of the last round that had any (uniform at first), or of the last one in
             which the worker took part.
-        memory: What rules keep from round to round. A job passes the same `Memory` in every round. None where
-            there is none; rules that need it then say so.
+        memory: What rules keep from round to round. A job passes the same `Memory` in every round. What is
+            read here was written in earlier rounds, so that a rule may be asked several times in a round.
+            None where there is none; rules that need it then say so.
         seed: Of the server's own draws in each run, such as the buckets of `bucketing`, int64, at least 0;
             zeros where None.
         qv_loss_and_gradient: Optional faster way to the loss [E] and its gradient [E, d], both detached.
@@ -108,6 +109,8 @@ class ServerView:
         if self.total_workers is None:
             self.total_workers = num_workers
         _check_workers(self.workers, (num_envs, num_workers), self.total_workers)
+        if self.memory is not None:
+            self.memory = self.memory.at(self.round)
 
     @property
     def num_envs(self) -> int:

@@ -26,9 +26,9 @@ class Zeno(ServerRule):
     scores.
 
     The score of a submission v is ``F(theta) - F(theta - lr v) - rho ||v||^2``, with F the mean loss on the
-    quasi-validation (QV) samples and lr the learning rate (their definition 2). Of equal scores, the first
-    workers win. Rejected submissions count among the f. Zeno draws new samples in each round; here that is up
-    to the job, see ``qv_period``.
+    quasi-validation (QV) samples and lr the learning rate. Of equal scores, the first workers win. Rejected
+    submissions count among the f. Zeno draws new samples in each round; here that is up to the job, see
+    ``qv_period``.
 
     Condition: n >= f + 1. Cost: n d, and n + 1 QV losses.
 

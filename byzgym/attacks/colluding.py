@@ -57,13 +57,14 @@ class InnerProductManipulation(Attack):
     Byzantine workers submit ``-epsilon`` times the mean of the honest gradients.
 
     With a small epsilon they stay close to the honest gradients, and the inner product of the aggregate and
-    the true gradient may still become negative. Other code uses 0.5 (BANT), 1.0 (blades), 2.0 (ByzFL, as
-    "tau 3") or 0.1 (ByzantineMomentum, as "factor 1.1").
+    the true gradient may still become negative. Other code uses 0.5 (BANT), 1.0 (Blades, ByzPy), 2.0 (ByzFL),
+    0.2 (CRYPTO-KU) or 0.1 (ByzantineMomentum, as "factor 1.1").
 
-    With ``optimize=True`` it is the Opt-IPM of ByzFL: in each round a line search finds the epsilon, from -1
-    (the honest mean) upwards, with which the server's rule ends up farthest from the honest mean. It takes
-    the time of ``evaluations`` aggregations. The attackers know all honest gradients, and with
-    ``optimize=True`` the rule.
+    With ``optimize=True`` a line search finds, in each round, the epsilon with which the server's rule ends
+    up farthest from the honest mean. It begins at -1, where they submit the honest mean, as in
+    ByzantineMomentum. ByzFL's Opt-IPM begins at 0, where they submit zero. The search takes the time of
+    ``evaluations`` aggregations. The attackers know all honest gradients, and with ``optimize=True`` the
+    rule.
 
     Args:
         epsilon: At least 0. It has no effect with ``optimize=True``.
@@ -102,17 +103,21 @@ class ALittleIsEnough(Attack):
     from the workers it controls; here, as in later work, they come from the honest ones.
 
     For n workers, m of them Byzantine, the paper has ``z = Phi^-1((n - m - s) / (n - m))`` with
-    ``s = floor(n / 2 + 1) - m``; Blades and the code of EPFL's MLO have it, too. ByzPy, krum and BANT have
-    ``z = Phi^-1((n - s) / n)``, the formula "all_workers". If the argument is not between 0 and 1, as under a
-    Byzantine majority, z is 1.5 instead. With few Byzantine workers the paper's z is not positive: with
-    n = 10 it is -0.14 for m = 1 and 0 for m = 2. Then the attack helps or does nothing; ``min_z`` sets a
-    floor. The authors' code has z = 1.5 throughout. ByzFL and ByzantineMomentum have it, too, but add
-    ``z * std``, which is z = -1.5 here, and divide by one less in ``std``.
+    ``s = floor(n / 2 + 1) - m``; Blades, FLPoison and the code of EPFL's MLO have it, too. ByzPy, krum and
+    BANT have ``z = Phi^-1((n - s) / n)``, the formula "all_workers". If the argument is not between 0 and 1,
+    as under a Byzantine majority, z is 1.5 instead (BANT takes 0, ByzPy an s of at least 1). With few
+    Byzantine workers the paper's z is not positive: with n = 10 it is -0.14 for m = 1 and 0 for m = 2. Then
+    the attack helps or does nothing; ``min_z`` sets a floor. The authors' code has z = 1.5 throughout; ByzFL
+    and ByzantineMomentum have it, too.
 
-    With ``optimize=True`` it is the Opt-ALIE of ByzFL: in each round a line search finds the z, from 0
-    upwards, with which the server's rule ends up farthest from the honest mean. It takes the time of
-    ``evaluations`` aggregations. The attackers know all honest gradients, and with ``optimize=True`` the
-    rule.
+    Some add ``z * std`` in place of subtracting it, which is a negative z here: ByzFL, ByzantineMomentum
+    (unless told otherwise), Blades, FLPoison, ByzPy and BANT. ByzFL, ByzantineMomentum, Blades and BANT
+    divide by one less in ``std``.
+
+    With ``optimize=True`` a line search finds, in each round, the z from 0 upwards with which the server's
+    rule ends up farthest from the honest mean. ByzantineMomentum and ByzFL (Opt-ALIE) search in the same way,
+    but for what to add. It takes the time of ``evaluations`` aggregations. The attackers know all honest
+    gradients, and with ``optimize=True`` the rule.
 
     Args:
         z: Any finite number; None for that of the formula in each environment. It has no effect with

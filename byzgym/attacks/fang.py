@@ -24,9 +24,12 @@ class FangTrimmedMean(Attack):
 
     Where the honest mean is positive, they lie below the honest minimum m: uniform from ``m / b`` to m if m
     is positive, from ``b m`` to m if it is negative. Where the mean is negative, they lie above the maximum
-    in the same way; where it is zero, they are zero. This is the full-knowledge version, with
-    gradients in place of models, as in the authors' code. It works against the median, too. The attackers
-    know all honest gradients.
+    in the same way; where it is zero, they are zero. This is the full-knowledge version, with gradients in
+    place of models. It works against the median, too. The attackers know all honest gradients.
+
+    Published code often divides m by a number uniform from 1 to b, or multiplies it, which stays in the same
+    interval. The code of min_max's authors adds both cases up where the mean is positive, and submits zero
+    elsewhere.
 
     Args:
         b: At least 1. The paper has 2.
@@ -65,16 +68,17 @@ class FangKrum(Attack):
     (https://arxiv.org/abs/1911.11815). Byzantine workers submit ``-lambda * s``, where s holds the signs of
     the honest mean and lambda is as large as a search finds that makes Krum choose them.
 
-    The search begins at the bound of theorem 1 and halves lambda until Krum, told the true number m of
-    Byzantine workers, would choose a Byzantine row. For n workers and d coordinates the bound is
+    The search begins at an upper bound and halves lambda until Krum, told the true number m of Byzantine
+    workers, would choose a Byzantine row. For n workers and d coordinates the bound is
     ``sqrt(S / ((n - 2m - 1) d)) + L / sqrt(d)``, where S is the smallest sum of squared distances of an
-    honest gradient to its n - m - 2 nearest honest ones, and L the largest norm of an honest gradient. The
-    paper stops at 1e-5; here the number of halvings is bounded, whatever the size of gradients. If none of
-    them deceives Krum, Byzantine workers submit their own gradients, as in the authors' code.
+    honest gradient to its n - m - 2 nearest honest ones, and L the largest norm of an honest gradient:
+    Byzantine rows farther out are farther from n - 2m - 1 honest ones than Krum accepts. The paper stops at
+    1e-5; here the number of halvings is bounded, whatever the size of gradients. If none of them deceives
+    Krum, Byzantine workers submit their own gradients, as in published code.
 
     This is the full-knowledge version, with gradients in place of models: the attackers know
     all honest gradients. All submit the same row, where the paper adds noise to all but one. Where n - m - 2
-    or n - 2m - 1 is less than 1, it is 1.
+    or n - 2m - 1 is less than 1, it is 1. Published code leaves out the root of S; FLPoison begins at 1.
 
     Args:
         halvings: How often lambda is halved at most, from 0 to 1000. The default ends at about a millionth
@@ -121,7 +125,7 @@ class FangKrum(Attack):
 
 
 def _bound(squared: Tensor, norms: Tensor, byzantine: Tensor, dimension: int) -> Tensor:
-    """The bound [E] of theorem 1, from squared distances [E, n, n] and norms [E, n]."""
+    """The upper bound [E], from squared distances [E, n, n] and norms [E, n]."""
     num_workers, num_byzantine = byzantine.shape[1], byzantine.sum(1)
     among_honest = _krum_scores(squared.masked_fill(byzantine[:, None], torch.inf), byzantine)
     smallest = _smallest(among_honest, ~byzantine).nan_to_num(posinf=0)

@@ -28,8 +28,8 @@ class Mimic(Attack):
     z> (g_i - mu)`` over honest workers, divided by its norm. At first z is normal noise. If the copied worker
     becomes Byzantine, or does not take part, another one is chosen with the z of the warm-up. The attackers
     know all honest gradients. They remember 2 d numbers for each environment. That is the authors' code
-    (https://github.com/epfml/byzantine-robust-noniid-optimizer). ByzFL copies one worker from the first round
-    on, as with ``worker=0``.
+    (https://github.com/epfml/byzantine-robust-noniid-optimizer). ByzFL and FLPoison copy one worker from the
+    first round on, as with ``worker=0``.
 
     Args:
         warmup: Rounds, at least 1. It has no effect where ``worker`` is given.
@@ -103,13 +103,15 @@ class Mimic(Attack):
 
 @registry.built_in("replay")
 class Replay(Attack):
-    """Stale gradients, as in Damaskinos et al. 2018, "Asynchronous Byzantine machine learning"
-    (https://arxiv.org/abs/1802.07928). Byzantine workers resend what they would honestly have sent ``delay``
-    rounds ago.
+    """Stale gradients: Byzantine workers resend what they would honestly have sent ``delay`` rounds ago.
 
-    Until then they resend what they would have sent in the first round. A worker needs to know its own past
-    only, and one that has been honest so far has one, too. Hence ``delay`` n d numbers are remembered for
-    each environment: with n = 10 and d = 100,000 that is 4 MB for each round of delay.
+    Until then they resend what they would have sent in the first round. Asynchronous servers get stale
+    gradients from honest workers, too; Damaskinos et al. 2018 protect such a server, "Asynchronous Byzantine
+    machine learning (the case of SGD)" (https://proceedings.mlr.press/v80/damaskinos18a.html).
+
+    A worker needs to know its own past only, and one that has been honest so far has one, too. Hence
+    ``delay`` n d numbers are remembered for each environment: with n = 10 and d = 100,000 that is 4 MB for
+    each round of delay.
 
     Args:
         delay: Rounds, at least 1.
@@ -159,7 +161,8 @@ class RelocatedOrthogonalPerturbation(Attack):
     and the last update.
 
     Location, reference and angle have the defaults of the authors' library
-    (https://github.com/CRYPTO-KU/FL-Byzantine-Library), which takes the z of ``alie`` unless told otherwise.
+    (https://github.com/CRYPTO-KU/FL-Byzantine-Library), which takes the z of ``alie`` unless told otherwise
+    (``z=None`` here).
 
     Args:
         z: The length of the perturbation, in the units of gradients. Any finite number; None for alie's z.

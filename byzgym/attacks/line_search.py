@@ -1,7 +1,8 @@
 """How far to go along a direction, so that the rule in use goes astray as far as possible.
 
-It is the line search with which ByzFL (https://github.com/LPD-EPFL/byzfl) and ByzantineMomentum
-(https://github.com/LPD-EPFL/ByzantineMomentum) tune an attack in each round. Attacks that use it know the
+It is the line search with which ByzantineMomentum (https://github.com/LPD-EPFL/ByzantineMomentum) tunes an
+attack in each round. That of ByzFL (https://github.com/LPD-EPFL/byzfl) begins with a step of 10, and goes
+forwards only. Attacks that use it know the
 server's rule and all honest gradients. A rule that keeps a memory, or that needs the server's data, cannot be
 tried out by them: they are shown the mean in its place.
 """
@@ -18,7 +19,7 @@ from byzgym.numerics.distances import row_norms
 from byzgym.numerics.moments import LONG_ROW, at_least_single
 
 EVALUATIONS = 16
-"""How often the rule is tried out in a round, in the code of both libraries."""
+"""How often the rule is tried out in a round, in ByzantineMomentum; 20 times in ByzFL."""
 STEP, GROWTH, RATIO = 1.0, 2.0, 0.8
 
 

@@ -21,7 +21,8 @@ class AntiClipping(Attack):
     there are h = n - m, the h - m shortest are then kept if all Byzantine ones are. Byzantine workers submit
     the reversed sum of these, with a norm just below that of the next one: the longest with which all of them
     are kept. Under a Byzantine majority, or m = h, no honest gradient is kept: they reverse the shortest one.
-    The source counts the shortest gradient twice in the sum. The attackers know all honest gradients, and
+    The source counts the shortest gradient twice in the sum, and submits NaN if more attack than the rule is
+    told. The attackers know all honest gradients, and
     that the rule cuts by norm, but do not try it out.
 
     Example:

@@ -56,14 +56,16 @@ class MinMax(_WithinSpread):
 
     With g_i for the honest gradients, gamma is the largest number with ``max_i ||x - g_i|| <= max_ij
     ||g_i - g_j||`` for the submission x. Each honest gradient bounds it by the root of a quadratic equation,
-    and the least of these is exact; the authors' code searches by steps down to 1e-5 and finds none above
-    20. The attackers know all honest gradients, but not the rule.
+    and the least of these is exact. The authors' notebooks begin at 10 and search by steps down to 1e-5, so
+    they find none above 20; Blades searches from 0 to 5, down to 0.01. The attackers know all honest
+    gradients, but not the rule.
 
     With one honest worker, or where the perturbation is zero, they submit the honest mean.
 
     Args:
-        perturbation: "std" (minus the standard deviation in each coordinate, the default of the authors'
-            code), "unit" (minus the mean, divided by its norm) or "sign" (minus the signs of the mean).
+        perturbation: "std" (minus the standard deviation in each coordinate, as in the authors' notebooks,
+            SignGuard's code, Blades and CRYPTO-KU's library), "unit" (minus the mean, divided by its norm, as
+            in FLPoison) or "sign" (minus the signs of the mean).
 
     Example:
         >>> gradients = torch.tensor([[[1.0], [3.0], [0.0]]])  # mean 2, standard deviation 1
@@ -90,15 +92,16 @@ class MinSum(_WithinSpread):
     With g_i for the honest gradients, gamma is the largest number with ``sum_i ||x - g_i||^2 <= max_i sum_j
     ||g_i - g_j||^2`` for the submission x. As these sums grow with the squared distance from the mean, the
     submission is exactly as far from the mean as the farthest honest gradient. That is the paper's formula;
-    SignGuard's code has it, too. The authors' code bounds the sum by that of the nearest honest gradient:
-    ``bound="smallest"`` does so. It searches by steps; the solution here is exact. The attackers know all
-    honest gradients, but not the rule.
+    SignGuard's code and FLPoison have it, too. The authors' code bounds the sum by that of the nearest honest
+    gradient: ``bound="smallest"`` does so. It searches by steps; the solution here is exact. The attackers
+    know all honest gradients, but not the rule.
 
     With one honest worker, or where the perturbation is zero, they submit the honest mean.
 
     Args:
-        perturbation: "std" (minus the standard deviation in each coordinate, the default of the authors'
-            code), "unit" (minus the mean, divided by its norm) or "sign" (minus the signs of the mean).
+        perturbation: "std" (minus the standard deviation in each coordinate, as in the authors' notebooks,
+            SignGuard's code, Blades and CRYPTO-KU's library), "unit" (minus the mean, divided by its norm, as
+            in FLPoison) or "sign" (minus the signs of the mean).
         bound: Which honest gradient's sum is the bound: "largest" or "smallest".
 
     Example:

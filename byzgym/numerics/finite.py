@@ -27,9 +27,12 @@ def finite_rows(rows: Tensor) -> Tensor:
 
 
 def finite_loss(loss: Tensor) -> Tensor:
-    """Losses of at most `LARGEST_LOSS`, which stands for NaN and infinity, too."""
-    loss = torch.nan_to_num(loss, nan=LARGEST_LOSS, posinf=LARGEST_LOSS, neginf=LARGEST_LOSS)
-    return loss.clamp(-LARGEST_LOSS, LARGEST_LOSS)
+    """Losses of at most `LARGEST_LOSS`, which stands for NaN and infinity, too.
+
+    In half precision the largest number is less.
+    """
+    largest = min(LARGEST_LOSS, torch.finfo(loss.dtype).max)
+    return torch.nan_to_num(loss, nan=largest, posinf=largest, neginf=largest).clamp(-largest, largest)
 
 
 def finite_gradient(gradient: Tensor) -> Tensor:

@@ -220,8 +220,9 @@ def test_asking_twice_changes_nothing():
 def test_members_of_one_kind_have_memories_of_their_own():
     class Count:
         def decide(self, view):
-            view.memory.write("count", view.memory.read("count") + 1)
-            return Decision(view.gradients.mean(1) * view.memory.read("count")[:, None])
+            count = view.memory.read("count") + 1
+            view.memory.write("count", count)
+            return Decision(view.gradients.mean(1) * count[:, None])
 
     simulation = make()
     ensemble = agents.build({"name": "ensemble", "members": [Count(), Count()]}, simulation)

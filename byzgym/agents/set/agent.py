@@ -82,25 +82,15 @@ class SetAggregator(Agent):
         if self._sketch is None or self._sketch.dimension != dimension:
             self._sketch = Sketch(dimension, SKETCH_SIZE, device=view.theta.device)
             self.network.to(view.theta.device)
-        until = view.memory.read("set.until", dtype=torch.int64)  # the round after the last one remembered
-        new = until != view.round + 1
-        if new.any():
-            self._remember(view, self._sketch, new)
-        return Decision.from_credits(view.recall("set.credits"), view)
-
-    def _remember(self, view: ServerView, sketch: Sketch, new: Tensor) -> None:
-        """Decide where this round is ``new`` [E], and write decision and state into the memory."""
-        assert view.memory is not None  # `decide` has said so
-        names = shapes(view.num_workers, sketch.size)
+        names = shapes(view.num_workers, self._sketch.size)
         before = {name: _read(view, name, shape) for name, shape in names.items()}
-        features, state = observe(view, sketch, before)
+        features, state = observe(view, self._sketch, before)
         with torch.no_grad():
             result = self.network(features, state["hidden"])
         state = remember(state, result.credits, result.hidden)
-        for name, shape in names.items():
-            here = new.view(-1, *[1] * len(shape))
-            _write(view, name, torch.where(here, state[name], before[name]))
-        view.memory.write("set.until", view.round + 1)
+        for name in names:
+            _write(view, name, state[name])
+        return Decision.from_credits(result.credits, view)
 
 
 def _read(view: ServerView, name: str, shape: tuple[int, ...]) -> Tensor:

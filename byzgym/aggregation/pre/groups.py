@@ -13,7 +13,6 @@ from torch import Tensor
 from byzgym.aggregation.drawing import Key
 from byzgym.aggregation.pre.base import Mixed, PreAggregator
 from byzgym.aggregation.pre.registry import registry
-from byzgym.numerics.distances import take_rows
 from byzgym.validation import check_int
 
 
@@ -81,7 +80,11 @@ class Bucketing(_Groups):
         num_workers = gradients.shape[1]
         orders = [np.random.default_rng((self.seed, *key)).permutation(num_workers) for key in keys]
         order = torch.from_numpy(np.stack(orders)).to(gradients.device)
-        rows = self._rows(take_rows(gradients, order))
+        # A product with the matrix of shares reads the submissions once, and copies none.
+        unit = torch.eye(self.num_rows(num_workers), dtype=gradients.dtype, device=gradients.device)
+        shares = self._shares(unit, num_workers).expand(len(keys), -1, -1)
+        places = order[:, None].expand_as(shares)
+        rows = torch.zeros_like(shares).scatter(2, places, shares) @ gradients
 
         def back(credits: Tensor) -> Tensor:
             shares = self._shares(credits, num_workers)

@@ -52,8 +52,10 @@ class ARC(Scaling):
     Gradient Clipping for Robust Federated Learning" (https://arxiv.org/abs/2405.14432). It shortens the
     longest submissions to the norm of the longest one left.
 
-    The k = floor(2 f / n (n - f)) longest submissions get the norm of the one that is k + 1st.
-    Credits are multiplied by the same factors. The rule behind is told the same f.
+    The k = floor(2 f / n (n - f)) longest submissions get the norm of the one that is k + 1st, as in ByzFL
+    (which knows the paper by its first title, "The Vital Role of Gradient Clipping in Byzantine-Resilient
+    Distributed Learning", and changes what it is given). Credits are multiplied by the same factors. The rule
+    behind is told the same f.
 
     Condition: n >= 2f + 1, as the paper assumes. Cost: n d.
 
