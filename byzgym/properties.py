@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byzgym.aggregation import Rule, ServerRule, ServerView, make_for
+from byzgym.aggregation import CallableRule, Rule, ServerView, make_for
 from byzgym.memory import Memory
+from byzgym.numerics.distances import take_rows
 from byzgym.numerics.finite import is_finite
 from byzgym.validation import check_choice, check_int
 
@@ -42,12 +43,18 @@ PROPERTIES = {
 """What is measured, and what it means. A rule's ``claims`` are some of these names."""
 TOLERANCE = 1e-4
 """The largest deviation, in units of the largest entry of the submissions, that counts as rounding."""
-SIZES = (1e6, 1e12)
+OFFSETS = (0.0, 1.0, 10.0)
+"""How far the mean of honest submissions is from zero, in units of their spread; the draws take turns."""
+SIZES = (1e6, 1e12, 1e30)
 """How far Byzantine submissions are away, in units of the honest ones' spread."""
+ROUNDS = 3
+"""In which the same is submitted to a rule that has a memory."""
 MOST_SUBSETS = 1000
 """Choices of f workers from which a rule whose cost is exponential in f is told a smaller f."""
 UNBOUNDED = 1e3
 """Deviation from the honest mean, in units of the honest ones' spread, from which a rule counts as broken."""
+CAN_TIE = frozenset({"permutation", "translation"})
+"""Properties that ties can spoil."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,9 @@ class Finding:
     Attributes:
         name: Of the property, a key of `PROPERTIES`.
         claimed: Whether the rule claims it.
-        holds: Whether nothing spoke against it; None where there was nothing to measure.
+        holds: Whether nothing spoke against it. None where there was nothing to measure, since f is zero, and
+            where it may only be for ties: of less than 4 submissions, or with one coordinate, some are
+            equally good whatever they are, and a rule that takes one of them takes the first.
         worst: The largest deviation found: in units of the largest entry for the first four, from the honest
             mean in units of the honest submissions' spread for the others.
         broken_by: For "breakdown", the smallest number of Byzantine workers that broke the rule, which was
@@ -70,14 +79,22 @@ class Finding:
     worst: float
     broken_by: int | None = None
 
+    @property
+    def refuted(self) -> bool:
+        """Whether it is claimed and does not hold."""
+        return self.claimed and self.holds is False
+
 
 def measure(
     rule: Any, num_workers: int = 11, dimension: int = 20, draws: int = 20, seed: int = 0
 ) -> list[Finding]:
     """Measure all properties of a rule, which is told the f that `told` says.
 
-    For "breakdown" it is also told smaller ones, with as many Byzantine workers. A rule that reads the QV
-    loss finds the mean of the honest submissions as its gradient, and memories are empty.
+    For "breakdown" it is also told smaller ones, with as many Byzantine workers and with one. Submissions
+    are normal around a mean (see `OFFSETS`), in every other draw each with a spread of its own. A rule that
+    reads the QV loss finds one more such vector as its gradient. Along it the loss falls for ever, as a
+    classifier's does that tells all QV samples apart. The loss stays as it is when submissions change, and so
+    do the random draws of a rule. Memories are empty at first.
 
     Args:
         rule: A name, "name:key=value", a mapping with a "name", a rule or a callable.
@@ -94,20 +111,33 @@ def measure(
     check_int("dimension", dimension, low=1)
     check_int("draws", draws, low=1)
     generator = torch.Generator().manual_seed(check_int("seed", seed, low=0))
-    made = make_for(rule, num_workers, told(rule, num_workers))
+    f = told(rule, num_workers)
+    made = make_for(rule, num_workers, f)
     for claim in made.claims:
         check_choice(f"claims of {made!r} (each)", claim, PROPERTIES)
-    rows = torch.randn(draws, num_workers, dimension, generator=generator, dtype=torch.float64)
+    offsets = torch.tensor(OFFSETS, dtype=torch.float64)[torch.arange(draws) % len(OFFSETS), None, None]
+    center = offsets * torch.randn(draws, 1, dimension, generator=generator, dtype=torch.float64)
+    away = torch.randn(draws, num_workers + 1, dimension, generator=generator, dtype=torch.float64)
+    spread = torch.randn(draws, num_workers + 1, 1, generator=generator, dtype=torch.float64).exp()
+    spread[::2] = 1
+    rows = center + spread * away
+    rows, own = rows[:, :-1], rows[:, -1]
     findings = [
-        _finding(made, name, deviation(made, rows, generator)) for name, deviation in _DEVIATIONS.items()
+        _finding(made, name, deviation(made, rows, own, generator), rows)
+        for name, deviation in _DEVIATIONS.items()
     ]
-    return [*findings, _breakdown(rule, made, rows, generator), _dimensional(made, rows, generator)]
+    rows, own = rows.float(), own.float()  # as they mostly come: rounding is part of what attackers use
+    found = _breakdown(rule, made, f, rows, own, generator), _dimensional(made, f, rows, own, generator)
+    return [*findings, *found]
 
 
 def told(rule: Any, num_workers: int) -> int:
-    """The largest f that the rule accepts for n workers; less where its cost is exponential in f."""
+    """The largest f that the rule accepts for n workers; less where its cost is exponential in f.
+
+    It is 1 for plain callables, which are told nothing, if there are more than two workers.
+    """
     made = make_for(rule, num_workers, num_workers - 1)
-    f = made.num_byzantine
+    f = int(num_workers > 2) if isinstance(made, CallableRule) else made.num_byzantine
     while made.exponential and f and math.comb(num_workers, f) > MOST_SUBSETS:
         f -= 1
     return f
@@ -119,47 +149,51 @@ def _some(first: int, last: int) -> list[int]:
     return sorted({*range(first, last + 1, step), last}) if first <= last else []
 
 
-def _finding(rule: Rule, name: str, worst: float) -> Finding:
-    return Finding(name, name in rule.claims, worst <= TOLERANCE, worst)
+def _finding(rule: Rule, name: str, worst: float, rows: Tensor) -> Finding:
+    _, num_workers, dimension = rows.shape
+    holds = worst <= TOLERANCE
+    # Between submissions that are equally good rounding decides, which changes when they are moved.
+    ties = name in CAN_TIE and (dimension < 2 or (num_workers < 4 and name == "permutation"))
+    return Finding(name, name in rule.claims, None if ties and not holds else holds, worst)
 
 
-def _permutation(rule: Rule, rows: Tensor, generator: torch.Generator) -> float:
-    order = torch.randperm(rows.shape[1], generator=generator)
-    return _apart(_aggregate(rule, rows[:, order]), _aggregate(rule, rows), rows)
+def _permutation(rule: Rule, rows: Tensor, own: Tensor, generator: torch.Generator) -> float:
+    order = torch.rand(rows.shape[:2], generator=generator).argsort(1)
+    return _apart(_updates(rule, take_rows(rows, order), own), _updates(rule, rows, own), rows)
 
 
-def _translation(rule: Rule, rows: Tensor, generator: torch.Generator) -> float:
+def _translation(rule: Rule, rows: Tensor, own: Tensor, generator: torch.Generator) -> float:
     shift = 3 * torch.randn(len(rows), 1, rows.shape[2], generator=generator, dtype=rows.dtype)
     moved = rows + shift
-    return _apart(_aggregate(rule, moved), _aggregate(rule, rows) + shift[:, 0], moved)
+    return _apart(_updates(rule, moved, own), _updates(rule, rows, own) + shift[:, 0], moved)
 
 
-def _scale(rule: Rule, rows: Tensor, generator: torch.Generator) -> float:
-    exponents = torch.randint(-30, 31, (len(rows), 1, 1), generator=generator).to(rows.dtype)
-    factors = torch.exp2(exponents)  # exact
-    return _apart(_aggregate(rule, factors * rows) / factors[:, 0], _aggregate(rule, rows), rows)
+def _scale(rule: Rule, rows: Tensor, own: Tensor, generator: torch.Generator) -> float:
+    factors = torch.tensor([2.0**-30, 2.0**30], dtype=rows.dtype)[torch.arange(len(rows)) % 2, None, None]
+    return _apart(_updates(rule, factors * rows, own) / factors[:, 0], _updates(rule, rows, own), rows)
 
 
-def _hull(rule: Rule, rows: Tensor, generator: torch.Generator) -> float:
+def _hull(rule: Rule, rows: Tensor, own: Tensor, generator: torch.Generator) -> float:
     from scipy.optimize import nnls  # takes a while to import
 
     # The median of unit vectors is zero, far from their hull.
     corners = torch.eye(rows.shape[1], dtype=rows.dtype)[None]
     worst = 0.0
-    for some in (rows, corners):
-        for points, total in zip(some, _aggregate(rule, some), strict=True):
-            if not is_finite(total):
-                return math.inf
-            size = float(points.abs().max())
-            # One equation more demands that the weights sum to 1.
-            matrix = torch.cat([points.T / size, torch.ones(1, len(points), dtype=points.dtype)])
-            target = torch.cat([total / size, torch.ones(1, dtype=total.dtype)])
-            _, rest = nnls(matrix.numpy(), target.numpy(), maxiter=100 * len(points))
-            worst = max(worst, float(rest))
+    for some, server in ((rows, own), (corners, corners.mean(1))):
+        for totals in _updates(rule, some, server):
+            for points, total in zip(some, totals, strict=True):
+                if not is_finite(total):
+                    return math.inf
+                size = float(points.abs().max())
+                # One equation more demands that the weights sum to 1.
+                matrix = torch.cat([points.T / size, torch.ones(1, len(points), dtype=points.dtype)])
+                target = torch.cat([total / size, torch.ones(1, dtype=total.dtype)])
+                _, rest = nnls(matrix.numpy(), target.numpy(), maxiter=100 * len(points))
+                worst = max(worst, float(rest))
     return worst
 
 
-_DEVIATIONS: dict[str, Callable[[Rule, Tensor, torch.Generator], float]] = {
+_DEVIATIONS: dict[str, Callable[[Rule, Tensor, Tensor, torch.Generator], float]] = {
     "permutation": _permutation,
     "translation": _translation,
     "scale": _scale,
@@ -167,14 +201,17 @@ _DEVIATIONS: dict[str, Callable[[Rule, Tensor, torch.Generator], float]] = {
 }
 
 
-def _breakdown(rule: Any, made: Rule, rows: Tensor, generator: torch.Generator) -> Finding:
-    """Whether f Byzantine workers break a rule that is told f, for every f, and how many do."""
-    most, num_workers = made.num_byzantine, rows.shape[1]
-    worst, broken_by = 0.0, None
+def _breakdown(
+    rule: Any, made: Rule, most: int, rows: Tensor, own: Tensor, generator: torch.Generator
+) -> Finding:
+    """Whether f Byzantine workers, or fewer, break a rule that is told f, for every f; and how many do."""
+    num_workers, worst, broken_by = rows.shape[1], 0.0, None
     for f in _some(1, most):
-        worst = max(worst, _moved(make_for(rule, num_workers, f), rows, f, generator))
+        expecting = make_for(rule, num_workers, f)
+        for count in {1, f}:
+            worst = max(worst, _moved(expecting, rows, own, count, generator))
     for count in [*_some(1, most), *range(most + 1, num_workers)]:
-        moved = _moved(made, rows, count, generator)
+        moved = _moved(made, rows, own, count, generator)
         if count <= most:
             worst = max(worst, moved)
         if moved > UNBOUNDED:
@@ -184,69 +221,100 @@ def _breakdown(rule: Any, made: Rule, rows: Tensor, generator: torch.Generator) 
     return Finding("breakdown", "breakdown" in made.claims, holds, worst, broken_by)
 
 
-def _moved(rule: Rule, rows: Tensor, count: int, generator: torch.Generator) -> float:
+def _moved(rule: Rule, rows: Tensor, own: Tensor, count: int, generator: torch.Generator) -> float:
     """How far Byzantine submissions of so many workers move the aggregate."""
-    honest = rows[:, count:]
+    num_workers = rows.shape[1]
     worst = 0.0
     for size in SIZES:
-        for byzantine in _far_away(rows[:, :count], size, generator):
-            total = _aggregate(rule, torch.cat([byzantine, honest], 1), honest)
-            worst = max(worst, _from_mean(total, honest))
+        attacks = list(_far_away(rows[:, :count], own, size, generator))
+        honest = rows[:, count:].repeat(len(attacks), 1, 1)
+        sent = torch.cat([torch.cat(attacks), honest], 1)
+        # Byzantine workers are the first ones in every other run, and anybody elsewhere.
+        order = torch.rand(sent.shape[:2], generator=generator).argsort(1)
+        order[::2] = torch.arange(num_workers)
+        total = _updates(rule, take_rows(sent, order), own.repeat(len(attacks), 1))
+        worst = max(worst, _from_mean(total, honest))
     return worst
 
 
-def _far_away(rows: Tensor, size: float, generator: torch.Generator) -> Iterator[Tensor]:
-    """What Byzantine workers may submit in place of rows [E, b, d]."""
-    direction = torch.randn(len(rows), 1, rows.shape[2], generator=generator, dtype=rows.dtype)
-    steps = torch.linspace(1, 0, rows.shape[1], dtype=rows.dtype)[:, None]
+def _far_away(rows: Tensor, own: Tensor, size: float, generator: torch.Generator) -> Iterator[Tensor]:
+    """What Byzantine workers may submit in place of rows [E, b, d], with entries up to ``size``."""
+    _, count, dimension = rows.shape
+    directions = 2 * torch.rand(rows.shape, generator=generator, dtype=rows.dtype) - 1
+    direction = directions[:, :1]
+    steps = torch.linspace(1, 0, count, dtype=rows.dtype)[:, None]
+    sides = 1 - 2 * (torch.arange(count) % 2)[:, None]
+    axes = torch.eye(dimension, dtype=rows.dtype)[torch.arange(count) % dimension]  # [b, d]
     yield (size * direction).expand_as(rows)  # all the same
     yield size * direction + rows  # as alike as honest ones
-    yield size * torch.randn(rows.shape, generator=generator, dtype=rows.dtype)  # here and there
+    yield size * directions  # here and there
     yield size**steps * direction  # one farther than the other
-    yield size * direction * (1 - 2 * (torch.arange(rows.shape[1]) % 2))[:, None]  # on both sides
+    yield size**steps * directions  # here and there as well
+    yield size * direction * sides + rows  # opposite pairs
+    yield size * axes[0] + rows  # in one coordinate
+    yield size * axes * sides + rows  # in one coordinate each
+    ahead = own / own.abs().amax(1, keepdim=True)
+    yield (size * ahead)[:, None].expand_as(rows)  # where the server's loss falls
 
 
-def _dimensional(rule: Rule, rows: Tensor, generator: torch.Generator) -> Finding:
+def _dimensional(rule: Rule, f: int, rows: Tensor, own: Tensor, generator: torch.Generator) -> Finding:
     """Whether corrupted values of any workers, at most f in a coordinate, move the aggregate."""
-    f, worst = rule.num_byzantine, 0.0
     _, num_workers, dimension = rows.shape
+    worst = 0.0
     everywhere = torch.rand(rows.shape, generator=generator).argsort(1) < f
     single = torch.arange(num_workers)[:, None] % dimension == torch.arange(dimension)  # one of each worker
     masks = [everywhere, single] if num_workers <= f * dimension else [everywhere]
     for size in SIZES:
-        for corrupt in masks:
-            for value in (size, -size):
-                corrupted = torch.where(corrupt, value, rows)
-                worst = max(worst, _from_mean(_aggregate(rule, corrupted, rows), rows))
+        mixed = 2 * torch.rand(rows.shape, generator=generator, dtype=rows.dtype) - 1
+        alike = torch.full_like(rows, size)
+        values = [alike, -alike, mixed.sign() * size ** mixed.abs()]  # or near and far, on both sides
+        sent = torch.cat([torch.where(corrupt, value, rows) for corrupt in masks for value in values])
+        times = len(masks) * len(values)
+        total = _updates(rule, sent, own.repeat(times, 1))
+        worst = max(worst, _from_mean(total, rows.repeat(times, 1, 1)))
     return Finding("dimensional", "dimensional" in rule.claims, worst <= UNBOUNDED if f else None, worst)
 
 
-def _aggregate(rule: Rule, rows: Tensor, honest: Tensor | None = None) -> Tensor:
-    """The aggregate [E, d] of submissions [E, n, d]; the server's own gradient is the honest ones' mean."""
-    if not isinstance(rule, ServerRule):
-        return rule(rows)
-    own = (rows if honest is None else honest).mean(1)
-    view = ServerView(
-        gradients=rows,
-        theta=torch.zeros_like(own),
-        learning_rate=torch.full((len(rows),), 0.1, dtype=rows.dtype),
-        qv_loss=lambda theta: (theta + own).square().sum(1) / 2,
-        memory=Memory(len(rows)),
-    )
-    return rule.decide(view).update
+def _updates(rule: Rule, rows: Tensor, own: Tensor) -> Tensor:
+    """The updates [T, E, d] from the same submissions [E, n, d] in T rounds.
+
+    The gradient of the server's own QV loss is ``own`` [E, d]. T is 1 for rules without a memory.
+    """
+    own = own.double()  # so that a step far along it seems to have nothing across
+    squared = own.square().sum(1)
+
+    def qv_loss(theta: Tensor) -> Tensor:
+        along = (theta * own).sum(1)
+        across = theta - (along / squared)[:, None] * own
+        return 2 * torch.nn.functional.softplus(along) + squared * across.square().sum(1) / 2
+
+    memory, updates = Memory(len(rows)), []
+    for number in range(ROUNDS if "memory" in rule.needs else 1):
+        view = ServerView(
+            gradients=rows,
+            theta=torch.zeros_like(rows[:, 0]),
+            learning_rate=1 / squared,  # a step along `own` is neither short nor long
+            qv_loss=qv_loss,
+            round=torch.full((len(rows),), number),
+            seed=torch.arange(len(rows)),
+            memory=memory,
+        )
+        updates.append(rule.decide(view).update)
+    return torch.stack(updates)
 
 
-def _apart(one: Tensor, other: Tensor, rows: Tensor) -> float:
-    """The largest difference of two aggregates [E, d], in units of the largest entry of the submissions."""
-    return _worst((one - other).abs().amax(1) / rows.abs().amax((1, 2)))
+def _apart(ones: Tensor, others: Tensor, rows: Tensor) -> float:
+    """The largest difference of updates [T, E, d], in units of the largest entry of the submissions."""
+    return _worst((ones - others).abs().amax(2) / rows.abs().amax((1, 2)))
 
 
-def _from_mean(total: Tensor, honest: Tensor) -> float:
-    """The largest distance of an aggregate from the honest mean, in units of the honest ones' spread."""
+def _from_mean(updates: Tensor, honest: Tensor) -> float:
+    """The largest distance of updates [T, E, d] from the honest mean, in units of the honest ones' spread."""
+    updates, honest = updates.double(), honest.double()
     mean = honest.mean(1, keepdim=True)
     spread = torch.linalg.vector_norm(honest - mean, dim=2).amax(1)
     alone = torch.linalg.vector_norm(mean[:, 0], dim=1)  # the unit where one honest worker is left
-    return _worst(torch.linalg.vector_norm(total - mean[:, 0], dim=1) / torch.maximum(spread, alone))
+    return _worst(torch.linalg.vector_norm(updates - mean[:, 0], dim=2) / torch.maximum(spread, alone))
 
 
 def _worst(deviations: Tensor) -> float:

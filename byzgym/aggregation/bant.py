@@ -49,6 +49,8 @@ class Bant(ServerRule):
         tensor([[0.2917, 0.4583, 0.0000, 0.0000]])
     """
 
+    # Far along a direction in which the loss falls, a Byzantine worker earns trust without bound.
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"memory", "qv"})
     uses_num_byzantine: ClassVar[bool] = False
@@ -107,6 +109,8 @@ class AutoBant(ServerRule):
         tensor([[0.7311, 0.2689]])
     """
 
+    # No breakdown: the steps are an approximation, and the exact optimum may be far where the loss falls.
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "hull"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"qv"})
     uses_num_byzantine: ClassVar[bool] = False

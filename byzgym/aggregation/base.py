@@ -46,8 +46,9 @@ class Rule(Policy):
         symmetric: Whether the order of the workers has no effect.
         random: Whether it draws random numbers, so that `decide` and a call may differ.
         exponential: Whether the cost grows exponentially with f.
-        claims: What its paper or its definition promises, in the words of `byzgym.properties.PROPERTIES`;
-            ``byzgym properties`` tries to refute it.
+        claims: What its paper or its definition promises of it with its defaults, in the words of
+            `byzgym.properties.PROPERTIES`; of a rule that draws random numbers, for the same ones. ``byzgym
+            properties`` tries to refute it.
     """
 
     linear = False

@@ -42,6 +42,7 @@ class BruteForce(HonestMajority, Weighting):
 
     exponential: ClassVar[bool] = True
     claims: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "hull", "breakdown"})
+    symmetric: ClassVar[bool] = False  # the two farthest apart decide, so that several subsets tie
 
     def _credits(self, gradients: Tensor) -> Tensor:
         num_workers = gradients.shape[-2]

@@ -35,7 +35,8 @@ class Bulyan(Rule):
         tensor([2.])
     """
 
-    claims: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "breakdown"})
+    # Dimensional: of the n - 2f values of a coordinate that are left, at most f are corrupted.
+    claims: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "breakdown", "dimensional"})
     condition: ClassVar[str] = "n >= 4f + 3"
     differentiable: ClassVar[bool] = False
     symmetric: ClassVar[bool] = False  # two submissions nearest to each other can tie for the last picks

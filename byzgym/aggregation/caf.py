@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import HonestMajority, Weighting, combine_weights
+from byzgym.aggregation.base import EQUIVARIANT, HonestMajority, Weighting, combine_weights
 from byzgym.aggregation.medoid import find_medoid
 from byzgym.aggregation.registry import registry
 
@@ -34,6 +34,7 @@ class CAF(HonestMajority, Weighting):
         tensor([1.7646])
     """
 
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull", "breakdown"}
     differentiable: ClassVar[bool] = False
 
     def _credits(self, gradients: Tensor) -> Tensor:
@@ -51,7 +52,8 @@ class CAF(HonestMajority, Weighting):
         best = torch.zeros_like(weights)
         active = torch.ones_like(least, dtype=torch.bool)
         while active.any():
-            shares = weights / weights.sum(1, keepdim=True)
+            total = weights.sum(1, keepdim=True)  # zero in a run whose last step took all weight
+            shares = weights / total.masked_fill(total == 0, 1)
             largest, squares = _widest(gram, shares)
             better = active & (largest < least)
             least, best = torch.where(better, largest, least), torch.where(better, shares, best)

@@ -42,6 +42,8 @@ class CenteredClipping(ServerRule):
         tensor([[8.2500]])
     """
 
+    # In one round; over many, a Byzantine majority moves it as far as it likes.
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
     needs: ClassVar[frozenset[str]] = frozenset({"memory"})
     uses_num_byzantine: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False

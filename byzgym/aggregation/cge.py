@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from byzgym.aggregation.base import HonestMajority, Weighting, credit_lowest
@@ -26,6 +28,8 @@ class CGE(HonestMajority, Weighting):
         >>> CGE(num_byzantine=1)(torch.tensor([[1.0, 0.0], [0.0, 3.0], [6.0, 8.0]]))  # norms 1, 3, 10
         tensor([0.5000, 1.5000])
     """
+
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "scale", "hull", "breakdown"})
 
     def _credits(self, gradients: Tensor) -> Tensor:
         keep = gradients.shape[-2] - self.num_byzantine

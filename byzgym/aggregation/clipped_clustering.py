@@ -46,6 +46,7 @@ class ClippedClustering(HonestMajority):
         tensor([3.3333, 3.6667])
     """
 
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "scale", "breakdown"})
     uses_num_byzantine: ClassVar[bool] = False
 
     def __init__(self, num_byzantine: int = 0, history: int = 1000) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import HonestMajority, Weighting, credit_lowest
+from byzgym.aggregation.base import EQUIVARIANT, HonestMajority, Weighting, credit_lowest
 from byzgym.aggregation.drawing import DrawingRule, take_columns
 from byzgym.aggregation.registry import registry
 from byzgym.validation import check_int, check_real
@@ -40,6 +42,9 @@ class DnC(DrawingRule, HonestMajority, Weighting):
         >>> DnC(num_byzantine=2)(rows)
         tensor([2.3333])
     """
+
+    # No breakdown: of two far away in different directions, one can hide behind the other.
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull"}
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ def reputation(view: ServerView) -> Tensor:
     """
     unit = unit_rows(view.gradients)
     server = unit_rows(view.qv_gradient[:, None])
-    agreement = torch.bmm(unit, server.mT)[..., 0]  # [E, n]
+    agreement = torch.bmm(unit, server.mT.to(unit))[..., 0]  # [E, n]
     similarity = torch.bmm(unit, unit.mT)
     evidence = pass_on(agreement, similarity)
     return running_mean(view, "trust", evidence, RATE)

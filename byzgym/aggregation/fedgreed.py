@@ -38,6 +38,8 @@ class FedGreed(ServerRule):
         tensor([[0., 0., 1.]])
     """
 
+    # No breakdown: the best submission may be far away in a direction in which the loss falls.
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "hull"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"qv"})
     uses_num_byzantine: ClassVar[bool] = False

@@ -48,6 +48,7 @@ class FLAME(DrawingRule, HonestMajority):
         tensor([3.3333, 3.6667])
     """
 
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "scale", "breakdown"})
     uses_num_byzantine: ClassVar[bool] = False
 
     def __init__(self, num_byzantine: int = 0, noise: float = 0.001, seed: int = 0) -> None:

@@ -38,6 +38,7 @@ class FLTrust(ServerRule):
         tensor([[0.6000, 0.8000]])
     """
 
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
     needs: ClassVar[frozenset[str]] = frozenset({"qv"})
     uses_num_byzantine: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False

@@ -50,6 +50,8 @@ class FoolsGold(ServerRule):
         tensor([[0.3333, 0.0000, 0.0000]])
     """
 
+    # No breakdown: who is unlike all others gets the largest weight.
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "scale"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"memory"})
     uses_num_byzantine: ClassVar[bool] = False

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import HonestMajority, ServerRule
+from byzgym.aggregation.base import EQUIVARIANT, HonestMajority, ServerRule
 from byzgym.aggregation.registry import RuleSpec, make_for, registry
 from byzgym.numerics.distances import distances_to, take_row
 from byzgym.numerics.moments import at_least_single
@@ -44,6 +44,7 @@ class Foundation(HonestMajority):
         tensor([4.])
     """
 
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT
     differentiable: ClassVar[bool] = False
 
     def __init__(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import HonestMajority, Rule, Weighting, credit_lowest
+from byzgym.aggregation.base import EQUIVARIANT, HonestMajority, Rule, Weighting, credit_lowest
 from byzgym.aggregation.drawing import DrawingRule, take_columns
 from byzgym.aggregation.registry import RuleSpec, make_for, registry
 from byzgym.numerics.distances import row_norms
@@ -48,6 +49,8 @@ class GAS(DrawingRule, HonestMajority, Weighting):
         >>> GAS(num_byzantine=1, rule="median")(rows)  # scores: 3, 1, 1, 8
         tensor([1., 1.])
     """
+
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull", "breakdown"}
 
     def __init__(
         self,

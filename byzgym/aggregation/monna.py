@@ -39,6 +39,8 @@ class MoNNA(HonestMajority, Weighting):
         tensor([2.3333])
     """
 
+    # No breakdown, since nobody assures that the trusted worker is honest.
+    claims: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "hull"})
     symmetric: ClassVar[bool] = False
 
     def __init__(self, num_byzantine: int = 0, worker: int = 0) -> None:

@@ -33,7 +33,7 @@ class NormClipping(Rule):
         tensor([3., 2.])
     """
 
-    claims: ClassVar[frozenset[str]] = frozenset({"permutation"})
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
     uses_num_byzantine: ClassVar[bool] = False
 
     def __init__(self, num_byzantine: int = 0, max_norm: float = 2.0) -> None:

@@ -29,6 +29,7 @@ class QVOnly(ServerRule):
         tensor([[5., 0.]])
     """
 
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
     needs: ClassVar[frozenset[str]] = frozenset({"qv"})
     uses_num_byzantine: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False

@@ -47,6 +47,8 @@ class RFA(HonestMajority, Weighting):
         (tensor([7.6062]), tensor([2.0000]))
     """
 
+    # No breakdown, which only the exact geometric median has, and no scale: the smoothing is absolute.
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "translation", "hull"})
     uses_num_byzantine: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False
 

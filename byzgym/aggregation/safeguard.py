@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import HonestMajority, ServerRule
+from byzgym.aggregation.base import EQUIVARIANT, HonestMajority, ServerRule
 from byzgym.aggregation.policy import Decision
 from byzgym.aggregation.registry import registry
 from byzgym.aggregation.view import ServerView
@@ -54,6 +54,8 @@ class Safeguard(HonestMajority, ServerRule):
         tensor([[0.3333, 0.3333, 0.3333, 0.0000]])
     """
 
+    # No breakdown: in the first round it is the mean.
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull"}
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"memory"})
     uses_num_byzantine: ClassVar[bool] = False

@@ -30,6 +30,7 @@ class SignVote(HonestMajority):
         tensor([ 1., -1.,  0.])
     """
 
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
     uses_num_byzantine: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False
 

@@ -50,6 +50,7 @@ class SignGuard(DrawingRule, HonestMajority):
         tensor([3.9997, 2.3667])
     """
 
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "scale", "breakdown"})
     uses_num_byzantine: ClassVar[bool] = False
 
     def __init__(

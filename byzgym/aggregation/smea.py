@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import HonestMajority, Weighting
+from byzgym.aggregation.base import EQUIVARIANT, HonestMajority, Weighting
 from byzgym.aggregation.registry import registry
 from byzgym.numerics.distances import squared_distances
 
@@ -43,6 +43,8 @@ class SMEA(HonestMajority, Weighting):
         tensor([1.])
     """
 
+    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull", "breakdown"}
+    exponential: ClassVar[bool] = True
     condition: ClassVar[str] = f"n >= 2f + 1 and C(n, f) <= {MOST_SUBSETS:,}"
 
     @classmethod

@@ -50,7 +50,7 @@ class Trust(ServerRule):
         tensor([[0.50, 0.50, 0.00]])
     """
 
-    claims: ClassVar[frozenset[str]] = frozenset({"permutation"})
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"memory", "qv"})
     uses_num_byzantine: ClassVar[bool] = False

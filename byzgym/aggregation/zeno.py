@@ -44,6 +44,8 @@ class Zeno(ServerRule):
         tensor([[0.5000, 0.5000, 0.0000]])
     """
 
+    # Breakdown: no loss falls by more than it is, and the squared norm counts against it.
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "hull", "breakdown"})
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"qv"})
     differentiable: ClassVar[bool] = False
@@ -89,6 +91,7 @@ class ZenoPlus(ServerRule):
         tensor([[0.6000, 0.8000]])
     """
 
+    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
     needs: ClassVar[frozenset[str]] = frozenset({"qv"})
     uses_num_byzantine: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False

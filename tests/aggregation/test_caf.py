@@ -69,3 +69,14 @@ def test_a_submission_without_weight_does_not_slow_the_filter():
     rows[2:, 0] = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
     rows[2:, 1] = torch.tensor([1.0, -2.0, 2.0, -1.0, 0.0])
     assert not CAF(2).credits(rows)[:2].any()
+
+
+def test_a_run_that_loses_all_weight_in_a_step_spoils_no_other():
+    # In the first run all are equally far from the mean 1, so that the first step takes all weight. In the
+    # second one 100 loses it first, which leaves two more steps.
+    rows = torch.tensor([[0.0, 0.0, 2.0, 2.0, 1.0], [0.0, 1.0, 2.0, 4.0, 100.0]])[..., None]
+    both = CAF(1)(rows)
+    torch.testing.assert_close(both, torch.tensor([[1.0], [1.7646]]), rtol=1e-4, atol=0)
+    pairs = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 1.0, 2.0, 50.0]])[..., None]
+    torch.testing.assert_close(CAF(1)(pairs), torch.stack([CAF(1)(pair) for pair in pairs]))
+    assert CAF(1)(pairs)[0] == 1

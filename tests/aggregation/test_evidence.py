@@ -41,6 +41,15 @@ def test_reputation_by_hand():
     assert reputation(view_of(gradients, Memory(1)))[0].tolist() == pytest.approx(expected)
 
 
+def test_submissions_may_be_of_another_type_than_the_parameters():
+    gradients = torch.tensor([[[2.0, 0.0], [0.6, 0.8], [-3.0, 0.0]]])
+    expected = [(1 + 0.36 + 1) / 2.6, (0.6 + 0.6 + 0.6) / 2.2, (-1 - 0.36 - 1) / 2.6]
+    for dtype, tolerance in ((torch.bfloat16, 0.02), (torch.float64, 1e-6)):
+        memory = Memory(1)
+        view = ServerView(gradients.to(dtype), torch.zeros(1, 2), 0.1, lambda t: t[:, 0], memory=memory)
+        assert reputation(view)[0].tolist() == pytest.approx(expected, abs=tolerance)
+
+
 def test_the_mean_moves_once_a_round_and_views_without_a_round_are_counted():
     memory, generator = Memory(1), torch.Generator().manual_seed(0)
     first = view_of(torch.randn(1, 4, 2, generator=generator), memory)

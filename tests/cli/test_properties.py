@@ -12,7 +12,7 @@ def cells(text, rule):
 
 def test_rules_that_are_named(output, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    text = output("properties", "--rules", "median", "nnm+krum", "mean", "--num-workers", "7", *FEW)
+    text = output("properties", "median", "nnm+krum", "mean", "--num-workers", "7", *FEW)
     assert cells(text, "median").split()[1:3] == ["3", "yes"]  # f, permutation
     assert cells(text, "median").split()[-1] == "4"  # break it
     assert cells(text, "nnm+krum").split()[1] == "2"
@@ -49,5 +49,5 @@ class Liar:
 
 
 def test_mistakes(mistake):
-    assert "did you mean 'krum'" in mistake("properties", "--rules", "krumm")
+    assert "did you mean 'krum'" in mistake("properties", "krumm")
     assert "num_workers must be" in mistake("properties", "--num-workers", "0")

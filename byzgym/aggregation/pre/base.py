@@ -55,6 +55,8 @@ class PreAggregator(ABC):
         symmetric: Whether the order of the workers has no effect (but on the order of the result).
         differentiable: Whether the result can be differentiated with respect to the submissions.
         claims: What it leaves standing of the ``claims`` of a rule behind it.
+        grants: What a rule behind it gains that claims "hull" or "breakdown", so that its aggregate is not
+            much longer than what it is given.
     """
 
     linear: ClassVar[bool] = False
@@ -64,6 +66,7 @@ class PreAggregator(ABC):
     symmetric: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
     claims: ClassVar[frozenset[str]] = frozenset()
+    grants: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, num_byzantine: int = 0) -> None:
         self.num_byzantine = check_int("num_byzantine", num_byzantine, low=0)

@@ -64,7 +64,7 @@ class _Composed(Rule):
             "symmetric": rule.symmetric and all(m.symmetric for m in members),
             "exponential": rule.exponential,
             "random": rule.random or chain.random,
-            "claims": rule.claims.intersection(*(m.claims for m in members)),
+            "claims": _claims(chain, rule),
         }
         vars(self).update(described)
 
@@ -229,6 +229,15 @@ def _condition(chain: Chain, rule: Rule) -> str:
     conditions = [*(member.condition for member in chain.members), rule.condition + behind]
     told = [condition for condition in dict.fromkeys(conditions) if condition != Rule.condition]
     return " and ".join(told) or Rule.condition
+
+
+def _claims(chain: Chain, rule: Rule) -> frozenset[str]:
+    """What is left of the rule's claims, and what it gains."""
+    claims = rule.claims
+    for member in reversed(chain.members):
+        gained = member.grants if claims & {"hull", "breakdown"} else frozenset()
+        claims = claims & member.claims | gained
+    return claims
 
 
 def _told(rule: Rule, num_byzantine: int) -> Rule:

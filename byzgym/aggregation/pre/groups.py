@@ -19,7 +19,7 @@ from byzgym.validation import check_int
 class _Groups(PreAggregator):
     linear: ClassVar[bool] = True
     symmetric: ClassVar[bool] = False
-    claims: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "hull", "breakdown"})
+    claims: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "hull", "breakdown", "dimensional"})
 
     def __init__(self, num_byzantine: int = 0, size: int = 2) -> None:
         super().__init__(num_byzantine)
@@ -71,7 +71,6 @@ class Bucketing(_Groups):
     """
 
     random: ClassVar[bool] = True
-    claims: ClassVar[frozenset[str]] = frozenset({"hull", "breakdown"})
 
     def __init__(self, num_byzantine: int = 0, size: int = 2, seed: int = 0) -> None:
         super().__init__(num_byzantine, size)

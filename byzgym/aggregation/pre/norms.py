@@ -12,6 +12,9 @@ from byzgym.aggregation.pre.registry import registry
 from byzgym.numerics.distances import row_norms
 from byzgym.validation import check_real
 
+BOUNDED = frozenset({"breakdown", "dimensional"})
+"""The ``claims`` of a rule that nothing moves without bound."""
+
 
 @registry.built_in("static_clipping")
 class StaticClipping(Scaling):
@@ -32,7 +35,8 @@ class StaticClipping(Scaling):
                 [3., 4.]])
     """
 
-    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown"})
+    claims: ClassVar[frozenset[str]] = BOUNDED | {"permutation"}
+    grants: ClassVar[frozenset[str]] = BOUNDED
 
     def __init__(self, num_byzantine: int = 0, max_norm: float = 2.0) -> None:
         super().__init__(num_byzantine)
@@ -66,7 +70,8 @@ class ARC(Scaling):
 
     condition: ClassVar[str] = "n >= 2f + 1"
     uses_num_byzantine: ClassVar[bool] = True
-    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "scale", "breakdown"})
+    claims: ClassVar[frozenset[str]] = BOUNDED | {"permutation", "scale"}
+    grants: ClassVar[frozenset[str]] = frozenset({"breakdown"})  # the f longest are shortened, at least
 
     def max_byzantine(self, num_workers: int) -> int:
         """The largest f that this accepts for n workers (-1 where it accepts none)."""
@@ -101,7 +106,8 @@ class Normalize(Scaling):
     """
 
     linear: ClassVar[bool] = False
-    claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown"})
+    claims: ClassVar[frozenset[str]] = BOUNDED | {"permutation"}
+    grants: ClassVar[frozenset[str]] = BOUNDED
 
     def _factors(self, gradients: Tensor) -> Tensor:
         norms = row_norms(gradients)
