@@ -35,7 +35,7 @@ def test_no_claim_of_a_built_in_rule_is_refuted(name, num_workers):
 )
 def test_nor_with_more_workers(num_workers, dimension):
     for name in aggregation.names():
-        check(name, num_workers=num_workers, dimension=dimension, draws=4, seed=num_workers)
+        check(name, num_workers=num_workers, dimension=dimension, draws=2, seed=num_workers)
 
 
 @pytest.mark.parametrize("rule", ["mean", "trimmed_mean", "zeno"])
