@@ -191,8 +191,8 @@ class Sybils(Attack):
     attacker had many names: the reversed honest mean, each with a little noise of its own.
 
     Each submits ``-scale * (mean + noise * r * N(0, 1))``, where r is the root mean square entry of the mean.
-    FoolsGold, which trusts workers less the more they resemble others, is made against such workers. They
-    know all honest gradients.
+    FoolsGold, which trusts workers less the more they resemble others, is made against such workers. The
+    attackers know all honest gradients.
 
     Args:
         scale: At least 0.

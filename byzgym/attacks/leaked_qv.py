@@ -45,6 +45,8 @@ class LeakedQV(DataPoisoning):
     - "3": ``L2``, but ``-L1`` in iterations with ``t mod P`` of 0.996 P and more.
     - "4": ``L2``.
 
+    The attackers know their own data, and of the QV samples what ``leak`` says.
+
     Args:
         leak: "labels", "distribution" or "samples".
         loss: One of these names.
@@ -109,7 +111,8 @@ class MissingLabel(LeakedQV):
     set, and raise the loss on samples with the other labels.
 
     It is ``leaked_qv`` with the leak "labels", which also says what the losses are. It needs labels that are
-    missing in the QV set: with ten samples of ten classes there usually are some.
+    missing in the QV set: with ten samples of ten classes there usually are some. The attackers know their
+    own data, and the labels of the QV samples.
 
     Args:
         loss: "1", "2", "2n", "3" or "4".

@@ -49,7 +49,7 @@ class Gaussian(Noise):
     """Gaussian attack of Xie et al. 2018, "Generalized Byzantine-tolerant SGD"
     (https://arxiv.org/abs/1802.10116). Byzantine workers submit normal numbers N(mean, std^2).
 
-    The paper has N(0, 200^2) (section 5.2).
+    The paper has N(0, 200^2) (section 5.2). A worker needs to know nothing.
 
     Args:
         mean: Any finite number.
@@ -77,6 +77,7 @@ class RandomFault(Gaussian):
     Byzantine workers submit numbers close to 0.01.
 
     It is `Gaussian` with other defaults. GAA's authors (Pan et al. 2020) call random updates static attacks.
+    A worker needs to know nothing.
 
     Example:
         >>> gradients = torch.ones(1, 1, 2)
@@ -93,7 +94,7 @@ class Uniform(Noise):
     """Uniform noise of Xia et al. 2019, "FABA" (https://www.ijcai.org/Proceedings/2019/670). Byzantine
     workers submit numbers uniform in [low, high).
 
-    The paper has U(-0.25, 0.25).
+    The paper has U(-0.25, 0.25). A worker needs to know nothing.
 
     Args:
         low: From -3.4e38 to 3.4e38, the range of float32.

@@ -18,6 +18,8 @@ from byzgym.validation import check_bool, check_choice, check_int, check_real
 class NoAttack(Attack):
     """No attack: Byzantine workers submit their honest gradients.
 
+    A worker needs to know its own gradient only.
+
     Example:
         >>> gradients = torch.tensor([[[1.0, -2.0]]])
         >>> NoAttack()(gradients, torch.tensor([[True]]), AttackContext.standalone(gradients))
@@ -35,7 +37,7 @@ class Scaled(Attack):
     (https://arxiv.org/abs/1807.00459), by itself. Byzantine workers submit ``factor`` times their own
     gradient.
 
-    ``model_replacement`` is the whole of it, with a backdoor.
+    ``model_replacement`` is the whole of it, with a backdoor. A worker needs to know its own gradient only.
 
     Args:
         factor: Any finite number.
@@ -60,7 +62,7 @@ class SignFlip(Attack):
     workers submit ``-scale`` times their own gradient.
 
     BANT and blades do the same. ByzFL and the EPFL code reverse the mean of the honest gradients instead,
-    which is ``ipm`` with epsilon 1.
+    which is ``ipm`` with epsilon 1. A worker needs to know its own gradient only.
 
     Args:
         scale: Greater than 0.
@@ -82,6 +84,8 @@ class SignFlip(Attack):
 @registry.built_in("zero")
 class Zero(Attack):
     """Byzantine workers submit zero: they seem to take part and contribute nothing.
+
+    A worker needs to know nothing.
 
     Example:
         >>> gradients = torch.tensor([[[1.0, -2.0]]])
@@ -107,8 +111,9 @@ class OneCoordinate(Attack):
     reconstruction of GAA by nicehiro (https://github.com/nicehiro/GAA-Consensus). The paper adds as much as
     the rule lets pass, to an estimate of the true gradient: with ``optimize=True`` they submit the honest
     mean, raised in this coordinate by what a line search finds in each round, as in ByzantineMomentum
-    (https://github.com/LPD-EPFL/ByzantineMomentum, "bulyan"). The attackers then know the rule and all honest
-    gradients, and the search takes the time of ``evaluations`` aggregations.
+    (https://github.com/LPD-EPFL/ByzantineMomentum, "bulyan"). The search takes the time
+    of ``evaluations`` aggregations. A worker needs to know its own gradient, and with ``optimize=True`` all
+    honest gradients and the rule.
 
     Args:
         scale: Any finite number. It has no effect with ``optimize=True``.
@@ -160,7 +165,7 @@ class NonFinite(Attack):
     (https://github.com/LPD-EPFL/ByzantineMomentum; NaN). Byzantine workers submit NaN or infinity everywhere.
 
     A server that does not check what it receives is lost at once. A simulation's server rejects these rows,
-    so they only count as missing.
+    so they only count as missing. A worker needs to know nothing.
 
     Args:
         value: "nan", "inf" or "-inf".

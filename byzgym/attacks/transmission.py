@@ -29,7 +29,7 @@ class BitFlip(_Corruption):
 
     The numbers must be float32. With ``victims="all"``, as in section 5.4, one of the n workers is hit in
     each of these coordinates, drawn anew in each round. With ``victims="byzantine"`` all Byzantine workers
-    are. Submissions that become infinite or NaN are rejected.
+    are. Submissions that become infinite or NaN are rejected. Nobody needs to know anything.
 
     Args:
         dimensions: At least 1. If there are fewer coordinates, all are hit.
@@ -84,7 +84,7 @@ class Gambler(_Corruption):
 
     The d coordinates are divided evenly among S servers: server s receives those from ``floor(s d / S)`` up
     to, but without, ``floor((s + 1) d / S)``. Section 5.5 has 20 servers, factor -1e20 and a probability of
-    0.05 %. Submissions that become infinite are rejected.
+    0.05 %. Submissions that become infinite are rejected. Nobody needs to know anything.
 
     Args:
         probability: From 0 to 1, for each number and round.

@@ -52,7 +52,9 @@ _KNOWN = {
     "qv_distribution": "the source of the QV samples",
     "qv_labels": "the labels of the QV samples",
 }
-_KNOWS = re.compile(r"(?:(?:[Tt]he )?[Aa]ttackers know|A worker needs to know|It knows) .+?(?=\.(?:\s|$))")
+_KNOWS = re.compile(
+    r"(?:(?:[Tt]he )?[Aa]ttackers know|(?:A worker|Nobody) needs to know|It knows) .+?(?=\.(?:\s|$))"
+)
 _LINK = re.compile(r" \([^()]*https?://[^)]*\)")
 
 

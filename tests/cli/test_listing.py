@@ -1,6 +1,7 @@
 import pytest
 
 from byzgym import attacks
+from byzgym.cli.listing import _traits
 
 
 def test_everything_that_has_a_name(output):
@@ -64,3 +65,10 @@ def test_links_are_whole_at_any_width(output, monkeypatch):
     text = "".join(output("list", "roles").split())
     assert "https://www.usenix.org/conference/usenixsecurity20/presentation/pan" in text
     assert "\u2026" not in text  # the ellipsis of what is cut off
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in attacks.names() if attacks.registry.registry.is_built_in(name)]
+)
+def test_every_attack_says_what_it_knows(name):
+    assert "know" in _traits("attacks", attacks.registry.registry.factory(name))
