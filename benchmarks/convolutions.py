@@ -21,7 +21,6 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from byzgym.simulation import modules
 from byzgym.simulation.gradients import engine_for
 from byzgym.tasks import models
 
@@ -56,17 +55,12 @@ def contestants(name: str, num_workers: int, batch_size: int) -> dict[str, Calla
     y = torch.randint(10, x.shape[:3], generator=generator)
     theta = nn.utils.parameters_to_vector(module.parameters()).detach()[None]
     out = torch.empty(1, num_workers, theta.shape[1])
-    engine = engine_for(module, x[0, 0, :2], y[0, 0, :2])
-
-    def by_vmap() -> None:
-        limit, modules.CONVOLVED_BATCH = modules.CONVOLVED_BATCH, 10**9
-        engine.gradients(theta, x, y, [generator], out)
-        modules.CONVOLVED_BATCH = limit
-
+    few = module, x[0, 0, :2], y[0, 0, :2]
+    ours, vmap = engine_for(*few), engine_for(*few, one_by_one=False)
     return {
         "loop": lambda: loop(module, x[0], y[0], out[0]),
-        "byzgym": lambda: engine.gradients(theta, x, y, [generator], out),
-        "vmap": by_vmap,
+        "byzgym": lambda: ours.gradients(theta, x, y, [generator], out),
+        "vmap": lambda: vmap.gradients(theta, x, y, [generator], out),
     }
 
 

@@ -152,6 +152,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `num_servers` | 1 | 1 only; a comparison can divide the parameters among servers |
     | `secure_group_size` | 1 | g; the server sees only means over groups of g workers |
     | `rounds` | 100 | length of an episode |
+    | `one_by_one` | where that is faster | workers' gradients are computed one after the other |
     | `evaluate_every` | none | rounds between evaluations on test data |
     | `device` | "cpu" | a torch device |
     | `render_mode` | none | "ansi", "rgb_array" or "human" |

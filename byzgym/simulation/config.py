@@ -16,7 +16,7 @@ from byzgym import attacks, specs, tasks
 from byzgym.attacks import AttackContext
 from byzgym.registry import Registry, describe
 from byzgym.simulation.schedules import LearningRate
-from byzgym.validation import check_choice, check_int, check_real, unknown
+from byzgym.validation import check_bool, check_choice, check_int, check_real, unknown
 
 KNOWLEDGE = frozenset({"qv", "qv_distribution", "qv_labels", "rule"})
 """What of the server an attack or a role function may ask for."""
@@ -69,6 +69,8 @@ class RunConfig:
     """S: the parameters are divided evenly among so many servers, each of which aggregates its block."""
     rounds: int = 100
     """Rounds of an episode, at least 1."""
+    one_by_one: bool | None = None
+    """Whether workers' gradients are computed one after the other; None is where that is faster."""
     device: str = "cpu"
     """A torch device."""
 
@@ -116,6 +118,7 @@ class Setup:
     secure_group_size: int
     num_servers: int
     rounds: int
+    one_by_one: bool | None
     device: torch.device
 
     @property
@@ -185,6 +188,7 @@ def resolve(config: SimulationConfig) -> Setup:
         secure_group_size=group,
         num_servers=check_int("num_servers", config.num_servers, low=1),
         rounds=rounds,
+        one_by_one=None if config.one_by_one is None else check_bool("one_by_one", config.one_by_one),
         device=device,
     )
 

@@ -67,16 +67,23 @@ class GradientEngine(Protocol):
         ...
 
 
-def engine_for(module: nn.Module, x: Tensor, y: Tensor) -> GradientEngine:
+def engine_for(module: nn.Module, x: Tensor, y: Tensor, one_by_one: bool | None = None) -> GradientEngine:
     """The fastest engine for a module from [B, ...] to logits [B, C], tried on a few inputs and their labels.
+
+    Args:
+        module: The model.
+        x: A few inputs, [B, ...].
+        y: Their labels, [B].
+        one_by_one: Whether workers are computed one after the other; where None, if that is faster. Modules
+            that cannot do otherwise go one by one in any case.
 
     Raises:
         ValueError: If the module draws random numbers in evaluation mode, changes its buffers or tensors in
             place, or has hooks on parameters.
         RuntimeError: What the module raises itself.
     """
-    if layers := linear_layers(module):
+    if not one_by_one and (layers := linear_layers(module)):
         return DenseEngine(layers)
-    engine = ModuleEngine(module)
+    engine = ModuleEngine(module, one_by_one)
     engine.try_on(x, y)
     return engine

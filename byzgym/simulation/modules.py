@@ -31,10 +31,13 @@ class ModuleEngine:
     nn.GRU, goes worker by worker; so do convolutions of batches on a CPU, where vmap takes up to twice the
     time and many times the memory (benchmarks/convolutions.py). Attributes that a call changes (a counter, a
     kept activation) are put back.
+
+    The choice follows from the model and the batch, not from a measurement: the ways differ in the last bits,
+    and runs must not depend on how busy the machine was. ``one_by_one`` overrides it.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    def __init__(self, module: nn.Module, one_by_one: bool | None = None) -> None:
+        self._module, self._chosen = module, one_by_one
         numbers = {parameter: number for number, parameter in enumerate(module.parameters())}
         # Each place of a shared parameter by itself, and a layer used twice once: torch's own tying of
         # weights would leave its wrappers behind in such a layer, which could then no longer be copied.
@@ -145,6 +148,8 @@ class ModuleEngine:
 
     def one_by_one(self, batch_size: int, device: torch.device) -> bool:
         """See `GradientEngine.one_by_one`."""
+        if self._chosen is not None:
+            return self._chosen or self._workers_apart
         slow = self._convolves and batch_size >= CONVOLVED_BATCH and device.type == "cpu"
         return self._workers_apart or slow
 

@@ -65,7 +65,7 @@ class Simulation:
         module = setup.make_module(generator=generator)
         self.setup, self.num_envs = setup, num_envs
         x, y = setup.task.train
-        self.engine = engine_for(module.to(setup.device, torch.float32), x[:2], y[:2])
+        self.engine = engine_for(module.to(setup.device, torch.float32), x[:2], y[:2], setup.one_by_one)
         self.workers = Workers(setup, self.engine, num_envs)
         self.server = Server(setup, num_envs, self.engine.num_parameters)
         self.reward_set: RewardSet | None = None

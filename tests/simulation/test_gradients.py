@@ -283,25 +283,18 @@ def test_workers_with_dropout_draw_the_same_whoever_is_left_out():
     assert not whole[0, 0].allclose(whole[0, 1])
 
 
-@pytest.mark.parametrize("model", ["lenet", "xie_cnn"])
-def test_convolutions_one_by_one_equal_those_of_vmap(model, monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    module = models.build(model, (3, 32, 32), 10, generator)
-    x, y = (
-        torch.randn(1, 2, 8, 3, 32, 32, generator=generator),
-        torch.randint(10, (1, 2, 8), generator=generator),
-    )
-    engine = engine_for(module, x[0, 0, :2], y[0, 0, :2])
-    theta = nn.utils.parameters_to_vector(module.parameters()).detach()[None]
+@pytest.mark.parametrize(
+    ("model", "batch_size", "chosen"), [("lenet", 8, True), ("lenet", 7, False), ("mlp:9", 8, False)]
+)
+def test_workers_one_by_one_or_all_at_once(model, batch_size, chosen):
+    module, _, theta, x, y = problem(model, shape=(3, 32, 32), batch_size=batch_size, scale=0.05)
     found = []
-    for limit in (8, 9):
-        monkeypatch.setattr("byzgym.simulation.modules.CONVOLVED_BATCH", limit)
-        assert engine.one_by_one(8, theta.device) == (limit == 8)
-        out = torch.empty(1, 2, engine.num_parameters)
-        if not engine.draws or limit == 8:
-            engine.gradients(theta, x, y, [generator], out)
-            found.append(out)
-    torch.testing.assert_close(found[0], found[-1], rtol=1e-3, atol=1e-5)
+    for one_by_one in (None, True, False):
+        engine = engine_for(module, x[0, 0, :2], y[0, 0, :2], one_by_one)
+        assert engine.one_by_one(batch_size, theta.device) == (chosen if one_by_one is None else one_by_one)
+        found.append(by_engine(engine, theta, x, y))
+    assert torch.equal(found[0], found[1 if chosen else 2])
+    torch.testing.assert_close(found[1], found[2], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", ["mlp:8", "lenet"])
