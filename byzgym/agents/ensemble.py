@@ -17,6 +17,7 @@ from byzgym.aggregation.registry import split
 from byzgym.aggregation.trial import loss_after
 from byzgym.ambient import shielded
 from byzgym.memory import Memory
+from byzgym.numerics.finite import finite_loss
 from byzgym.simulation import Simulation
 from byzgym.validation import blamed, check_real
 
@@ -112,7 +113,7 @@ class Ensemble(Agent):
         """See `Policy.decide`."""
         if view.memory is None:
             raise ValueError("an ensemble keeps a memory: build every ServerView with the same Memory")
-        before = view.qv_value.double()  # [E]
+        before = finite_loss(view.qv_value.double())  # [E]
         memory = view.memory.section("ensemble")
         decisions = []
         for number, member in enumerate(self.members):

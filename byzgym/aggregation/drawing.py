@@ -25,9 +25,9 @@ class DrawingRule(Rule):
     """A rule that draws random numbers, in every run and round other ones.
 
     On a `ServerView` the draws follow from the rule's ``seed``, the view's own seeds and its rounds, so a
-    second decision in a round draws the same. A job whose views have neither rounds nor a memory, which
-    counts them, has the same draws in every round. On plain tensors the draws follow from ``seed`` and the
-    submissions.
+    second decision in a round draws the same. On plain tensors they follow from ``seed`` alone, so they are
+    the same in every call. So they are in a job whose views have neither rounds nor a memory, which counts
+    them.
 
     A subclass calls `_generators` once and draws from what it returns. It names this class before the others
     from which it inherits.
@@ -64,9 +64,7 @@ class DrawingRule(Rule):
 
     def _generators(self, gradients: Tensor) -> list[np.random.Generator]:
         """A generator for each of R runs, of which these are the accepted submissions [..., n, d]."""
-        keys = self._keys
-        if keys is None:
-            keys = keys_of(gradients.reshape(-1, *gradients.shape[-2:]))
+        keys = self._keys or [(0, 0)] * gradients.shape[:-2].numel()  # as in a view's first round
         return [np.random.default_rng((self.seed, *key)) for key in keys]
 
     def _draw_columns(self, gradients: Tensor, count: int, times: int = 1) -> Tensor:

@@ -43,7 +43,7 @@ def loss_and_gradient_after(view: ServerView, update: Tensor) -> tuple[Tensor, T
     Entries of the gradient that are not finite become zero.
     """
     loss, gradient = view.qv_at(_step(view, update))
-    return loss.double(), gradient
+    return finite_loss(loss.double()), gradient  # 1e30 in single precision is a little more
 
 
 def _step(view: ServerView, update: Tensor) -> Tensor:

@@ -49,8 +49,9 @@ def test_runs_with_other_seeds_draw_other_numbers(spec):
 
 
 @every_rule
-def test_on_tensors_draws_follow_from_seed_and_submissions(spec):
+def test_on_tensors_draws_follow_from_the_seed_alone(spec):
     rows = normal(3, 9, 60)
+    torch.testing.assert_close(build(spec)(rows[:1]), build(spec).decide(view_of(rows[:1], [0])).update)
     rows[2, 4] = torch.nan
     together = build(spec)(rows)
     for run in range(3):

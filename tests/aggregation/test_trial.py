@@ -34,7 +34,7 @@ def test_losses_that_overflow_are_the_largest(overflown):
     view = ServerView(torch.ones(1, 2, 1), torch.zeros(1, 1), 0.1, lambda theta: theta[:, 0] * 0 + overflown)
     assert loss_after(view, torch.ones(1, 1)).tolist() == [LARGEST_LOSS]
     loss, gradient = loss_and_gradient_after(view, torch.ones(1, 1))
-    assert loss.tolist() == pytest.approx([LARGEST_LOSS])
+    assert loss.tolist() == [LARGEST_LOSS]
     assert gradient.isfinite().all()
 
 

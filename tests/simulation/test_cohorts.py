@@ -220,8 +220,9 @@ def test_set_remembers_workers_and_not_rows():
     for view in rounds(simulation, 15, "set"):
         counts.scatter_add_(1, view.workers, torch.ones(view.workers.shape))
         before = view
-    assert before.recall("set.ages").equal(counts.gather(1, before.workers))
-    credits = before.recall("set.credits")
+    memory = simulation.memory
+    assert memory.read_of(before.workers, N, "set.ages").equal(counts.gather(1, before.workers))
+    credits = memory.read_of(before.workers, N, "set.credits")
     assert credits.sum(1) == pytest.approx(before.gradients.new_ones(2), abs=0.5)
 
 

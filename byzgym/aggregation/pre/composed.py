@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import Rule, ServerRule, Weighting
-from byzgym.aggregation.drawing import DrawingRule, Key, keys_of, view_keys
+from byzgym.aggregation.drawing import DrawingRule, Key, view_keys
 from byzgym.aggregation.mean import Mean
 from byzgym.aggregation.policy import Decision, combine, no_credits
 from byzgym.aggregation.pre.base import PreAggregator
@@ -113,7 +113,7 @@ class _OnSubmissions(_Composed):
         self.check(gradients)
         flat = _flat(gradients)
         accepted = _accepted(flat)
-        total = self._update(flat, accepted, self._keys_of(flat, accepted))
+        total = self._update(flat, accepted, self.chain.keys(flat, accepted))
         return total.reshape(gradients.shape[:-2] + gradients.shape[-1:])
 
     @without_autocast
@@ -127,7 +127,7 @@ class _OnSubmissions(_Composed):
         self.check(submissions)
         flat = _flat(submissions)
         accepted = _accepted(flat)
-        _, credits = self._solve(flat, accepted, self._keys_of(flat, accepted))
+        _, credits = self._solve(flat, accepted, self.chain.keys(flat, accepted))
         if credits is None:
             raise no_credits(self)
         if accepted is not None:
@@ -175,9 +175,6 @@ class _OnSubmissions(_Composed):
             if isinstance(rule, DrawingRule):
                 rule = rule.with_keys([keys[run] for run in group.runs.tolist()])
             yield group, rule
-
-    def _keys_of(self, gradients: Tensor, accepted: Tensor | None) -> list[Key]:
-        return keys_of(gradients, accepted) if self.random else [()] * len(gradients)
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
         return self(gradients)
