@@ -164,6 +164,7 @@ class ModuleEngine:
     ) -> None:
         """See `gradients`. A worker has a seed of its own, so that it draws the same whoever is left out."""
         for e, generator in enumerate(generators):
+            values = [piece.detach().requires_grad_() for piece in self._pieces(theta[e])]
             seeds = torch.zeros(0)
             if self.draws:
                 seeds = torch.randint(2**62, (out.shape[1],), generator=generator, device=generator.device)
@@ -172,17 +173,14 @@ class ModuleEngine:
                 if self.draws:
                     own = torch.Generator(generator.device).manual_seed(int(seeds[target]))
                 with seeded(own) if self.draws else nullcontext():
-                    self._write_gradient(theta[e], x[e, number], y[e, number], out[e, target])
+                    gradients = self._gradient(values, x[e, number], y[e, number])
+                torch.cat([gradient.flatten() for gradient in gradients], out=out[e, target])
 
     @torch.enable_grad()
-    def _write_gradient(self, theta: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
-        """Write the gradient of the mean loss of a batch at theta [d] into out [d]."""
-        values = [piece.detach().requires_grad_() for piece in self._pieces(theta)]
+    def _gradient(self, values: Sequence[Tensor], x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        """The gradient of the mean loss of a batch with respect to each parameter."""
         loss = F.cross_entropy(self._call(values, x), y)
-        gradients = torch.autograd.grad(loss, values, allow_unused=True)
-        with torch.no_grad():
-            for part, gradient in zip(out.split(self._sizes), gradients, strict=True):
-                part.copy_(part.new_zeros(()) if gradient is None else gradient.flatten())
+        return torch.autograd.grad(loss, values, materialize_grads=True)
 
     def _can_compute(self, theta: Tensor, x: Tensor, y: Tensor) -> bool:
         """Whether the present way works, for theta [2, d], x [2, 2, B, ...] and y [2, 2, B]."""
