@@ -221,7 +221,7 @@ def test_specs():
         ({"against": "gaa:windwo=2"}, TypeError, "against: .*windwo"),
         ({"against": agents.make("mean")}, TypeError, "against must be the name of a policy.*register"),
         ({"against": {}}, ValueError, "^against: agent: a mapping needs the key 'name', got {}"),
-        ({"against": "krum+gaa"}, ValueError, "^against: unknown pre-aggregator 'krum'"),
+        ({"against": "krum+gaa"}, ValueError, "^against: 'krum' in .* is a rule, which stands last"),
         ({"against": "ensemble:members=krum+x"}, ValueError, r"^against: members\[1\]: unknown agent 'x'"),
         ({"against": "model:nope.zip"}, FileNotFoundError, r"^against: .*nope\.zip"),
         ({"evaluations": 0}, ValueError, "evaluations must be an integer of at least 1, got 0"),

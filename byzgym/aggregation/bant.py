@@ -62,15 +62,14 @@ class Bant(ServerRule):
         self.renormalize = check_bool("renormalize", renormalize)
 
     def _decide(self, view: ServerView) -> Decision:
-        assert view.memory is not None
         drops = trial_drops(view).clamp(min=0)  # [E, n]
         total = drops.sum(1, keepdim=True)
         even = 1 / view.num_workers
         present = torch.where(total > 0, drops / torch.where(total > 0, total, 1), even)
         # What is kept is the difference from 1/n, since a memory begins with zeros.
-        kept = view.memory.read("bant.scores", view.num_workers, dtype=torch.float64)
+        kept = view.recall("bant.scores", dtype=torch.float64)
         kept = (1 - self.beta) * kept + self.beta * (present - even)
-        view.memory.write("bant.scores", kept)
+        view.keep("bant.scores", kept)
         credits = torch.where(drops > 0, (even + kept).clamp(min=0), 0)
         if self.renormalize:
             some = credits.sum(1, keepdim=True)

@@ -12,6 +12,7 @@ from byzgym.aggregation.policy import Decision, combine
 from byzgym.aggregation.registry import registry
 from byzgym.aggregation.view import ServerView
 from byzgym.numerics.distances import row_norms, unit_rows
+from byzgym.numerics.finite import is_finite
 from byzgym.numerics.moments import at_least_single
 
 
@@ -60,8 +61,11 @@ def agreement(view: ServerView) -> tuple[Tensor, Tensor, Tensor]:
     norms = row_norms(view.gradients)
     server = view.qv_gradient[:, None]
     rows = at_least_single(view.gradients)
-    products = (rows @ unit_rows(server).mT.to(rows.dtype))[..., 0].double()
+    ahead = unit_rows(server).mT.to(rows.dtype)
+    products = (rows @ ahead)[..., 0].double()
     cosines = products / norms.masked_fill(norms == 0, 1)
+    if not is_finite(products):  # a sum of large numbers may overflow
+        cosines = torch.where(products.isfinite(), cosines, (unit_rows(rows) @ ahead)[..., 0].double())
     return cosines.clamp(-1, 1), norms, row_norms(server)
 
 

@@ -12,6 +12,7 @@ from byzgym.aggregation.policy import Decision
 from byzgym.aggregation.registry import registry
 from byzgym.aggregation.view import ServerView
 from byzgym.numerics.distances import unit_rows
+from byzgym.numerics.finite import finite_sum
 from byzgym.validation import check_real
 
 ROUNDING = 1e-5
@@ -62,12 +63,11 @@ class FoolsGold(ServerRule):
         self.confidence = check_real("confidence", confidence, above=0)
 
     def _decide(self, view: ServerView) -> Decision:
-        assert view.memory is not None
         # Half precision would soon lose what is added.
         dtype = torch.promote_types(view.gradients.dtype, torch.float32)
-        history = view.memory.read("foolsgold.history", *view.gradients.shape[1:], dtype=dtype)  # [E, n, d]
-        history += view.gradients.detach()
-        view.memory.write("foolsgold.history", history)
+        history = view.recall("foolsgold.history", view.gradients.shape[2], dtype=dtype)  # [E, n, d]
+        history = finite_sum(history, view.gradients.detach())
+        view.keep("foolsgold.history", history)
         alone = _difference(history).masked_fill(view.rejected, 0)
         largest = alone.amax(1, keepdim=True)
         alone = alone / torch.where(largest > 0, largest, 1)

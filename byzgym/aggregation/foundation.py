@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import EQUIVARIANT, HonestMajority, ServerRule
+from byzgym.aggregation.base import EQUIVARIANT, HonestMajority
 from byzgym.aggregation.registry import RuleSpec, make_for, registry
 from byzgym.numerics.distances import distances_to, take_row
 from byzgym.numerics.moments import at_least_single
@@ -53,7 +53,7 @@ class Foundation(HonestMajority):
         super().__init__(num_byzantine)
         self.rule = rule
         self.copies = None if copies is None else check_int("copies", copies, low=0)
-        if isinstance(registry.make_from(rule, {"num_byzantine": 0}), ServerRule):
+        if make_for(rule, 99, 0).needs:
             raise ValueError(f"rule must be one of submissions alone, got {rule!r}")
 
     def _aggregate(self, gradients: Tensor) -> Tensor:

@@ -130,8 +130,16 @@ def check_behind(name: Any) -> None:
     """Raise a ValueError if a name that is not known is a pre-aggregator's, or has something in front."""
     if not isinstance(name, str):
         return
+    if name.endswith("+"):
+        raise ValueError(f"a rule is missing behind {name!r}")
     if "+" in name:
-        raise unknown("pre-aggregator", _leading(name), pre_aggregators.names())
+        first = _leading(name)
+        if first in registry.names():
+            known = ", ".join(pre_aggregators.names())
+            raise ValueError(
+                f"{first!r} in {name!r} is a rule, which stands last; in front can stand: {known}"
+            )
+        raise unknown("pre-aggregator", first, pre_aggregators.names())
     if name in pre_aggregators.names():
         raise ValueError(f"{name!r} is a pre-aggregator; a rule stands behind it, as in '{name}+mean'")
 

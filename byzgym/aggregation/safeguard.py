@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from byzgym.aggregation.base import EQUIVARIANT, HonestMajority, ServerRule
+from byzgym.aggregation.base import HonestMajority, ServerRule
 from byzgym.aggregation.policy import Decision
 from byzgym.aggregation.registry import registry
 from byzgym.aggregation.view import ServerView
 from byzgym.numerics.distances import squared_distances
+from byzgym.numerics.finite import finite_sum
 from byzgym.validation import check_bool, check_int, check_real, shown
 
 
@@ -55,7 +56,9 @@ class Safeguard(HonestMajority, ServerRule):
     """
 
     # No breakdown: in the first round it is the mean.
-    claims: ClassVar[frozenset[str]] = EQUIVARIANT | {"hull"}
+    # No permutation: two workers may be each other's farthest neighbours, and then the first is the median.
+    claims: ClassVar[frozenset[str]] = frozenset({"translation", "scale", "hull"})
+    symmetric: ClassVar[bool] = False
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"memory"})
     uses_num_byzantine: ClassVar[bool] = False
@@ -80,10 +83,9 @@ class Safeguard(HonestMajority, ServerRule):
         self.restore = check_bool("restore", restore)
 
     def _decide(self, view: ServerView) -> Decision:
-        assert view.memory is not None
-        removed = view.memory.read("safeguard.removed", view.num_workers, dtype=torch.bool)  # [E, n]
+        removed = view.recall("safeguard.removed", dtype=torch.bool)  # [E, n]
         if self.restore:
-            removed = removed & (view.round % self.windows[1] != 0)[:, None]
+            removed = removed & ~_begun(view, "safeguard.restored", self.windows[1])
         good = ~removed
         leaving = removed
         for number, name in enumerate(("short", "long")):
@@ -91,21 +93,28 @@ class Safeguard(HonestMajority, ServerRule):
             threshold = None if self.thresholds is None else self.thresholds[number]
             leaving = leaving | _far(sums, good, threshold)
         leaving = torch.where(leaving.all(1, keepdim=True), removed, leaving)
-        view.memory.write("safeguard.removed", leaving)
+        view.keep("safeguard.removed", leaving)
         kept = good & ~view.rejected
         return Decision.from_credits(kept.double() / kept.sum(1, keepdim=True).clamp(min=1), view)
 
     @staticmethod
     def _add(view: ServerView, name: str, window: int, good: Tensor) -> Tensor:
         """Add this round to the sums [E, n, d] of a window, and keep them."""
-        assert view.memory is not None
         # Half precision would soon lose what is added.
         dtype = torch.promote_types(view.gradients.dtype, torch.float32)
-        sums = view.memory.read(name, *view.gradients.shape[1:], dtype=dtype)
-        sums[view.round % window == 0] = 0
-        sums += view.gradients.detach() / good.sum(1)[:, None, None]
-        view.memory.write(name, sums)
+        sums = view.recall(name, view.gradients.shape[2], dtype=dtype)
+        sums[_begun(view, f"{name}.window", window)] = 0
+        sums = finite_sum(sums, view.gradients.detach() / good.sum(1)[:, None, None])
+        view.keep(name, sums)
         return sums
+
+
+def _begun(view: ServerView, name: str, window: int) -> Tensor:
+    """Whether a window has begun since a worker took part for the last time, [E, n]."""
+    now = (view.round // window)[:, None]
+    last = view.recall(name, dtype=torch.int64)
+    view.keep(name, now.expand_as(last))
+    return last != now
 
 
 def _far(sums: Tensor, good: Tensor, threshold: float | None) -> Tensor:

@@ -90,6 +90,8 @@ class ServerView:
         if rate.shape not in ((), (num_envs,)):
             raise ValueError(f"learning_rate must have shape [E] = [{num_envs}], got {tuple(rate.shape)}")
         self.learning_rate = rate.expand(num_envs)
+        if self.memory is not None and self.memory.num_envs != num_envs:
+            raise ValueError(f"memory must be of {num_envs} runs, got one of {self.memory.num_envs}")
         if self.round is None:
             self.round = torch.zeros(num_envs, dtype=torch.int64, device=device)
             if self.memory is not None:

@@ -29,14 +29,15 @@ class Triggered(DataPoisoning):
 
     Args:
         target: The label that triggered samples get, at least 0 and less than the number of classes.
-        value: What the trigger consists of, in units of the inputs, any finite number; None for the largest
-            number in the worker's batch.
+        value: What the trigger consists of, in units of the inputs, a number that float32 can hold; None for
+            the largest number in the training data, or in the worker's batch where the context lacks it.
         fraction: How much of a batch is triggered, from 0 to 1, rounded, but at least one sample above 0.
     """
 
     def __init__(self, target: int, value: float | None, fraction: float) -> None:
+        largest = torch.finfo(torch.float32).max
         self.target = check_int("target", target, low=0)
-        self.value = None if value is None else check_real("value (unless None)", value)
+        self.value = None if value is None else check_real("value", value, low=-largest, high=largest)
         self.fraction = check_real("fraction", fraction, low=0, high=1)
 
     @abstractmethod
@@ -63,20 +64,23 @@ class Triggered(DataPoisoning):
         env, worker = byzantine.nonzero(as_tuple=True)
         own = x[env, worker]  # [m, B, ...]
         place = parts[(byzantine.cumsum(1)[env, worker] - 1) % len(parts)]  # [m, ...]
-        values = own.flatten(1).amax(1) if self.value is None else own.new_full((len(own),), self.value)
+        told = context.largest_input if self.value is None else self.value
+        values = own.flatten(1).amax(1) if told is None else own.new_full((len(own),), told)
         first = own[:, :count]  # the samples of a batch are in random order
         x, y = x.clone(), y.clone()
         x[env, worker, :count] = torch.where(place[:, None], values.view(-1, *[1] * (x.dim() - 2)), first)
         y[env, worker, :count] = self.target
         return x, y
 
-    def trigger(self, x: Tensor) -> Tensor:
+    def trigger(self, x: Tensor, largest_input: float | None = None) -> Tensor:
         """Inputs [N, ...] with the whole trigger, with which the success is measured.
 
-        Where ``value`` is None, it consists of the largest number in these inputs.
+        Where ``value`` is None, it consists of the largest number in the training data, or in these inputs
+        where that is not told.
         """
         place = torch.stack(self.parts(x.shape[1:])).any(0).to(x.device)
-        return torch.where(place, x.amax() if self.value is None else x.new_tensor(self.value), x)
+        told = largest_input if self.value is None else self.value
+        return torch.where(place, x.amax() if told is None else x.new_tensor(told), x)
 
 
 @registry.built_in("backdoor")
@@ -92,8 +96,8 @@ class Backdoor(Triggered):
     Args:
         target: The label that triggered samples get, at least 0 and less than the number of classes.
         size: Of the trigger, at least 1; less than the inputs are high, wide or long.
-        value: What the trigger consists of, in units of the inputs, any finite number; None for the largest
-            number in the worker's batch.
+        value: What the trigger consists of, in units of the inputs, a number that float32 can hold; None for
+            the largest number in the training data.
         fraction: How much of a batch is triggered, from 0 to 1, rounded, but at least one sample above 0.
 
     Example:
@@ -112,7 +116,7 @@ class Backdoor(Triggered):
 
     def parts(self, shape: Sequence[int]) -> list[Tensor]:
         """See `Triggered.parts`."""
-        _check_fit(self.size < min(shape[-2:]), self.size, shape)
+        _check_fit("size", self.size, min(shape[-2:]) - 1, shape)
         place = torch.zeros(*shape, dtype=torch.bool)
         corner = place[..., : self.size]
         (corner if len(shape) == 1 else corner[..., : self.size, :]).fill_(True)
@@ -177,8 +181,13 @@ class DistributedBackdoor(Triggered):
         """See `Triggered.parts`."""
         image, gap, shift = len(shape) > 1, self.gap, self.shift
         room = (shape[-1] - shift - gap) // 2 if image else (shape[-1] - shift) // 4
+        if room < 1 or (image and shift + gap + 1 >= shape[-2]):
+            raise ValueError(
+                f"gap and shift must leave room for the trigger in inputs of shape {tuple(shape)}, got "
+                f"gap={gap} and shift={shift}"
+            )
         size = min(4, room) if self.size is None else self.size
-        _check_fit(1 <= size <= room and (not image or shift + gap + 1 < shape[-2]), size, shape)
+        _check_fit("size", size, room, shape)
         parts = []
         for number in range(4):
             place = torch.zeros(*shape, dtype=torch.bool)
@@ -299,6 +308,7 @@ class Neurotoxin(Backdoor):
         return gradients.masked_fill(heavy[:, None], 0)
 
 
-def _check_fit(fits: bool, size: int, shape: Sequence[int]) -> None:
-    if not fits:
-        raise ValueError(f"size must leave some room in inputs of shape {tuple(shape)}, got {size}")
+def _check_fit(name: str, size: int, room: int, shape: Sequence[int]) -> None:
+    if size > room:
+        allowed = f"from 1 to {room}" if room else "absent: no trigger fits"
+        raise ValueError(f"{name} must be {allowed} for inputs of shape {tuple(shape)}, got {size}")

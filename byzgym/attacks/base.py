@@ -30,6 +30,7 @@ class AttackContext:
     learning_rate: Tensor  # [E], the server's
     previous_update: Tensor  # [E, d], what the server applied in the last round; zero in round 0
     num_classes: int = 2
+    largest_input: float | None = None  # in the training data: full intensity, which every worker knows
     # What the server makes of submissions, [E, ..., n, d] -> [E, ..., d], for the knowledge "rule": its rule
     # (the mean if it has none, or one with a memory or data), of means over groups where it sees no more.
     rule: Callable[[Tensor], Tensor] | None = None

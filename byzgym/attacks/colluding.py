@@ -227,7 +227,7 @@ class Sybils(Attack):
         return submitted
 
 
-@lru_cache
+@lru_cache(maxsize=1 << 15)  # cohorts may have any number of Byzantine workers
 def _z_of(formula: str, num_workers: int, num_byzantine: int) -> float:
     honest = num_workers - num_byzantine
     supporters = num_workers // 2 + 1 - num_byzantine

@@ -26,7 +26,8 @@ class Mixture(DataPoisoning):
     """A random attack, drawn anew for each episode: a sum of components, with a target and a timetable.
 
     An attack is a point of the unit cube with 31 sides; each side decides one thing. Agents are trained
-    against random points, and an attacker that adapts can search the cube. It knows all honest gradients.
+    against random points, and an attacker that adapts can search the cube. It knows all honest gradients
+    and the last update.
 
     *The sum* (sides 11 to 20, and 21 to 30 for a second one). One to three of these components, each with a
     factor of either sign from 0.1 to 10: ``own`` (what the worker would honestly send), ``mean`` (of the
@@ -125,10 +126,10 @@ class Mixture(DataPoisoning):
         partly = (point[:, 6] < 0.3).nonzero()[:, 0]
         if len(partly):
             target = _target(point, gradients.shape[2], context)[partly]  # [m, 1, d]
-            submitted[partly] = torch.where(target, submitted[partly], gradients[partly])
+            submitted[partly] = torch.where(target, submitted[partly], gradients[partly].to(submitted))
         idle = (byzantine & ~_active(point, byzantine, context.round)).nonzero(as_tuple=True)
         if len(idle[0]):
-            submitted[idle] = gradients[idle]
+            submitted[idle] = gradients[idle].to(submitted)
 
     def _points(self, byzantine: Tensor, context: AttackContext) -> Tensor:
         """The points [E, SIZE] of the present episodes."""

@@ -308,7 +308,8 @@ def _checked_changes(changes: Any) -> list[tuple[int, list[int]]]:
         if isinstance(workers, str) or not isinstance(workers, Sequence):
             raise ValueError(f"changes must name workers in a list of numbers, got {shown(workers)}")
         low = checked[-1][0] + 1 if checked else 0
-        round = check_int("changes (each round, in ascending order)", round, low=low)
+        if check_int("changes (each round)", round, low=0) < low:
+            raise ValueError(f"changes must name rounds in ascending order, got {round} after {low - 1}")
         checked.append((round, [check_int("changes (each worker)", worker, low=0) for worker in workers]))
     return checked
 

@@ -108,4 +108,7 @@ def mistakes(*kinds: type[Exception]) -> Iterator[None]:
         raise
     except caught as error:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
-        raise InputError(" ".join(f"{error}{notes}".split())) from error
+        text = str(error).partition(" was raised from the environment creator")[
+            0
+        ]  # Gymnasium adds all arguments
+        raise InputError(" ".join(f"{text}{notes}".split())) from error

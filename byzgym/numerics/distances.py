@@ -18,7 +18,7 @@ BLOCK = 8192  # columns per product: enough to be fast, few enough that single p
 BATCH = 1 << 22  # values in a product of many blocks
 SCRATCH = 1 << 17  # values of scratch in double precision
 NORM_BLOCK = 1 << 17  # columns whose squares are summed in the type of the rows
-CACHED = 1 << 20  # values of the differences from a point that are computed at a time
+CACHED = 1 << 21  # values of the differences from a point that are computed at a time
 LONG_ROW = 1 << 14  # columns from which comparing two rows costs less than centring them
 # A squared distance below this part of the sum of the two squared norms is doubtful, by type of the product.
 TRUSTED = {torch.float32: 1e-2, torch.float64: 1e-6}

@@ -38,3 +38,9 @@ def finite_loss(loss: Tensor) -> Tensor:
 def finite_gradient(gradient: Tensor) -> Tensor:
     """Gradients with zeros in place of what is NaN or infinite: there is nothing to learn from it."""
     return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def finite_sum(one: Tensor, other: Tensor) -> Tensor:
+    """The sum of finite tensors, in the type of the first; what overflows becomes the largest number."""
+    largest = torch.finfo(one.dtype).max
+    return (one + other.to(one.dtype)).clamp(-largest, largest)

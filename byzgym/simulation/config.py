@@ -151,6 +151,7 @@ def resolve(config: SimulationConfig) -> Setup:
         raise ValueError(f"torch's default dtype must be torch.float32, got {torch.get_default_dtype()}")
     task = _made("task", tasks.registry.registry, config.task)
     model = task.model if config.model is None else config.model
+    _check_inputs(model, task)
     cohort = n
     if config.cohort_size is not None:
         cohort = check_int("cohort_size (unless None)", config.cohort_size, low=1, high=n)
@@ -274,6 +275,15 @@ def _actor(argument: str, registry: Registry[Any], spec: Spec) -> Any:
             f"{sorted(KNOWLEDGE)}, got {knowledge!r}"
         )
     return made
+
+
+def _check_inputs(model: str, task: tasks.Task) -> None:
+    """Raise a ValueError where a model reads numbers of n-grams and the task gives others, or the reverse."""
+    name, x = model.partition(":")[0], task.train[0]
+    if name == "embedding_bag" and bool(((x < 0) | (x != x.floor())).any()):
+        raise ValueError(f"model {model!r} takes numbers of n-grams, whole ones; this task has other inputs")
+    if name in ("softmax", "mlp") and task.model.partition(":")[0] == "embedding_bag":
+        raise ValueError(f"model {model!r} cannot read the numbers of n-grams that this task has as inputs")
 
 
 def _batch_size(batch_size: int | None, task: tasks.Task, num_workers: int) -> int:

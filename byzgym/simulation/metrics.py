@@ -42,7 +42,13 @@ def test_metrics(engine: GradientEngine, theta: Tensor, x: Tensor, y: Tensor) ->
 
 
 def success_rates(
-    engine: GradientEngine, theta: Tensor, x: Tensor, y: Tensor, attacks: Sequence[Any], attack_of: Tensor
+    engine: GradientEngine,
+    theta: Tensor,
+    x: Tensor,
+    y: Tensor,
+    attacks: Sequence[Any],
+    attack_of: Tensor,
+    largest_input: float | None = None,
 ) -> Tensor:
     """How often backdoors succeed with parameters [E, d]: the attack success rates [E], from 0 to 1.
 
@@ -57,7 +63,8 @@ def success_rates(
             continue
         others = y != attack.target
         if others.any():
-            triggered = attack.trigger(x)[others]
+            # A copy, because an attack may be anybody's code.
+            triggered = attack.trigger(x.clone(), largest_input)[others]
             target = torch.full_like(y[others], attack.target)
             rates[envs] = test_metrics(engine, theta[envs], triggered, target)["accuracy"]
     return rates

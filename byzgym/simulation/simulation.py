@@ -30,6 +30,7 @@ from byzgym.simulation.quasi_validation import QuasiValidation, draw_samples
 from byzgym.simulation.reward_set import RewardSet
 from byzgym.simulation.server import Server, receive
 from byzgym.simulation.workers import Workers
+from byzgym.tasks import Task
 from byzgym.validation import check_int, check_tensor
 
 ENVIRONMENT_ARGUMENTS = frozenset(
@@ -65,6 +66,8 @@ class Simulation:
         module = setup.make_module(generator=generator)
         self.setup, self.num_envs = setup, num_envs
         x, y = setup.task.train
+        self.largest_input = float(x.max())
+        """The largest number in the training data: full intensity, of which triggers consist."""
         self.engine = engine_for(module.to(setup.device, torch.float32), x[:2], y[:2], setup.one_by_one)
         self.workers = Workers(setup, self.engine, num_envs)
         self.server = Server(setup, num_envs, self.engine.num_parameters)
@@ -383,7 +386,9 @@ class Simulation:
         metrics = test_metrics(self.engine, self.server.theta, *test)
         attacks = [attack.attack for attack in self.workers.attacks]
         if any(isinstance(attack, Triggered) for attack in attacks):
-            rates = success_rates(self.engine, self.server.theta, *test, attacks, self.workers.attack_of)
+            rates = success_rates(
+                self.engine, self.server.theta, *test, attacks, self.workers.attack_of, self.largest_input
+            )
             if not rates.isnan().all():
                 metrics["attack_success_rate"] = rates
         return metrics
@@ -433,8 +438,12 @@ class Simulation:
 
     def _draw_qv(self, env: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """QV samples x [q, ...] and labels y [q] for an environment, none of them for its reward."""
+        return draw_samples(self.setup, self._seen_by_source(env), generator)
+
+    def _seen_by_source(self, env: int) -> Task:
+        """The task without its test set, and without the samples of an environment's reward."""
         task = self.setup.task if self.reward_set is None else self.reward_set.rest(env)
-        return draw_samples(self.setup, task.without_test(), generator)
+        return task.without_test()
 
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
         module = self.setup.make_module(generator=generator)
@@ -459,7 +468,7 @@ class Simulation:
         self._in_round = False
 
     def _draw_for_attackers(self, envs: list[int] | None) -> tuple[Tensor, Tensor] | None:
-        """QV samples of their own for attackers that know where such samples come from.
+        """QV samples of their own for attackers that know where such samples come from: other held-out ones.
 
         Inputs x [k, q, ...] and labels y [k, q] for some environments (all where None), zero where nobody
         knows; None where that is everywhere.
@@ -470,7 +479,11 @@ class Simulation:
             return None
         x, y = (torch.zeros_like(part[chosen]) for part in (self.quasi_validation.x, self.quasi_validation.y))
         for env in knowing:
-            x[chosen.index(env)], y[chosen.index(env)] = self._draw_qv(env, self.workers.generators[env])
+            task = self._seen_by_source(env).without_held_out(
+                self.quasi_validation.x[env], self.setup.qv_size
+            )
+            samples = draw_samples(self.setup, task, self.workers.generators[env])
+            x[chosen.index(env)], y[chosen.index(env)] = samples
         return x, y
 
     def _submit(self, envs: list[int] | None) -> None:
@@ -488,6 +501,7 @@ class Simulation:
             learning_rate=self.server.learning_rate[chosen],
             previous_update=self.server.previous_update[chosen],
             num_classes=self.setup.task.num_classes,
+            largest_input=self.largest_input,
             rule=rule.of(envs) if envs is not None and isinstance(rule, RulePerEnvironment) else rule,
             qv=(self.quasi_validation.x[chosen], self.quasi_validation.y[chosen]),
         )

@@ -207,16 +207,17 @@ class Workers:
             attack, name = self.attacks[number].attack, self.attacks[number].name
             if isinstance(attack, attacks.DataPoisoning):
                 mask, given = self._told(number, members, index, context)
-                clean = x[members], y[members]
-                with blamed(f"attack {name}"):
-                    poisoned = attack.poison(*clean, mask.clone(), given)
-                parts = _checked_batches(name, poisoned, clean, mask, context.num_classes)
-                if len(parts) == 3 and weights is None:
-                    weights = torch.ones(y.shape, device=y.device)
                 env, worker = mask.nonzero(as_tuple=True)
-                for whole, part in zip((x, y, weights), parts, strict=False):
-                    assert whole is not None
-                    whole[members[env], worker] = part[env, worker]
+                for batch in torch.arange(y.shape[2], device=y.device).split(self._setup.batch_size):
+                    clean = x[members][:, :, batch], y[members][:, :, batch]  # of one local step
+                    with blamed(f"attack {name}"):
+                        poisoned = attack.poison(*clean, mask.clone(), given)
+                    parts = _checked_batches(name, poisoned, clean, mask, context.num_classes)
+                    if len(parts) == 3 and weights is None:
+                        weights = torch.ones(y.shape, device=y.device)
+                    for whole, part in zip((x, y, weights), parts, strict=False):
+                        assert whole is not None
+                        whole[members[env][:, None], worker[:, None], batch] = part[env, worker]
         return x, y, weights
 
     def _local_changes(
@@ -354,6 +355,7 @@ def _context_for(actor: Any, context: AttackContext, members: Tensor, memory: Me
         learning_rate=context.learning_rate[members],
         previous_update=context.previous_update[members],
         num_classes=context.num_classes,
+        largest_input=context.largest_input,
         rule=rule.of(members) if isinstance(rule, RulePerEnvironment) else rule,
         qv=None if qv is None else (qv[0][members], qv[1][members]),
         qv_distribution=None if fresh is None else (fresh[0][members], fresh[1][members]),

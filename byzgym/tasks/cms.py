@@ -33,6 +33,8 @@ _CODES: dict[str, tuple[Any, ...]] = {
 }
 _DATES = ("BENE_BIRTH_DT", "BENE_DEATH_DT")
 _STATE = "SP_STATE_CODE"
+_DAYS = (18500101, 20991231)
+"""The first and the last day that a date may be."""
 
 
 @registry.built_in("cms")
@@ -97,7 +99,7 @@ def _load(file: Path, changed: int, label: str) -> Task:
     def samples(rows: np.ndarray) -> tuple[Tensor, Tensor]:
         return x[rows], labels[rows]
 
-    states = tables.reals(table, _STATE, file)
+    states = tables.integers(table, _STATE, 1, 99, file)
     columns = {name: table[name].to_numpy()[train] for name in ("BENE_SEX_IDENT_CD", "BENE_RACE_CD")}
     columns[_STATE] = states[train]
     return Task(samples(train), samples(test), 2, "mlp:32", samples(held_out), columns=columns)
@@ -105,8 +107,10 @@ def _load(file: Path, changed: int, label: str) -> Task:
 
 def _features(table: Any, label: str, file: Path) -> list[np.ndarray]:
     """The features, each [N]."""
-    born = tables.reals(table, "BENE_BIRTH_DT", file)
-    columns = [born // 10_000, (table["BENE_DEATH_DT"] != "").to_numpy()]
+    born = tables.integers(table, "BENE_BIRTH_DT", *_DAYS, file)
+    dead = (table["BENE_DEATH_DT"] != "").to_numpy()
+    tables.integers(table[["BENE_DEATH_DT"]].replace("", _DAYS[0]), "BENE_DEATH_DT", *_DAYS, file)
+    columns = [born // 10_000, dead]
     for name, allowed in _CODES.items():
         given = tables.codes(table, name, allowed, file)
         columns += [given == code for code in allowed[1:]]

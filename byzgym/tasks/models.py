@@ -227,6 +227,8 @@ def embedding_bag(
     Source: fastText, Joulin, Grave, Bojanowski and Mikolov 2017, "Bag of Tricks for Efficient Text
     Classification" (https://arxiv.org/abs/1607.01759).
     """
+    check_int("buckets", buckets, low=1)
+    check_int("width", width, low=1)
     return nn.Sequential(_EmbeddingBag(buckets, width), nn.Linear(width, num_classes))
 
 

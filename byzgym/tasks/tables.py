@@ -106,6 +106,20 @@ def reals(table: Any, name: str, file: Path) -> np.ndarray:
     return values
 
 
+def integers(table: Any, name: str, low: int, high: int, file: Path) -> np.ndarray:
+    """A column [N] of whole numbers from ``low`` to ``high``; a ValueError names the first other value."""
+    import pandas as pd
+
+    column = table[name]
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    wrong = ~((values >= low) & (values <= high) & (values == np.floor(values)))
+    if wrong.any():
+        raise ValueError(
+            f"column {name} of {file} must hold integers from {low} to {high}, got {_first(column, wrong)}"
+        )
+    return values.astype(np.int64)
+
+
 def split(
     y: np.ndarray, num_classes: int, label: str, file: Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -90,3 +90,43 @@ def test_who_has_no_credits_says_so(name):
     else:
         with pytest.raises(NotLinearError):
             rule.credits(view)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "memory" in aggregation.make(name).needs])
+def test_a_memory_is_of_clients_and_not_of_rows(name):
+    """Cohorts of 4 of 8 clients: a client is known again in any row, and a new one has no past."""
+    cohorts = torch.tensor([[0, 1, 2, 7], [0, 1, 2, 7], [3, 4, 5, 6], [7, 3, 0, 5]])
+    target, sent = normal(1, 6), normal(4, 8, 6, seed=1)
+    sent[:, 7] = -20 * target
+
+    def decide(orders):
+        rule, memory, found = aggregation.make(name, num_byzantine=1), Memory(1), []
+        for number, (cohort, order) in enumerate(zip(cohorts, orders, strict=True)):
+            workers = cohort[order][None]
+            view = view_of(
+                sent[number][workers],
+                target,
+                memory,
+                workers=workers,
+                total_workers=8,
+                round=torch.tensor([number]),
+            )
+            found.append(rule.decide(view))
+        return found
+
+    straight = [torch.arange(4)] * 4
+    shuffled = [torch.tensor(order) for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 0, 1], [1, 0, 3, 2])]
+    for one, other, order in zip(decide(straight), decide(shuffled), shuffled, strict=True):
+        torch.testing.assert_close(one.update, other.update)
+        if one.credits is not None:
+            torch.testing.assert_close(one.credits[:, order], other.credits)
+
+
+@every_rule
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_row_near_the_largest_number(name, dtype):
+    rows = torch.ones(1, 10, 600, dtype=dtype)
+    rows[0, 0] = torch.finfo(dtype).max * (-1.0) ** torch.arange(600)
+    rule = aggregation.make(name, num_byzantine=1)
+    for decision in play(rule, torch.stack([rows] * 3), -torch.ones(1, 600, dtype=dtype)):
+        assert decision.update.isfinite().all()

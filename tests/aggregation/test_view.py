@@ -124,3 +124,8 @@ def test_a_part_made_in_inference_mode():
     torch.testing.assert_close(theta.grad, part.qv_gradient)
     again = pickle.loads(pickle.dumps(view.of(runs)))
     torch.testing.assert_close(again.qv_value, part.qv_value)
+
+
+def test_a_memory_of_other_runs_is_refused():
+    with pytest.raises(ValueError, match="memory must be of 3 runs, got one of 2"):
+        make_view(memory=Memory(2))

@@ -159,19 +159,19 @@ def test_neurotoxin_keeps_all_in_the_first_round():
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "shape"),
+    ("name", "parameters", "shape", "message"),
     [
-        ("backdoor", {"size": 5}, (1, 5, 9)),
-        ("backdoor", {"size": 20}, (20,)),
-        ("distributed_backdoor", {"size": 4}, (1, 8, 8)),
-        ("distributed_backdoor", {"gap": 30}, (1, 28, 28)),
-        ("distributed_backdoor", {"shift": 26}, (1, 28, 28)),
-        ("distributed_backdoor", {}, (3,)),
+        ("backdoor", {"size": 5}, (1, 5, 9), r"^size must be from 1 to 4 for .* \(1, 5, 9\), got 5"),
+        ("backdoor", {"size": 20}, (20,), r"^size must be from 1 to 19 for"),
+        ("distributed_backdoor", {"size": 4}, (1, 8, 8), r"^size must be from 1 to 3 for"),
+        ("distributed_backdoor", {"gap": 30}, (1, 28, 28), r"^gap and shift must .* got gap=30 and shift=0"),
+        ("distributed_backdoor", {"shift": 26}, (1, 28, 28), r"^gap and shift must .* and shift=26"),
+        ("distributed_backdoor", {}, (3,), r"^gap and shift must leave room .* \(3,\)"),
     ],
 )
-def test_a_trigger_must_fit(name, parameters, shape):
+def test_a_trigger_must_fit(name, parameters, shape, message):
     x, y = images(*shape)
-    with pytest.raises(ValueError, match=r"^size must leave some room in inputs of shape"):
+    with pytest.raises(ValueError, match=message):
         attacks.make(name, **parameters).poison(x, y, MASK, CONTEXT)
 
 

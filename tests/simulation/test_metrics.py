@@ -62,7 +62,7 @@ class Shift(attacks.Triggered):
     def parts(self, shape):
         raise NotImplementedError
 
-    def trigger(self, x):
+    def trigger(self, x, largest_input=None):
         return x + torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), x.shape[1])
 
 

@@ -8,7 +8,8 @@ from simulation_cases import make, play
 from torch import nn
 from torch.nn import functional as F
 
-from byzgym import aggregation, attacks, tasks
+from byzgym import aggregation, attacks, specs, tasks
+from byzgym.simulation import Simulation
 
 OVERRIDES = [{"attack": "test_mine"}, {}, {"attack": "test_mine"}]
 BOTH_SIZES = pytest.mark.parametrize("model", ["mlp:8", "mlp:1500"])  # rows below and above LONG_ROW
@@ -321,3 +322,58 @@ class TestLeftOutGradients:
         seen, honest = (self.rounds(1, learning_rate=1e-30, attack=attack)[0] for attack in attempts)
         ratio = (seen / honest).nanmedian(-1).values.flatten()
         torch.testing.assert_close(ratio.sort().values, torch.tensor([1.0] * 4 + [3.0] * 8))
+
+
+def _spied(spec, **arguments):
+    """A simulation, and the batches [E, n, B, ...] before and after its attack's `poison`, call by call."""
+    kind, parameters = type(attacks.make_from(spec)), specs.parse(spec)
+    calls = []
+
+    class Spy(kind):
+        def poison(self, x, y, byzantine, context):
+            result = super().poison(x, y, byzantine, context)
+            calls.append((x.clone(), result, context))
+            return result
+
+    parameters.pop("name")
+    simulation = Simulation.make(
+        num_workers=4, num_byzantine=1, attack=Spy(**parameters), seed=0, **arguments
+    )
+    return simulation, calls
+
+
+def test_data_is_poisoned_in_every_local_step():
+    simulation, calls = _spied("backdoor:size=2,target=3", local_steps=5, batch_size=32, task="digits")
+    assert [x.shape[2] for x, _, _ in calls] == [32] * 5
+    for before, (x, y), _ in calls:
+        changed = (x != before).flatten(3).any(3)[simulation.byzantine]
+        assert changed.sum() == 10  # 20 / 64 of 32
+        assert (y[simulation.byzantine][changed] == 3).all()
+
+
+def test_a_trigger_is_the_same_in_training_and_when_it_is_measured():
+    simulation, calls = _spied("backdoor:size=2", task="synthetic")
+    largest = simulation.setup.task.train[0].max()
+    for _ in range(3):
+        simulation.apply(simulation.gradients.mean(1))
+    for _, (x, _), _ in calls:
+        assert (x[simulation.byzantine][:, :2, :2] == largest).all()
+    attack = simulation.workers.attacks[0].attack
+    assert (attack.trigger(simulation.setup.task.test[0], simulation.largest_input)[:, :2] == largest).all()
+
+
+def test_who_knows_the_source_of_qv_samples_does_not_get_them():
+    simulation, calls = _spied("leaked_qv:leak=distribution", task="digits")
+    for _ in range(30):
+        simulation.apply(simulation.gradients.mean(1))
+    drawn = torch.cat([context.qv_distribution[0][0].flatten(1) for _, _, context in calls])
+    known = simulation.quasi_validation.x[0].flatten(1)
+    assert len(drawn.unique(dim=0)) > 100
+    assert not (drawn[:, None] == known).all(2).any()
+
+
+def test_who_knows_the_source_of_qv_samples_needs_others():
+    x, y = torch.arange(180.0).view(60, 3), torch.arange(60) % 2
+    task = tasks.Task((x[:40], y[:40]), (x[50:], y[50:]), 2, held_out=(x[40:50], y[40:50]))
+    with pytest.raises(ValueError, match="no samples beside the 10 of the QV set"):
+        Simulation.make(task=task, attack="leaked_qv:leak=distribution", num_workers=4, num_byzantine=1)

@@ -126,8 +126,14 @@ def test_states_divide_the_workers(write):
         ({"SP_CHF": ""}, "column SP_CHF of .* must hold one of 1, 2, got nan in row 81"),
         ({"BENE_ESRD_IND": "N"}, "column BENE_ESRD_IND of .* must hold one of 0, Y, got 'N' in row 81"),
         ({"MEDREIMB_IP": "much"}, "column MEDREIMB_IP of .* must hold finite numbers, got 'much' in row 81"),
-        ({"BENE_BIRTH_DT": ""}, "column BENE_BIRTH_DT of .* must hold finite numbers, got nan in row 81"),
-        ({"SP_STATE_CODE": "NY"}, "column SP_STATE_CODE of .* must hold finite numbers, got 'NY' in row 81"),
+        ({"BENE_BIRTH_DT": ""}, "column BENE_BIRTH_DT of .* 18500101 to 20991231, got nan in row 81"),
+        ({"SP_STATE_CODE": "NY"}, "column SP_STATE_CODE of .* integers from 1 to 99, got 'NY' in row 81"),
+        ({"SP_STATE_CODE": 5.5}, "column SP_STATE_CODE of .* integers from 1 to 99, got 5.5 in row 81"),
+        (
+            {"BENE_DEATH_DT": "alive"},
+            "column BENE_DEATH_DT of .* 18500101 to 20991231, got 'alive' in row 81",
+        ),
+        ({"BENE_BIRTH_DT": 5}, "column BENE_BIRTH_DT of .* 18500101 to 20991231, got 5 in row 81"),
     ],
 )
 def test_bad_values(write, changes, message):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from byzgym import specs
 from byzgym.aggregation.base import Rule, ServerRule, Weighting
 from byzgym.aggregation.drawing import DrawingRule, Key, view_keys
 from byzgym.aggregation.mean import Mean
@@ -19,6 +20,7 @@ from byzgym.aggregation.pre.registry import PreSpec, make_from
 from byzgym.aggregation.view import ServerView
 from byzgym.ambient import without_autocast
 from byzgym.numerics.finite import finite_rows, is_finite
+from byzgym.validation import shown
 
 MANY = 1000
 """Workers with whom it shows whether a pre-aggregator changes the number of rows."""
@@ -41,6 +43,11 @@ def compose(pre: Sequence[PreSpec], rule: Rule, num_byzantine: int | None = None
         >>> rule(torch.tensor([[0.5], [100.0]])), rule.credits(torch.tensor([[0.5], [100.0]]))
         (tensor([0.7500]), tensor([0.5000, 0.0050]))
     """
+    for one in pre:
+        if not isinstance(one, str | Mapping):
+            continue
+        if "num_byzantine" in (specs.parse(one) if isinstance(one, str) else one):
+            raise ValueError(f"pre-aggregators are told the rule's num_byzantine, got {shown(one)}")
     f = rule.num_byzantine if num_byzantine is None else num_byzantine
     members = [made if isinstance(made, PreAggregator) else make_from(made, f) for made in pre]
     if not members:
@@ -209,6 +216,7 @@ class _OnView(_Composed, ServerRule):
         shown.gradients, shown.rejected = rows, rejected
         if rows.shape[1] != view.num_workers:
             shown.previous_credits = rows.new_full(rows.shape[:2], 1 / rows.shape[1])
+            shown.workers, shown.total_workers = None, rows.shape[1]  # a row is no single worker's
         if view.memory is not None:
             shown.memory = view.memory.section(repr(self.chain))
         return shown

@@ -13,6 +13,7 @@ from torch import Tensor
 from byzgym.aggregation.drawing import Key
 from byzgym.aggregation.pre.base import Mixed, PreAggregator
 from byzgym.aggregation.pre.registry import registry
+from byzgym.numerics.finite import is_finite
 from byzgym.validation import check_int
 
 
@@ -31,6 +32,11 @@ class _Groups(PreAggregator):
 
     def _rows(self, gradients: Tensor) -> Tensor:
         """The means of groups of neighbours; the last one may be smaller."""
+        means = self._means(gradients)
+        # A sum of large numbers may overflow where the mean does not.
+        return means if is_finite(means) else self.size * self._means(gradients / self.size)
+
+    def _means(self, gradients: Tensor) -> Tensor:
         whole = gradients.shape[-2] // self.size * self.size
         means = gradients[..., :whole, :].unflatten(-2, (-1, self.size)).mean(-2)
         if whole == gradients.shape[-2]:

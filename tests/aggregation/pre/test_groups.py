@@ -122,3 +122,10 @@ def test_bad_sizes(size):
     for name in ("bucketing", "secure_groups"):
         with pytest.raises(ValueError, match="size must be an integer of at least 1"):
             pre.make(name, size=size)
+
+
+def test_large_numbers_have_a_mean():
+    rows = torch.ones(5, 3)
+    rows[0] = rows[1] = 3e38
+    found = pre.make("secure_groups", size=2)(rows)
+    torch.testing.assert_close(found, torch.tensor([[3e38], [1.0], [1.0]]).expand(3, 3))

@@ -111,7 +111,7 @@ def test_mistakes_are_named():
         ({"name": "krum", "pre": ["nmm"]}, ValueError, "unknown pre-aggregator 'nmm'; did you mean 'nnm'"),
         ("nnm+krumm", ValueError, "unknown rule 'krumm'; did you mean 'krum'"),
         ("nnm", ValueError, "'nnm' is a pre-aggregator"),
-        ("krum+nnm", ValueError, "unknown pre-aggregator 'krum'"),
+        ("krum+nnm", ValueError, "'krum' in 'krum.nnm' is a rule"),
         ("bucketing:sizes=2+krum", TypeError, "sizes"),
         ("bucketing:size=0+krum", ValueError, "size must be an integer of at least 1"),
         ({"name": "krum", "pre": "nnm"}, TypeError, "pre must be a list of pre-aggregators, got 'nnm'"),
@@ -189,3 +189,27 @@ class Doubling(pre.Scaling):
 def test_broken_ones_are_told_what_is_wrong(broken, problem):
     with pytest.raises(CheckError, match=problem):
         check_pre_aggregator(broken)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nnm+", r"a rule is missing behind 'nnm\+'"),
+        ("krum+nnm", r"'krum' in 'krum\+nnm' is a rule, which stands last; in front can stand: arc, "),
+        ("nnm:num_byzantine=1+mean", r"are told the rule's num_byzantine, got "),
+        (
+            {"name": "mean", "pre": [{"name": "nnm", "num_byzantine": 1}]},
+            r"are told the rule's num_byzantine",
+        ),
+    ],
+)
+def test_what_cannot_stand_together_is_said(spec, message):
+    with pytest.raises(ValueError, match=message):
+        aggregation.make_from(spec)
+
+
+def test_a_composition_can_stand_inside_a_rule():
+    rows = torch.randn(11, 4, generator=torch.Generator().manual_seed(0))
+    for rule in ("foundation", "gas"):
+        made = aggregation.make(rule, num_byzantine=2, rule="nnm+median")
+        assert made(rows).isfinite().all()
