@@ -14,7 +14,15 @@ from rich.text import Text
 
 from byzgym.experiments.figures import draw
 from byzgym.experiments.results import Results
-from byzgym.experiments.tables import Cell, Signs, Table, accuracy_table, detection_table, difference_table
+from byzgym.experiments.tables import (
+    Cell,
+    Signs,
+    Table,
+    accuracy_table,
+    detection_table,
+    difference_table,
+    success_table,
+)
 from byzgym.files import write_texts
 
 _GAP = 3  # between two columns of the terminal's table
@@ -40,9 +48,10 @@ _FIGURES = {
     "credits": "Credit on Byzantine workers at the end of the runs: 0 where a policy has found them all.",
 }
 _READING = (
-    "Every run trains the model from scratch. In each round every worker submits a gradient, the Byzantine "
-    "ones what their attack says. The policy sees the submissions and the server's quasi-validation (QV) "
-    "samples and decides on the update. It never learns who is Byzantine.",
+    "Every run trains the model from scratch. In each round every worker that takes part submits a gradient "
+    "(the change of its model, after several local steps), the Byzantine ones what their attack says. The "
+    "policy sees the submissions and the server's quasi-validation (QV) samples and decides on the "
+    "update. It never learns who is Byzantine.",
     "All policies meet the same seeds: the same initial model, data, batches and Byzantine workers. "
     "Differences between policies under one attack are therefore paired.",
     "A policy marked as a reference sees who is Byzantine, which no server does. It shows what would be "
@@ -60,6 +69,9 @@ def show(results: Results, console: Console) -> None:
     for f in results.played_numbers:
         console.print(Text())
         console.print(for_terminal(accuracy_table(results, f, signs), console.width))
+        if (backdoors := success_table(results, f)).rows:
+            console.print(Text())
+            console.print(for_terminal(backdoors, console.width))
 
 
 def write(results: Results, folder: str | Path) -> list[Path]:
@@ -131,7 +143,7 @@ def html(results: Results, figures: Sequence[Path]) -> str:
 
 def _tables(results: Results) -> list[tuple[int, Table]]:
     """The tables, with the levels of their headings."""
-    parts = [(2, accuracy_table), (3, difference_table), (3, detection_table)]
+    parts = [(2, accuracy_table), (3, success_table), (3, difference_table), (3, detection_table)]
     tables = [(level, build(results, f)) for f in results.played_numbers for level, build in parts]
     return [(level, table) for level, table in tables if table.rows]
 
@@ -188,9 +200,15 @@ def _html_rows(table: Table) -> str:
 
 def _lead(results: Results) -> str:
     comparison, runs = results.comparison, results.runs
+    deployment = {
+        f", of which {comparison.cohort_size} take part in a round": comparison.cohort_size is not None,
+        f", {comparison.local_steps} local steps": comparison.local_steps > 1,
+        f", {comparison.num_servers} servers": comparison.num_servers > 1,
+    }
     return (
         f"{len(runs)} runs of {comparison.rounds} rounds each: model {runs['model'].iloc[0]}, "
-        f"{comparison.num_workers} workers, partition {comparison.partition}, roles {comparison.roles}, "
+        f"{comparison.num_workers} workers{''.join(text for text, so in deployment.items() if so)}, "
+        f"partition {comparison.partition}, roles {comparison.roles}, "
         f"{comparison.qv_size} QV samples, {comparison.seeds} {'seed' if comparison.seeds == 1 else 'seeds'}."
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from byzgym import specs
 from byzgym.attacks.registry import registry as attack_registry
-from byzgym.experiments.results import Results
+from byzgym.experiments.results import OF_BACKDOORS, Results
 from byzgym.experiments.statistics import LEVEL, paired_difference, summarise
 
 _DIFFERENCES = (
@@ -21,6 +21,10 @@ _DETECTION = (
     "Credit on Byzantine workers in the last tenth of the rounds / ROC AUC of low credit as a detector of "
     "Byzantine workers in the last half of the rounds (1: always right, 0.5: chance, 0: always wrong). Means "
     "over seeds; – where there are no credits."
+)
+_SUCCESS = (
+    "Share in % of the test samples without the target label that get it once they bear the trigger, mean "
+    "over seeds: low is good."
 )
 _DIVERGED = "a run diverged: parameters not finite, or a QV loss at the end 1000 times that at the start"
 
@@ -135,6 +139,18 @@ def detection_table(results: Results, num_byzantine: int) -> Table:
             cells.append(Cell(" / ".join("–" if math.isnan(value) else f"{value:.2f}" for value in pair)))
         if any(cell.text != "– / –" for cell in cells):
             table.rows.append(Row(results.label(policy), cells, policy in results.references))
+    return table
+
+
+def success_table(results: Results, num_byzantine: int) -> Table:
+    """How often backdoors succeed at the end of the runs; no rows where no attack is one."""
+    runs = results.runs[results.runs["num_byzantine"] == num_byzantine].dropna(subset=[OF_BACKDOORS])
+    rates = runs.groupby(["policy", "attack"])[OF_BACKDOORS].mean().to_dict()
+    attacks = [attack for attack in results.comparison.attacks if attack in set(runs["attack"])]
+    table = Table("Success of backdoors", ["policy", *attacks], [_SUCCESS])
+    for policy in results.played(num_byzantine) if attacks else ():
+        cells = [Cell(f"{100 * rates[policy, attack]:.1f}") for attack in attacks]
+        table.rows.append(Row(results.label(policy), cells, policy in results.references))
     return table
 
 

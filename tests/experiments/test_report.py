@@ -4,7 +4,7 @@ import re
 import pytest
 from rich.console import Console
 
-from byzgym.experiments import compare, report
+from byzgym.experiments import Comparison, compare, report
 from byzgym.experiments.tables import Cell, Row, Table
 
 
@@ -88,3 +88,16 @@ def test_several_numbers_of_byzantine_workers(small, tmp_path):
     names = {path.name for path in report.write(results, tmp_path)}
     assert {"accuracy_f0.png", "accuracy_f3.png", "overview.png"} <= names
     assert "3 of 10 workers" in shown(results)
+
+
+def test_backdoors_have_a_table_of_their_success(tmp_path):
+    comparison = Comparison(
+        policies=("mean", "krum"), attacks=("zero", "backdoor:size=2"), task="synthetic", num_workers=6,
+        num_byzantine=2, rounds=3, seeds=2, cohort_size=5, local_steps=2,
+    )  # fmt: skip
+    text = report.markdown(compare(comparison, tmp_path), [])
+    lines = text.split("### Success of backdoors")[1].splitlines()
+    row = next(line for line in lines if line.startswith("| krum"))
+    assert 0 <= float(row.split("|")[2]) <= 100
+    assert "| policy | backdoor:size=2 |" in text
+    assert "6 workers, of which 5 take part in a round, 2 local steps, partition iid" in text
