@@ -65,13 +65,19 @@ ATTACKS: dict[str, tuple[dict[str, Any], str, dict[str, float]]] = {
     "ipm": ({"name": "ipm", "epsilon": 0.5}, "InnerProductManipulation", {"tau": 0.5}),
     "alie": ({"name": "alie", "z": 1.5}, "ALittleIsEnough", {"tau": 1.5}),
     "sign_flip": ({"name": "sign_flip"}, "SignFlipping", {}),
+    "min_max": ({"name": "min_max"}, "", {}),  # which ByzFL does not have
+    "min_sum": ({"name": "min_sum"}, "", {}),
+    "ipm_optimized": ({"name": "ipm", "optimize": True}, "", {}),  # ByzFL's searches otherwise
+    "alie_optimized": ({"name": "alie", "optimize": True}, "", {}),
 }
 # Ours draws batches for 16 rounds at a time, so that 16 rounds hold one such draw.
 PER_TURN = {"ours": 16, "plain": 16, "ByzFL": 3}
 
 
 def main(
-    attacks: tuple[Literal["ipm", "alie", "sign_flip"], ...] = ("ipm", "alie"),
+    attacks: tuple[
+        Literal["ipm", "alie", "sign_flip", "min_max", "min_sum", "ipm_optimized", "alie_optimized"], ...
+    ] = ("ipm", "alie"),
     rules: tuple[str, ...] = tuple(TARGETS),
     repeats: int = 9,
     threads: int = 2,
@@ -119,7 +125,7 @@ def compare(
         "ours": our_round(simulation, name, compiled and name in COORDINATE_WISE),
         "plain": plain_pass(plain_model(*WIDTHS), x[:samples].clone(), y[:samples].clone()),
     }
-    if byzfl is not None and name in BYZFL:
+    if byzfl is not None and name in BYZFL and ATTACKS[attack][1]:
         calls["ByzFL"] = byzfl_round(byzfl, name, attack, x, y, drawn)
     seconds = medians(calls, repeats, PER_TURN)
     if simulation.diverged.any():
@@ -130,6 +136,7 @@ def compare(
 def our_round(simulation: Any, name: str, compiled: bool) -> Callable[[], None]:
     f = aggregation.make_for(name, NUM_WORKERS, NUM_BYZANTINE).num_byzantine
     rule = aggregation.make(name, num_byzantine=f, **({"compiled": True} if compiled else {}))
+    simulation.rule = rule
     return lambda: simulation.apply(rule(simulation.gradients))
 
 
