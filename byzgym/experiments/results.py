@@ -20,7 +20,7 @@ from byzgym.experiments.config import Comparison, command, options
 
 RUN_COLUMNS: dict[str, type] = {
     **dict.fromkeys(("task", "model", "policy", "attack", "roles", "partition"), str),
-    **dict.fromkeys(("num_workers", "num_byzantine", "seed", "rounds"), int),
+    **dict.fromkeys(("num_classes", "num_workers", "num_byzantine", "seed", "rounds"), int),
     **dict.fromkeys(
         ("accuracy", "attack_success_rate", "qv_loss", "byzantine_credit", "detection_auc"), float
     ),
