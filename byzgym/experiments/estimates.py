@@ -1,18 +1,20 @@
 """What the runs of a comparison say about each policy as a whole, with bootstrap confidence intervals.
 
-The definitions are those of rliable (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264): the interquartile
-mean, performance profiles and the probability of improvement. The worst case over attacks comes first: whoever
-attacks chooses the attack, so a policy is as good as under its worst one.
+The definitions of the interquartile mean, performance profiles and the probability of improvement are
+rliable's (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264). The worst case over attacks comes first:
+whoever attacks chooses the attack, so a policy is as good as under its worst one.
 
-Every function takes a table with a row a run and at least the columns of `COLUMNS`, such as results.csv. A run
-that diverged counts as chance (`statistics.counted`). A cell is an attack with a number of Byzantine workers.
-A policy without runs in a cell in which another one has some gets NaN, since its value would not compare.
+Every function takes a table with a row a run and at least the columns of `COLUMNS`, such as results.csv. A
+run that diverged counts as chance (`statistics.counted`). A cell is an attack with a number of Byzantine
+workers. A policy without runs in a cell in which another one has some gets NaN: its value would not compare.
 
-The bootstrap is stratified: within each cell seeds are drawn again with replacement. Cells are drawn
-independently, as rliable does. But here the same seeds are played in all cells, and a seed may be lucky in all
-of them; then these intervals are too narrow, and ``joint=True`` draws a seed together with its runs in every
-cell. Bounds are percentiles (`LEVEL`), and NaN where a cell has a single seed. Intervals from few seeds are too
-narrow in any case, as a resample of n values has (n - 1) / n of their variance.
+The bootstrap is stratified: within each cell seeds are drawn again with replacement, for each cell by itself,
+as in rliable. Here the same seeds are played in all cells. Where a seed is lucky or unlucky in all of them,
+these intervals are too narrow; ``joint=True`` draws a seed together with its runs in every cell. Bounds are
+NaN where a cell has a single seed, and too narrow with few, as a resample of n values has (n - 1) / n of
+their variance. Measured on normal scores in four cells, the 95 % interval of the interquartile mean holds the
+true value in 73 % of cases with 2 seeds, 85 % with 3, 90 % with 5 and with 10. If seeds make nine tenths of
+the variance, in all cells alike, it is 67 % with 5 seeds, and 88 % with ``joint=True``.
 
 Example:
     >>> runs = pd.DataFrame({
@@ -66,7 +68,9 @@ def worst_case(
     """The mean accuracy over seeds in the cell in which that is lowest: min over c of mean over s of x[c, s].
 
     The lowest of several means is on average below the lowest expectation, the more so the closer the cells
-    and the fewer the seeds. So this errs on the safe side.
+    and the fewer the seeds, and resampling lowers it once more. So the bounds are those of the basic
+    bootstrap, ``2 value - percentile``, kept between 0 and 1: measured with four cells alike and 5 seeds, they
+    hold the true value in 80 % of cases, percentiles in 45 %.
 
     Args:
         runs: A row a run, with the columns of `COLUMNS`.
@@ -89,7 +93,8 @@ def worst_case(
         row = {"value": math.nan, "low": math.nan, "high": math.nan, **dict.fromkeys(CELL)}
         if strata:
             means = [float(stratum.mean()) for stratum in strata]
-            low, high = _interval(strata, _lowest_mean, joint, resamples, seed)
+            interval = _interval(strata, _lowest_mean, joint, resamples, seed, method="basic")
+            low, high = (float(np.clip(bound, 0, 1)) for bound in interval)
             # To twelve digits, so that the last bit of a sum does not choose among equal means.
             worst = cells[int(np.argmin(np.round(means, 12)))]
             row = {"value": min(means), "low": low, "high": high, **dict(zip(CELL, worst, strict=True))}
@@ -154,7 +159,7 @@ def probability_of_improvement(
             indices = [np.arange(len(stratum)) for stratum in strata]
 
             def share(*drawn: np.ndarray, strata: list[np.ndarray] = strata, axis: int = -1) -> Any:
-                # `paired` of scipy's bootstrap is for the cells, so that policies are paired by drawing indices.
+                # Indices are drawn, so that a seed is drawn for both policies.
                 pairs = zip(strata, drawn, strict=True)
                 return np.mean([_beaten(*np.moveaxis(own[index], -1, 0)) for own, index in pairs], axis=0)
 
@@ -221,20 +226,25 @@ def _scores(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cells(scores: pd.DataFrame) -> list[Any]:
-    return list(scores.index.droplevel("seed").unique())
+    return [cell for cell, _ in scores.groupby(level=list(CELL))]
 
 
 def _strata(scores: pd.DataFrame | pd.Series) -> list[np.ndarray]:
-    """The scores of each cell, [seeds] or [seeds, policies], in the order of `_cells`; none if a cell is empty.
+    """The scores of each cell, [seeds] or [seeds, policies], in the order of `_cells`.
 
-    Seeds that one of the policies lacks are left out.
+    Seeds that one of the policies lacks are left out. If that leaves a cell empty, there are no strata.
     """
     cells = [cell.dropna().to_numpy(float) for _, cell in scores.groupby(level=list(CELL))]
     return cells if all(map(len, cells)) else []
 
 
 def _interval(
-    data: Sequence[np.ndarray], statistic: Callable[..., Any], joint: bool, resamples: int, seed: int
+    data: Sequence[np.ndarray],
+    statistic: Callable[..., Any],
+    joint: bool,
+    resamples: int,
+    seed: int,
+    method: str = "percentile",
 ) -> Any:
     """The bounds of a statistic of samples, one a stratum, which are drawn along their last axes."""
     check_bool("joint", joint)
@@ -256,7 +266,7 @@ def _interval(
         vectorized=True,
         paired=joint,
         confidence_level=LEVEL,
-        method="percentile",
+        method=method,
         random_state=np.random.default_rng(seed),
     ).confidence_interval
     return interval.low, interval.high

@@ -36,7 +36,7 @@ OF_BACKDOORS = "attack_success_rate"
 """The column that is in the files only if there is a backdoor among the attacks."""
 
 _TABLES = ("config.json", "curves.csv", "results.csv")
-_DRAWN = re.compile(r"overview\.png|(accuracy|final|credits)_f\d+\.png|report\.(html|md)", re.ASCII)
+_DRAWN = re.compile(r"overview\.png|(accuracy|final|profile|credits)_f\d+\.png|report\.(html|md)", re.ASCII)
 
 
 @dataclass(frozen=True)
