@@ -69,8 +69,8 @@ def worst_case(
 
     The lowest of several means is on average below the lowest expectation, the more so the closer the cells
     and the fewer the seeds, and resampling lowers it once more. So the bounds are those of the basic
-    bootstrap, ``2 value - percentile``, kept between 0 and 1: measured with four cells alike and 5 seeds, they
-    hold the true value in 80 % of cases, percentiles in 45 %.
+    bootstrap, ``2 value - percentile``, kept between 0 and 1: measured with four cells alike and 5 seeds,
+    they hold the true value in 80 % of cases, percentiles in 45 %.
 
     Args:
         runs: A row a run, with the columns of `COLUMNS`.
@@ -263,6 +263,7 @@ def _interval(
         statistic,
         n_resamples=resamples,
         batch=_BATCH,
+        axis=-1,
         vectorized=True,
         paired=joint,
         confidence_level=LEVEL,

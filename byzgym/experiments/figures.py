@@ -118,7 +118,7 @@ def profiles(results: Results, num_byzantine: int) -> Figure:
     runs = counted(results.runs[results.runs["num_byzantine"] == num_byzantine])
     policies, scores = results.played(num_byzantine), runs["accuracy"]
     margin = max(0.01, 0.04 * (scores.max() - scores.min()))
-    low, high = max(0.0, scores.min() - margin), min(1.0, scores.max() + margin)
+    low, high = scores.min() - margin, scores.max() + margin
     thresholds = np.linspace(low, high, 401)
     bands = len(policies) <= _MOST_BANDS
     profile = performance_profile(runs, thresholds, resamples=2000 if bands else 0)

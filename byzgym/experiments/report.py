@@ -70,7 +70,7 @@ def show(results: Results, console: Console) -> None:
     """Print the summary over attacks and the accuracies, for each number of Byzantine workers."""
     star = "" if console.color_system is not None and not console.no_color else "*"
     ascii_only = console.options.ascii_only
-    signs = Signs("!", "+-", (), best=star) if ascii_only else Signs(best=star)
+    signs = Signs("!", "+-", (), star, "-") if ascii_only else Signs(best=star)
     for f in results.played_numbers:
         for table in (summary_table(results, f, signs, named=False), accuracy_table(results, f, signs)):
             console.print(Text())

@@ -48,6 +48,7 @@ class Signs:
     spread: str = "±"
     footnotes: Sequence[str] = "¹²³⁴⁵⁶⁷⁸⁹"
     best: str = ""  # behind the best entries; they are bold where it is empty
+    missing: str = "–"
 
     def footnote(self, number: int) -> str:
         """The mark of a footnote, numbered from 0."""
@@ -108,11 +109,12 @@ def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), 
             values = {name: round(100 * entries[name]["value"], 4) for name in ranked}
             best = policy in ranked and values[policy] == max(values.values())
             marks = (signs.diverged if mark else "") + (signs.best if best else "")
-            cells.append(Cell(_with_interval(entries[policy], 1), marks, best))
+            cells.append(Cell(_with_interval(entries[policy], 1, signs), marks, best))
         if rule:
-            cells.append(Cell("–" if policy == rule else _with_interval(beats[policy], 0)))
+            text = signs.missing if policy == rule else _with_interval(beats[policy], 0, signs)
+            cells.append(Cell(text))
         if named:
-            cells.append(Cell(attack or "–"))
+            cells.append(Cell(attack or signs.missing))
         table.rows.append(Row(results.label(policy), cells, policy in results.references))
     if any(diverged.values()):
         table.notes.append(f"{signs.diverged} a run diverged and counts as chance")
@@ -206,11 +208,13 @@ def _best_rule(policies: Sequence[str], runs: pd.DataFrame, worst: Mapping[Any, 
     return max(rules, key=lambda rule: (round(worst[rule]["value"], 6), round(means[rule], 6)), default="")
 
 
-def _with_interval(estimate: Mapping[Any, Any], digits: int) -> str:
+def _with_interval(estimate: Mapping[Any, Any], digits: int, signs: Signs) -> str:
     """An estimate in %, with its interval in brackets if it has one."""
     if math.isnan(estimate["value"]):
-        return "–"
-    value, low, high = (f"{100 * estimate[name]:.{digits}f}" for name in ("value", "low", "high"))
+        return signs.missing
+    numbers = [f"{100 * estimate[name]:.{digits}f}" for name in ("value", "low", "high")]
+    # Without its digits 100 is no wider than the others, and the table fits into 80 columns.
+    value, low, high = ("100" if float(number) == 100 else number for number in numbers)
     return value if math.isnan(estimate["low"]) else f"{value} [{low}, {high}]"
 
 

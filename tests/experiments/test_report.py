@@ -40,7 +40,7 @@ def test_the_best_is_bold_in_every_form(results):
     assert bold(results)
     for entry in bold(results):
         assert f"<b>{entry}</b>" in html
-        assert re.search(rf"\[1;32m *{entry}", terminal)
+        assert re.search(rf"\[1;32m *{re.escape(entry)}", terminal)
     assert terminal.lower().count("best in bold") == 2
 
 
