@@ -50,7 +50,7 @@ import numpy as np
 import pandas as pd
 
 from byzgym.experiments.statistics import LEVEL, counted
-from byzgym.validation import check_bool, check_choice, check_int, check_real
+from byzgym.validation import check_bool, check_choice, check_int, check_real, shown
 
 CELL = ("attack", "num_byzantine")
 """The columns that say in which cell a run is."""
@@ -89,7 +89,7 @@ def worst_case(
     cells = _cells(scores)
     rows = {}
     for policy in scores:
-        strata = _strata(scores[policy])
+        strata = _strata(scores[policy], joint)
         row = {"value": math.nan, "low": math.nan, "high": math.nan, **dict.fromkeys(CELL)}
         if strata:
             means = [float(stratum.mean()) for stratum in strata]
@@ -116,7 +116,7 @@ def interquartile_mean(
     scores = _scores(runs)
     rows = {}
     for policy in scores:
-        strata = _strata(scores[policy])
+        strata = _strata(scores[policy], joint)
         row = {"value": math.nan, "low": math.nan, "high": math.nan}
         if strata:
             low, high = _interval(strata, _middle_mean, joint, resamples, seed)
@@ -153,7 +153,7 @@ def probability_of_improvement(
     check_choice("other", other, scores.columns)
     rows = {}
     for policy in scores:
-        strata = _strata(scores[[policy, other]])
+        strata = _strata(scores[[policy, other]], joint)
         row = {"value": math.nan, "low": math.nan, "high": math.nan, "runs": 0}
         if strata:
             indices = [np.arange(len(stratum)) for stratum in strata]
@@ -199,7 +199,9 @@ def performance_profile(
     scores = _scores(runs)
     tables = []
     for policy in scores:
-        above = [stratum > levels[:, None] for stratum in _strata(scores[policy])]  # [thresholds, seeds] each
+        above = [
+            stratum > levels[:, None] for stratum in _strata(scores[policy], joint)
+        ]  # [thresholds, seeds] each
         value = low = high = np.full(len(levels), np.nan)
         if above:
             value = _share(*above)
@@ -229,13 +231,18 @@ def _cells(scores: pd.DataFrame) -> list[Any]:
     return [cell for cell, _ in scores.groupby(level=list(CELL))]
 
 
-def _strata(scores: pd.DataFrame | pd.Series) -> list[np.ndarray]:
+def _strata(scores: pd.DataFrame | pd.Series, joint: bool) -> list[np.ndarray]:
     """The scores of each cell, [seeds] or [seeds, policies], in the order of `_cells`.
 
     Seeds that one of the policies lacks are left out. If that leaves a cell empty, there are no strata.
     """
-    cells = [cell.dropna().to_numpy(float) for _, cell in scores.groupby(level=list(CELL))]
-    return cells if all(map(len, cells)) else []
+    check_bool("joint", joint)
+    cells = [cell.dropna() for _, cell in scores.groupby(level=list(CELL))]
+    seeds = {tuple(cell.index.get_level_values("seed")) for cell in cells}
+    if joint and len(seeds) > 1:
+        different = shown(sorted(map(list, seeds)))
+        raise ValueError(f"joint must be False where a policy's cells have different seeds, got {different}")
+    return [cell.to_numpy(float) for cell in cells] if all(map(len, cells)) else []
 
 
 def _interval(
@@ -247,13 +254,9 @@ def _interval(
     method: str = "percentile",
 ) -> Any:
     """The bounds of a statistic of samples, one a stratum, which are drawn along their last axes."""
-    check_bool("joint", joint)
     check_int("resamples", resamples, low=0)
     check_int("seed", seed, low=0)
-    sizes = {sample.shape[-1] for sample in data}
-    if joint and len(sizes) > 1:
-        raise ValueError(f"joint must be False where cells have different numbers of seeds: {sorted(sizes)}")
-    if min(sizes) < 2 or resamples == 0:
+    if resamples == 0 or min(sample.shape[-1] for sample in data) < 2:
         nothing = np.full(data[0].shape[:-1], np.nan)[()]
         return nothing, nothing
     from scipy.stats import bootstrap  # takes a while to import

@@ -189,6 +189,11 @@ def test_without_resamples_there_is_no_interval():
     assert interquartile_mean(table(SCORES), resamples=0)[["low", "high"]].isna().all(axis=None)
 
 
+def other_seeds(runs):
+    """As many seeds in each cell, but others in the second one."""
+    return runs.assign(seed=runs["seed"] + 10 * (runs["attack"] == "attack 1"))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -205,7 +210,11 @@ def test_without_resamples_there_is_no_interval():
         (lambda runs: worst_case(runs, resamples=-1), "resamples must be an integer of at least 0, got -1"),
         (lambda runs: worst_case(runs, seed=-1), "seed must be an integer of at least 0, got -1"),
         (lambda runs: worst_case(runs, joint=1), "joint must be True or False, got 1"),
-        (lambda runs: worst_case(runs[:-1], joint=True), "joint must be False where cells have different"),
+        (lambda runs: worst_case(runs[:-1], joint=True), r"joint must be False .*\[\[0, 1\], \[0, 1, 2\]\]"),
+        (
+            lambda runs: worst_case(other_seeds(runs), joint=True),
+            "joint must be False where a policy's cells have different seeds",
+        ),
         (lambda runs: probability_of_improvement(runs, "c"), "other must be one of 'a', 'b', got 'c'"),
         (lambda runs: performance_profile(runs, []), "thresholds must not be empty"),
         (lambda runs: performance_profile(runs, [math.nan]), "thresholds must be a finite number, got nan"),
