@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from byzgym.envs.rendering import default_style
+from byzgym.experiments.estimates import performance_profile
 from byzgym.experiments.results import Results
-from byzgym.experiments.statistics import summarise
+from byzgym.experiments.statistics import counted, summarise
 from byzgym.files import write_whole
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without black, the references' colour,
@@ -24,6 +26,7 @@ _REFERENCE_COLOR = "#222222"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 _GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.8}
 _DPI = 160
+_MOST_BANDS = 6  # bands of more lines than this hide each other
 _GAP = 0.06  # between two names at the ends of lines, as a part of the height of the axes, at most
 _MARGIN = 0.01  # between the names and the ends of the axes
 
@@ -36,6 +39,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
         for f in played:
             figures[f"accuracy_f{f}.png"] = accuracy_over_rounds(results, f)
             figures[f"final_f{f}.png"] = final_accuracy(results, f)
+            figures[f"profile_f{f}.png"] = profiles(results, f)
             credits = byzantine_credits(results, f)
             if credits is not None:
                 figures[f"credits_f{f}.png"] = credits
@@ -106,6 +110,35 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], pad=0.03)
     bar.ax.set_yticklabels(["0", "50", "100"])
     bar.outline.set_visible(False)
+    return figure
+
+
+def profiles(results: Results, num_byzantine: int) -> Figure:
+    """Performance profiles: the share of each policy's runs, under all attacks, above an accuracy."""
+    runs = counted(results.runs[results.runs["num_byzantine"] == num_byzantine])
+    policies, scores = results.played(num_byzantine), runs["accuracy"]
+    margin = max(0.01, 0.04 * (scores.max() - scores.min()))
+    low, high = scores.min() - margin, scores.max() + margin
+    thresholds = np.linspace(low, high, 401)
+    bands = len(policies) <= _MOST_BANDS
+    profile = performance_profile(runs, thresholds, resamples=2000 if bands else 0)
+    figure = Figure(figsize=(8, 4))
+    axes = figure.subplots()
+    for policy in policies:
+        own, style = profile[profile["policy"] == policy], _style(results, policy)
+        if bands and own["low"].notna().all():
+            bounds, color = (own["low"], own["high"]), style["color"]
+            axes.fill_between(thresholds, *bounds, step="post", color=color, alpha=0.13, linewidth=0)
+        axes.plot(thresholds, own["value"], drawstyle="steps-post", label=results.label(policy), **style)
+    axes.set(xlim=(low, high), ylim=(-0.02, 1.02), yticks=[0, 0.25, 0.5, 0.75, 1])
+    axes.set(xlabel="test accuracy", ylabel="share of runs above it")
+    axes.grid(**_GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    attacks = ", ".join(results.comparison.attacks)
+    title = f"{results.comparison.task}, {results.comparison.heading(num_byzantine)}, attacks {attacks}"
+    axes.set_title(textwrap.fill(title, 80), loc="left", fontsize=11)
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     return figure
 
 

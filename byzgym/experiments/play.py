@@ -136,6 +136,7 @@ def play_batch(
         "model": simulation.setup.model,
         "roles": comparison.roles,
         "partition": comparison.partition,
+        "num_classes": simulation.setup.task.num_classes,
         "num_workers": comparison.num_workers,
         "rounds": rounds,
         "seconds": float(f"{(time.perf_counter() - started) / len(members):.4g}"),

@@ -14,7 +14,15 @@ from rich.text import Text
 
 from byzgym.experiments.figures import draw
 from byzgym.experiments.results import Results
-from byzgym.experiments.tables import Cell, Signs, Table, accuracy_table, detection_table, difference_table
+from byzgym.experiments.tables import (
+    Cell,
+    Signs,
+    Table,
+    accuracy_table,
+    detection_table,
+    difference_table,
+    summary_table,
+)
 from byzgym.files import write_texts
 
 _GAP = 3  # between two columns of the terminal's table
@@ -37,6 +45,8 @@ _FIGURES = {
     "overview": "Accuracy over rounds under one attack; bands are one standard deviation over seeds.",
     "accuracy": "Accuracy over rounds, one panel an attack; bands are one standard deviation over seeds.",
     "final": "Accuracy at the end of the runs, mean over seeds.",
+    "profile": "Performance profile: the share of a policy's runs, all attacks and seeds together, above "
+    "each accuracy. With up to six policies, bands are 95% bootstrap intervals.",
     "credits": "Credit on Byzantine workers at the end of the runs: 0 where a policy has found them all.",
 }
 _READING = (
@@ -47,19 +57,24 @@ _READING = (
     "Differences between policies under one attack are therefore paired.",
     "A policy marked as a reference sees who is Byzantine, which no server does. It shows what would be "
     "possible and does not compete for the best.",
+    "Whoever attacks chooses the attack, so a policy is as good as under its worst one. The interquartile "
+    "mean (IQM), the probability that a run beats another and the performance profiles are those of Agarwal "
+    "et al. 2021 (https://arxiv.org/abs/2108.13264). Their intervals treat runs of one seed under several "
+    "attacks as independent. Where a seed is lucky or unlucky under all attacks, they are too narrow.",
     "A rule is told the number f of Byzantine workers. If its condition does not admit that f, it is told "
     "the largest one it accepts, as the notes below the table say.",
 )
 
 
 def show(results: Results, console: Console) -> None:
-    """Print the tables of accuracies, one for each number of Byzantine workers."""
+    """Print the summary over attacks and the accuracies, for each number of Byzantine workers."""
     star = "" if console.color_system is not None and not console.no_color else "*"
     ascii_only = console.options.ascii_only
-    signs = Signs("!", "+-", (), best=star) if ascii_only else Signs(best=star)
+    signs = Signs("!", "+-", (), star, "-") if ascii_only else Signs(best=star)
     for f in results.played_numbers:
-        console.print(Text())
-        console.print(for_terminal(accuracy_table(results, f, signs), console.width))
+        for table in (summary_table(results, f, signs, named=False), accuracy_table(results, f, signs)):
+            console.print(Text())
+            console.print(for_terminal(table, console.width))
 
 
 def write(results: Results, folder: str | Path) -> list[Path]:
@@ -131,7 +146,7 @@ def html(results: Results, figures: Sequence[Path]) -> str:
 
 def _tables(results: Results) -> list[tuple[int, Table]]:
     """The tables, with the levels of their headings."""
-    parts = [(2, accuracy_table), (3, difference_table), (3, detection_table)]
+    parts = [(2, summary_table), (3, accuracy_table), (3, difference_table), (3, detection_table)]
     tables = [(level, build(results, f)) for f in results.played_numbers for level, build in parts]
     return [(level, table) for level, table in tables if table.rows]
 

@@ -20,7 +20,7 @@ from byzgym.experiments.config import Comparison, command, options
 
 RUN_COLUMNS: dict[str, type] = {
     **dict.fromkeys(("task", "model", "policy", "attack", "roles", "partition"), str),
-    **dict.fromkeys(("num_workers", "num_byzantine", "seed", "rounds"), int),
+    **dict.fromkeys(("num_classes", "num_workers", "num_byzantine", "seed", "rounds"), int),
     **dict.fromkeys(
         ("accuracy", "attack_success_rate", "qv_loss", "byzantine_credit", "detection_auc"), float
     ),
@@ -36,7 +36,7 @@ OF_BACKDOORS = "attack_success_rate"
 """The column that is in the files only if there is a backdoor among the attacks."""
 
 _TABLES = ("config.json", "curves.csv", "results.csv")
-_DRAWN = re.compile(r"overview\.png|(accuracy|final|credits)_f\d+\.png|report\.(html|md)", re.ASCII)
+_DRAWN = re.compile(r"overview\.png|(accuracy|final|profile|credits)_f\d+\.png|report\.(html|md)", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -64,13 +64,34 @@ class CreditLog:
         return max(1, math.ceil(self._rounds * fraction - 1e-9))
 
 
+def counted(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the accuracies that count: a run that diverged counts as chance, 1 / num_classes.
+
+    The model of such a run is of no use, whatever its parameters happen to score. It is no worse than a guess
+    either, which is always there to fall back on.
+
+    Raises:
+        ValueError: If num_classes is not at least 1 somewhere.
+
+    Example:
+        >>> runs = {"accuracy": [0.9, 0.45], "diverged": [False, True], "num_classes": [10, 10]}
+        >>> counted(pd.DataFrame(runs))["accuracy"].tolist()
+        [0.9, 0.1]
+    """
+    classes = runs["num_classes"]
+    if not (classes >= 1).all():
+        raise ValueError(f"num_classes must be at least 1 in every run, got {classes.min()}")
+    return runs.assign(accuracy=runs["accuracy"].mask(runs["diverged"].astype(bool), 1 / classes))
+
+
 def summarise(runs: pd.DataFrame, num_byzantine: int) -> dict[tuple[str, str], dict[str, float]]:
     """The numbers of each policy under each attack, by (policy, attack).
 
     They are the mean and std of the accuracy over seeds (NaN for a single seed), the number of runs that
-    diverged, and the means of byzantine_credit and detection_auc (NaN without credits).
+    diverged, which count as chance (`counted`), and the means of byzantine_credit and detection_auc (NaN
+    without credits).
     """
-    chosen = runs[runs["num_byzantine"] == num_byzantine]
+    chosen = counted(runs[runs["num_byzantine"] == num_byzantine])
     summary: Any = chosen.groupby(["policy", "attack"]).agg(
         mean=("accuracy", "mean"),
         std=("accuracy", "std"),
@@ -86,12 +107,13 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Accuracy of ``policy`` less that of ``other``, seed by seed, averaged over attacks within a seed.
 
-    Every policy meets the same seeds: initial model, data, batches, Byzantine workers.
+    Every policy meets the same seeds: initial model, data, batches, Byzantine workers. Runs that diverged
+    count as chance (`counted`).
 
     Returns:
         The mean over seeds, and the bounds of Student's t interval (NaN for a single seed).
     """
-    chosen = runs[(runs["num_byzantine"] == num_byzantine) & runs["attack"].isin(attacks)]
+    chosen = counted(runs[(runs["num_byzantine"] == num_byzantine) & runs["attack"].isin(attacks)])
     accuracy = chosen.pivot(index=["seed", "attack"], columns="policy", values="accuracy")
     differences = (accuracy[policy] - accuracy[other]).groupby("seed").mean().to_numpy()
     mean, half = float(differences.mean()), math.nan

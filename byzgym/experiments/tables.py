@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+
 from byzgym import specs
+from byzgym.aggregation.registry import parse
+from byzgym.aggregation.registry import registry as rule_registry
 from byzgym.attacks.registry import registry as attack_registry
+from byzgym.experiments.estimates import (
+    RESAMPLES,
+    interquartile_mean,
+    probability_of_improvement,
+    worst_case,
+)
 from byzgym.experiments.results import Results
-from byzgym.experiments.statistics import LEVEL, paired_difference, summarise
+from byzgym.experiments.statistics import LEVEL, counted, paired_difference, summarise
 
 _DIFFERENCES = (
     "Accuracy of the policy with the highest mean over attacks, less that of each other one, in points of "
@@ -22,7 +32,12 @@ _DETECTION = (
     "Byzantine workers in the last half of the rounds (1: always right, 0.5: chance, 0: always wrong). Means "
     "over seeds; – where there are no credits."
 )
-_DIVERGED = "a run diverged: parameters not finite, or a QV loss at the end 1000 times that at the start"
+_DIVERGED = (
+    "a run diverged: parameters not finite, or a QV loss at the end 1000 times that at the start. "
+    "It counts as chance, 1 / number of classes"
+)
+_FEW_SEEDS = 5
+"""With fewer seeds notes warn of the intervals: a resample has (n - 1) / n of the variance of n values."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,7 @@ class Signs:
     spread: str = "±"
     footnotes: Sequence[str] = "¹²³⁴⁵⁶⁷⁸⁹"
     best: str = ""  # behind the best entries; they are bold where it is empty
+    missing: str = "–"
 
     def footnote(self, number: int) -> str:
         """The mark of a footnote, numbered from 0."""
@@ -65,6 +81,44 @@ class Table:
     columns: list[str]
     notes: list[str]
     rows: list[Row] = field(default_factory=list)
+
+
+def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), named: bool = True) -> Table:
+    """Each policy over all attacks: worst case, interquartile mean, probability to beat the best rule.
+
+    ``named`` adds a column that names the worst attack.
+    """
+    policies = results.played(num_byzantine)
+    runs = results.runs[results.runs["num_byzantine"] == num_byzantine]
+    worst, middle = worst_case(runs).T.to_dict(), interquartile_mean(runs).T.to_dict()
+    diverged = runs.groupby(["policy", "attack"])["diverged"].any().to_dict()
+    rule = _best_rule(policies, runs, worst)
+    title = f"{results.comparison.task}, {results.comparison.heading(num_byzantine)}: all attacks"
+    table = Table(title, ["policy", "worst case", "IQM"], _notes_on_estimates(results, runs, rule, signs))
+    beats: Mapping[Any, Mapping[Any, Any]] = {}
+    if rule:
+        table.columns.append("beats best rule")
+        beats = probability_of_improvement(runs, rule).T.to_dict()
+    if named:
+        table.columns.append("worst attack")
+    ranked = [policy for policy in policies if policy not in results.references]
+    for policy in policies:
+        attack, cells = worst[policy]["attack"], []
+        marked = (diverged.get((policy, attack)), any(diverged.get((policy, a)) for a in runs["attack"]))
+        for entries, mark in zip((worst, middle), marked, strict=True):
+            values = {name: round(100 * entries[name]["value"], 4) for name in ranked}
+            best = policy in ranked and values[policy] == max(values.values())
+            marks = (signs.diverged if mark else "") + (signs.best if best else "")
+            cells.append(Cell(_with_interval(entries[policy], 1, signs), marks, best))
+        if rule:
+            text = signs.missing if policy == rule else _with_interval(beats[policy], 0, signs)
+            cells.append(Cell(text))
+        if named:
+            cells.append(Cell(attack or signs.missing))
+        table.rows.append(Row(results.label(policy), cells, policy in results.references))
+    if any(diverged.values()):
+        table.notes.append(f"{signs.diverged} a run diverged and counts as chance")
+    return table
 
 
 def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs()) -> Table:
@@ -138,12 +192,66 @@ def detection_table(results: Results, num_byzantine: int) -> Table:
     return table
 
 
+def _best_rule(policies: Sequence[str], runs: pd.DataFrame, worst: Mapping[Any, Mapping[Any, Any]]) -> str:
+    """The classical rule of the best worst case, among equals that of the highest mean; "" if there is none.
+
+    Classical is a rule that judges without the server's QV samples.
+    """
+    means = counted(runs).groupby("policy")["accuracy"].mean()
+    rules = []
+    for policy in policies:
+        name = parse(policy)["name"]
+        known = name in rule_registry.names()
+        if known and "qv" not in getattr(rule_registry.factory(name), "needs", ()):
+            rules.append(policy)
+    # To six digits, so that equal values compare as equal.
+    return max(rules, key=lambda rule: (round(worst[rule]["value"], 6), round(means[rule], 6)), default="")
+
+
+def _with_interval(estimate: Mapping[Any, Any], digits: int, signs: Signs) -> str:
+    """An estimate in %, with its interval in brackets if it has one."""
+    if math.isnan(estimate["value"]):
+        return signs.missing
+    numbers = [f"{100 * estimate[name]:.{digits}f}" for name in ("value", "low", "high")]
+    # Without its digits 100 is no wider than the others, and the table fits into 80 columns.
+    value, low, high = ("100" if float(number) == 100 else number for number in numbers)
+    return value if math.isnan(estimate["low"]) else f"{value} [{low}, {high}]"
+
+
+def _notes_on_estimates(results: Results, runs: pd.DataFrame, rule: str, signs: Signs) -> list[str]:
+    counts = {name: runs[name].nunique() for name in ("attack", "seed")}
+    product = " x ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items())
+    notes = [
+        f"Test accuracy in % after {results.comparison.rounds} rounds. Worst case: mean over seeds under the "
+        "attack where that is lowest. IQM, interquartile mean: mean of the middle half of a policy's "
+        f"{math.prod(counts.values())} runs ({product}). {_best(results, signs).capitalize()}."
+    ]
+    if (seeds := counts["seed"]) > 1:
+        few = f"; {seeds} seeds are few, and the intervals too narrow" if seeds < _FEW_SEEDS else ""
+        notes.append(
+            f"In brackets {LEVEL:.0%} bootstrap intervals, of {RESAMPLES} resamples of the seeds, drawn for "
+            f"each attack by itself{few}."
+        )
+    else:
+        notes.append("One seed gives no intervals.")
+    if rule:
+        notes.append(
+            f"Beats best rule: probability in % that a run beats one of {rule} under the same attack; ties "
+            f"count half, seeds are paired. Of the rules without QV samples, {rule} has the best worst case "
+            "(among equals, the highest mean); intervals are not corrected for that choice."
+        )
+    return notes
+
+
 def _caption(results: Results, signs: Signs) -> str:
     seeds = results.comparison.seeds
     spread = f" {signs.spread} standard deviation over {seeds} seeds" if seeds > 1 else " of one seed"
+    return f"test accuracy in %{spread}, after {results.comparison.rounds} rounds; {_best(results, signs)}"
+
+
+def _best(results: Results, signs: Signs) -> str:
     best = f"best marked {signs.best}" if signs.best else "best in bold"
-    aside = ", references aside" if results.references else ""
-    return f"test accuracy in %{spread}, after {results.comparison.rounds} rounds; {best}{aside}"
+    return best + (", references aside" if results.references else "")
 
 
 def _notes_on_z(attacks: Sequence[str], num_workers: int, num_byzantine: int) -> list[str]:

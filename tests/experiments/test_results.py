@@ -8,8 +8,8 @@ from byzgym.experiments import Comparison, compare
 from byzgym.experiments.results import CURVE_COLUMNS, Results, claim
 
 HEADER = (
-    "task,model,policy,attack,roles,partition,num_workers,num_byzantine,seed,rounds,accuracy,qv_loss,"
-    "byzantine_credit,detection_auc,diverged,seconds,version"
+    "task,model,policy,attack,roles,partition,num_classes,num_workers,num_byzantine,seed,rounds,accuracy,"
+    "qv_loss,byzantine_credit,detection_auc,diverged,seconds,version"
 )
 OWN = ["final_figure.png", "accuracy_fashion.png", "credits_f.png", "final_f7.png.png", "notes.txt"]
 
