@@ -52,7 +52,9 @@ def draw(results: Results, folder: Path) -> list[Path]:
 def overview(results: Results, num_byzantine: int) -> Figure:
     """Accuracy over rounds under one attack (sign_flip where it was played), with every line labelled."""
     comparison = results.comparison
-    attack = "sign_flip" if "sign_flip" in comparison.attacks else comparison.attacks[0]
+    runs = results.runs[results.runs["num_byzantine"] == num_byzantine]
+    played = [attack for attack in comparison.attacks if (runs["attack"] == attack).any()]
+    attack = "sign_flip" if "sign_flip" in played else played[0]
     figure = Figure(figsize=(8, 4))
     axes = figure.subplots()
     _curves(axes, results, attack, num_byzantine)
@@ -81,7 +83,12 @@ def accuracy_over_rounds(results: Results, num_byzantine: int) -> Figure:
             axes.set_xlabel("round")
             axes.tick_params(labelbottom=True)
     figure.tight_layout()
-    handles, labels = grid[0, 0].get_legend_handles_labels()
+    lines = {
+        label: handle
+        for axes in grid.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    handles, labels = list(lines.values()), list(lines)
     ncols = min(len(labels), 4 if columns < 3 else 7)
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=ncols, frameon=False)
     return figure
@@ -90,14 +97,15 @@ def accuracy_over_rounds(results: Results, num_byzantine: int) -> Figure:
 def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     """A map of policies x attacks: accuracy at the end, mean over seeds."""
     attacks, policies = results.comparison.attacks, results.played(num_byzantine)
-    summary = summarise(results.runs, num_byzantine)
+    summary = summarise(results.runs, num_byzantine, attacks)
     values = np.array([[summary[policy, attack]["mean"] for attack in attacks] for policy in policies])
     figure = Figure(figsize=(2.4 + 1.25 * len(attacks), 1.0 + 0.42 * len(policies)))
     axes = figure.subplots()
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        color = "white" if value < 0.6 else "black"
-        axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", color=color, fontsize=10)
+        color = "white" if value < 0.6 else "black"  # also where there is none
+        shown = "–" if math.isnan(value) else f"{100 * value:.1f}"
+        axes.text(column, row, shown, ha="center", va="center", color=color, fontsize=10)
     axes.set_xticks(range(len(attacks)), attacks, rotation=0 if max(map(len, attacks)) < 12 else 20)
     axes.set_yticks(range(len(policies)), [results.label(policy) for policy in policies])
     axes.tick_params(length=0)
@@ -145,7 +153,7 @@ def profiles(results: Results, num_byzantine: int) -> Figure:
 def byzantine_credits(results: Results, num_byzantine: int) -> Figure | None:
     """Credit on Byzantine workers at the end of the runs; None where no policy gives credits."""
     attacks = results.comparison.attacks
-    summary = summarise(results.runs, num_byzantine)
+    summary = summarise(results.runs, num_byzantine, attacks)
     credits = {key: entry["byzantine_credit"] for key, entry in summary.items()}
     given = {policy for (policy, _), credit in credits.items() if not math.isnan(credit)}
     policies = [policy for policy in results.played(num_byzantine) if policy in given]
@@ -187,6 +195,8 @@ def _curves(axes: Any, results: Results, attack: str, num_byzantine: int) -> Non
     here = curves[(curves["attack"] == attack) & (curves["num_byzantine"] == num_byzantine)]
     for policy in results.played(num_byzantine):
         rounds = here[here["policy"] == policy].groupby("round")["accuracy"]
+        if not len(rounds):  # not finished
+            continue
         mean, std = rounds.mean(), rounds.std(ddof=1).fillna(0.0)
         style = _style(results, policy)
         axes.fill_between(mean.index, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0)

@@ -70,7 +70,7 @@ def show(results: Results, console: Console) -> None:
     """Print the summary over attacks and the accuracies, for each number of Byzantine workers."""
     star = "" if console.color_system is not None and not console.no_color else "*"
     ascii_only = console.options.ascii_only
-    signs = Signs("!", "+-", (), star, "-") if ascii_only else Signs(best=star)
+    signs = Signs("!", "+-", (), star, "-", "x") if ascii_only else Signs(best=star)
     for f in results.played_numbers:
         for table in (summary_table(results, f, signs, named=False), accuracy_table(results, f, signs)):
             console.print(Text())
@@ -203,8 +203,9 @@ def _html_rows(table: Table) -> str:
 
 def _lead(results: Results) -> str:
     comparison, runs = results.comparison, results.runs
+    unfinished = f"Unfinished: {results.unfinished}. " if results.unfinished else ""
     return (
-        f"{len(runs)} runs of {comparison.rounds} rounds each: model {runs['model'].iloc[0]}, "
+        f"{unfinished}{len(runs)} runs of {comparison.rounds} rounds each: model {runs['model'].iloc[0]}, "
         f"{comparison.num_workers} workers, partition {comparison.partition}, roles {comparison.roles}, "
         f"{comparison.qv_size} QV samples, {comparison.seeds} {'seed' if comparison.seeds == 1 else 'seeds'}."
     )

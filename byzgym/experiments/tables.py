@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,7 @@ class Signs:
     footnotes: Sequence[str] = "¹²³⁴⁵⁶⁷⁸⁹"
     best: str = ""  # behind the best entries; they are bold where it is empty
     missing: str = "–"
+    failed: str = "✗"
 
     def footnote(self, number: int) -> str:
         """The mark of a footnote, numbered from 0."""
@@ -107,7 +108,7 @@ def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), 
         marked = (diverged.get((policy, attack)), any(diverged.get((policy, a)) for a in runs["attack"]))
         for entries, mark in zip((worst, middle), marked, strict=True):
             values = {name: round(100 * entries[name]["value"], 4) for name in ranked}
-            best = policy in ranked and values[policy] == max(values.values())
+            best = policy in ranked and values[policy] == _highest(values.values())
             marks = (signs.diverged if mark else "") + (signs.best if best else "")
             cells.append(Cell(_with_interval(entries[policy], 1, signs), marks, best))
         if rule:
@@ -118,13 +119,17 @@ def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), 
         table.rows.append(Row(results.label(policy), cells, policy in results.references))
     if any(diverged.values()):
         table.notes.append(f"{signs.diverged} a run diverged and counts as chance")
+    if unfinished := results.unfinished:
+        table.notes.insert(
+            0, f"warning: unfinished: {unfinished}; {signs.missing} where an attack is missing"
+        )
     return table
 
 
 def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs()) -> Table:
     """Accuracy at the end of the runs."""
     comparison, policies = results.comparison, results.played(num_byzantine)
-    summary = summarise(results.runs, num_byzantine)
+    summary = summarise(results.runs, num_byzantine, comparison.attacks)
     # To six digits, so that equal means compare as equal.
     means = {key: round(entry["mean"], 6) for key, entry in summary.items()}
     title = f"{comparison.task}, {comparison.heading(num_byzantine)}"
@@ -134,15 +139,24 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
         if line.num_byzantine == num_byzantine:
             told.setdefault(line.policy, []).append(str(line))
     marks: dict[str, str] = {}  # of footnotes
+    failures: list[str] = []
     ranked = [policy for policy in policies if policy not in results.references]
     for policy in policies:
         cells = []
         for attack in comparison.attacks:
             entry = summary[policy, attack]
             spread = "" if math.isnan(entry["std"]) else f" {signs.spread} {100 * entry['std']:.1f}"
-            best = policy in ranked and means[policy, attack] == max(means[name, attack] for name in ranked)
+            best = policy in ranked and means[policy, attack] == _highest(
+                means[name, attack] for name in ranked
+            )
             mark = (signs.diverged if entry["diverged"] else "") + (signs.best if best else "")
-            cells.append(Cell(f"{100 * entry['mean']:.1f}{spread}", mark, best))
+            errors = results.errors(policy, attack, num_byzantine)
+            failures += [error for error in errors if error not in failures]
+            text = signs.missing if math.isnan(entry["mean"]) else f"{100 * entry['mean']:.1f}{spread}"
+            finished, asked = results.counts(policy, attack, num_byzantine)
+            if finished < asked:
+                text += f" ({finished} of {asked})"
+            cells.append(Cell(text, mark + (signs.failed if errors else ""), best))
         name = results.label(policy)
         for text in told.get(policy, ()):
             name += " " + marks.setdefault(text, signs.footnote(len(marks)))
@@ -150,6 +164,11 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
     table.notes.extend(f"{mark} {text}" for text, mark in marks.items())
     if any(entry["diverged"] for entry in summary.values()):
         table.notes.append(f"{signs.diverged} {_DIVERGED}")
+    table.notes.extend(f"{signs.failed} failed: {error}" for error in failures)
+    if results.unfinished:
+        table.notes.append(
+            "(2 of 5): two of the five runs of a cell are finished, and the numbers are theirs"
+        )
     table.notes.extend(results.notes)
     table.notes.extend(_notes_on_z(comparison.attacks, comparison.num_workers, num_byzantine))
     return table
@@ -158,9 +177,14 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
 def difference_table(results: Results, num_byzantine: int) -> Table:
     """Paired differences to the policy of the highest mean accuracy over attacks; no rows without one."""
     attacks, policies = results.comparison.attacks, results.played(num_byzantine)
-    summary = summarise(results.runs, num_byzantine)
-    ranked = [policy for policy in policies if policy not in results.references]
-    first = max(ranked, key=lambda name: sum(summary[name, attack]["mean"] for attack in attacks), default="")
+    summary = summarise(results.runs, num_byzantine, attacks)
+    means = {
+        policy: sum(summary[policy, attack]["mean"] for attack in attacks)
+        for policy in policies
+        if policy not in results.references
+    }
+    whole = [policy for policy, mean in means.items() if not math.isnan(mean)]
+    first = max(whole, key=means.__getitem__, default="")
     columns = {"mean of all attacks": attacks}
     if len(attacks) > 1:
         columns |= {attack: (attack,) for attack in attacks}
@@ -172,7 +196,8 @@ def difference_table(results: Results, num_byzantine: int) -> Table:
         for chosen in columns.values():
             difference = paired_difference(results.runs, first, policy, chosen, num_byzantine)
             mean, low, high = (100 * accuracy for accuracy in difference)
-            cells.append(Cell(f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")))
+            interval = "" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
+            cells.append(Cell("–" if math.isnan(mean) else f"{mean:+.1f}{interval}"))
         table.rows.append(Row(results.label(policy), cells, policy in results.references))
     return table
 
@@ -180,7 +205,7 @@ def difference_table(results: Results, num_byzantine: int) -> Table:
 def detection_table(results: Results, num_byzantine: int) -> Table:
     """Byzantine credit and detection AUC of the policies that give credits."""
     attacks = results.comparison.attacks
-    summary = summarise(results.runs, num_byzantine)
+    summary = summarise(results.runs, num_byzantine, attacks)
     table = Table("Credits and detection", ["policy", *attacks], [_DETECTION])
     for policy in results.played(num_byzantine):
         cells = []
@@ -205,7 +230,13 @@ def _best_rule(policies: Sequence[str], runs: pd.DataFrame, worst: Mapping[Any, 
         if known and "qv" not in getattr(rule_registry.factory(name), "needs", ()):
             rules.append(policy)
     # To six digits, so that equal values compare as equal.
-    return max(rules, key=lambda rule: (round(worst[rule]["value"], 6), round(means[rule], 6)), default="")
+    whole = [rule for rule in rules if not math.isnan(worst[rule]["value"])]
+    return max(whole, key=lambda rule: (round(worst[rule]["value"], 6), round(means[rule], 6)), default="")
+
+
+def _highest(values: Iterable[float]) -> float:
+    """The highest of the values that there are; NaN without any."""
+    return max((value for value in values if not math.isnan(value)), default=math.nan)
 
 
 def _with_interval(estimate: Mapping[Any, Any], digits: int, signs: Signs) -> str:
