@@ -120,9 +120,7 @@ def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), 
     if any(diverged.values()):
         table.notes.append(f"{signs.diverged} a run diverged and counts as chance")
     if unfinished := results.unfinished:
-        table.notes.insert(
-            0, f"warning: unfinished: {unfinished}; {signs.missing} where an attack is missing"
-        )
+        table.notes.append(f"warning: unfinished: {unfinished}; {signs.missing} where an attack is missing")
     return table
 
 
