@@ -81,7 +81,7 @@ with Store(sys.argv[1], create=True) as store:
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="out must be a folder that can be written to, got .*file"):
+    with pytest.raises(OSError, match=r"out must be a folder that can be written to, got .*file"):
         Store(tmp_path / "file", create=True)
 
 
