@@ -55,4 +55,4 @@ class Merge:
 
         with mistakes(), Store(self.folder, create=True) as store:
             store.merge(self.others)
-            terminal.line(f"{self.folder}: {len(store.table())} runs")
+            terminal.line(f"{self.folder}: {len(store)} runs")

@@ -30,7 +30,8 @@ class Playing:
     engine: Literal["processes", "ray"] = "processes"
     """Who plays: processes on this machine, or a Ray cluster."""
     processes: int | None = None
-    """Processes on this machine; None is one for each core. With 1 everything is played in this one."""
+    """Processes on this machine; None is one for each core, and one for a GPU. With 1 everything is played in
+    this one."""
     address: str | None = None
     """Of the Ray cluster; None is one on this machine, for the time of playing."""
 
@@ -41,9 +42,12 @@ def play(playing: Playing, comparisons: Sequence[Comparison], terminal: Terminal
     from byzgym.experiments.results import read_all
 
     with mistakes():
-        if playing.processes is not None:
-            check_int("processes", playing.processes, low=1)
-        engine = engine_for(playing.engine, playing.processes, playing.address, terminal.imports)
+        processes = playing.processes
+        if processes is not None:
+            check_int("processes", processes, low=1)
+        elif any(comparison.device != "cpu" for comparison in comparisons):
+            processes = 1
+        engine = engine_for(playing.engine, processes, playing.address, terminal.imports)
         grid = Grid.plan(comparisons, playing.out, terminal.imports)
     finished = 0
     try:
@@ -53,7 +57,7 @@ def play(playing: Playing, comparisons: Sequence[Comparison], terminal: Terminal
             left = sum(task.unit.rounds for task in tasks if task.left(store))
             with terminal.progress(total, total - left, every=_EVERY) as advance:
                 grid.play(store, engine, advance, tasks)
-            finished = len(store.table())
+            finished = len(store)
             settings = {task.setting for task in tasks}
             found = [results for results in read_all(store) if results.setting in settings]
         show(found, playing.out, terminal)
@@ -104,7 +108,7 @@ def _left(folder: Path, terminal: Terminal, finished: int) -> str:
 
     if not finished and (folder / NAME).is_file():
         with Store(folder) as store:
-            finished = len(store.table())
+            finished = len(store)
     if not finished:
         return "nothing was finished"
     shows = command(terminal.imports, "report", str(folder))

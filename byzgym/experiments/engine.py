@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from byzgym.experiments.registrations import Registrations
@@ -77,7 +78,7 @@ class _Counting:
 
 
 class Processes:
-    """Processes on this machine, each with one thread.
+    """Processes on this machine, each with one thread; this one where there is a single unit.
 
     They are fresh Python interpreters, so that scripts and notebooks need no guard around their code. A unit
     whose process is killed is played again.
@@ -92,6 +93,9 @@ class Processes:
 
     def play(self, count: int, watcher: Watcher) -> None:
         """See `Engine.play`."""
+        if min(count, self._processes) == 1:
+            Here().play(count, watcher)
+            return
         registrations = Registrations.collect(self._imports)
         waiting, deaths = deque(range(count)), Counter[int]()
         events: queue.SimpleQueue[tuple[_Worker, Any]] = queue.SimpleQueue()
@@ -117,11 +121,12 @@ class Processes:
                     raise RuntimeError(f"a process could not begin: {message}")
                 elif worker in workers:
                     workers.remove(worker)
+                    status = worker.end()
                     deaths[worker.number] += 1
                     if deaths[worker.number] < TRIES:
                         waiting.appendleft(worker.number)
                     else:
-                        watcher.done(worker.number, failed(worker.unit, _killed(worker.end())))
+                        watcher.done(worker.number, failed(worker.unit, _killed(status)))
         finally:
             for worker in workers:
                 worker.end()
@@ -161,24 +166,26 @@ class _Worker:
 
     def end(self) -> int:
         """Stop, and give the exit status."""
+        assert self._process.stdin is not None
         self._process.kill()
+        with suppress(OSError):  # what it has not read is lost
+            self._process.stdin.close()
         return self._process.wait()
 
     def _send(self, message: Any) -> None:
         assert self._process.stdin is not None
-        try:
+        with suppress(OSError):  # it may be dead, as the thread that reads will notice
             pickle.dump(message, self._process.stdin)
             self._process.stdin.flush()
-        except OSError:  # it is dead, as the thread that reads will notice
-            pass
 
     def _read(self, events: queue.SimpleQueue[Any]) -> None:
         assert self._process.stdout is not None
-        try:
-            while True:
-                events.put((self, pickle.load(self._process.stdout)))
-        except (EOFError, OSError, pickle.UnpicklingError):
-            events.put((self, None))
+        with self._process.stdout as stream:
+            try:
+                while True:
+                    events.put((self, pickle.load(stream)))
+            except (EOFError, OSError, pickle.UnpicklingError):
+                events.put((self, None))
 
 
 def one_thread(environment: Any) -> dict[str, str]:

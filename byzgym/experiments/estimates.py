@@ -4,7 +4,7 @@ The definitions of the interquartile mean, performance profiles and the probabil
 rliable's (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264). The worst case over attacks comes first:
 whoever attacks chooses the attack, so a policy is as good as under its worst one.
 
-Every function takes a table with a row a run and at least the columns of `COLUMNS`, such as results.csv. A
+Every function takes a table with a row a run and at least the columns of `COLUMNS`, such as `Results.runs`. A
 run that diverged counts as chance (`statistics.counted`). A cell is an attack with a number of Byzantine
 workers. A policy without runs in a cell in which another one has some gets NaN: its value would not compare.
 

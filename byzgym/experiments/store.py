@@ -146,6 +146,11 @@ class Store:
             found = [dict(zip(_ASKED, row, strict=True)) for row in rows]
         return [{k: v if k in texts else json.loads(v) for k, v in row.items()} for row in found]
 
+    def __len__(self) -> int:
+        with self._errors():
+            (number,) = self._db.execute("SELECT count(*) FROM runs").fetchone()
+        return int(number)
+
     def table(self, setting: str | None = None, credits: bool = False) -> pd.DataFrame:
         """The rows of a setting, or of all, with all columns; credits only where asked for."""
         names = [name for name in _COLUMNS if credits or name != "credits"]

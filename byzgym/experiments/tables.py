@@ -148,12 +148,12 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
                 means[name, attack] for name in ranked
             )
             mark = (signs.diverged if entry["diverged"] else "") + (signs.best if best else "")
-            errors = results.errors(policy, attack, num_byzantine)
+            cell = policy, attack, num_byzantine
+            errors = results.errors(*cell) if results.unfinished else []
             failures += [error for error in errors if error not in failures]
             text = signs.missing if math.isnan(entry["mean"]) else f"{100 * entry['mean']:.1f}{spread}"
-            finished, asked = results.counts(policy, attack, num_byzantine)
-            if finished < asked:
-                text += f" ({finished} of {asked})"
+            if results.unfinished and (counts := results.counts(*cell))[0] < counts[1]:
+                text += f" ({counts[0]} of {counts[1]})"
             cells.append(Cell(text, mark + (signs.failed if errors else ""), best))
         name = results.label(policy)
         for text in told.get(policy, ()):

@@ -11,7 +11,7 @@ from byzgym.cli import main
 
 BYZGYM = [sys.executable, "-m", "byzgym"]
 PLAY = ["compare", "--task", "synthetic", "--rounds", "3", "--seeds", "2", "--policies", "krum"]
-PLAY += ["--attacks", "ipm", "--out"]
+PLAY += ["--attacks", "ipm", "--processes", "1", "--out"]
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_what_cannot_be_sent_says_so(small, tmp_path):
     lock = __import__("threading").Lock()
     agents.register("test_locked", lambda: agents.make("median") if lock else None)
     with pytest.raises(TypeError, match=r"agent 'test_locked' cannot be sent .* \(--processes 1\)"):
-        compare(small(policies="test_locked"), tmp_path, engine=Processes(2))
+        compare(small(policies=("test_locked", "mean")), tmp_path, engine=Processes(2))
 
 
 def start(folder, processes=1, *changes):
@@ -281,9 +281,9 @@ class Deadly(attacks.SignFlip):
 @pytest.mark.slow
 def test_a_unit_that_kills_its_process_is_given_up(small, tmp_path):
     attacks.register("test_deadly", partial(Deadly, os.getpid()))
-    comparison = small(policies="mean", attacks="test_deadly", seeds=1, rounds=2)
+    comparison = small(policies=("mean", "krum"), attacks="test_deadly", seeds=1, rounds=2)
     results = compare(comparison, tmp_path, engine=Processes(2))
-    assert results.unfinished == "0 of 1 runs, 1 failed"
+    assert results.unfinished == "0 of 2 runs, 2 failed"
     assert "its process ended by signal 9 3 times" in results.failed["error"][0]
 
 
