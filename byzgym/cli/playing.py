@@ -52,14 +52,12 @@ def play(playing: Playing, comparisons: Sequence[Comparison], terminal: Terminal
     finished = 0
     try:
         with mistakes(), grid.open(playing.overwrite) as store:
-            tasks = grid.tasks()
-            total = sum(task.unit.rounds for task in tasks)
-            left = sum(task.unit.rounds for task in tasks if task.left(store))
+            total = sum(task.unit.rounds for task in grid.tasks)
+            left = sum(task.unit.rounds for task in grid.tasks if task.left(store))
             with terminal.progress(total, total - left, every=_EVERY) as advance:
-                grid.play(store, engine, advance, tasks)
+                grid.play(store, engine, advance)
             finished = len(store)
-            settings = {task.setting for task in tasks}
-            found = [results for results in read_all(store) if results.setting in settings]
+            found = [results for results in read_all(store) if results.setting in grid.settings]
         show(found, playing.out, terminal)
     except KeyboardInterrupt:
         print(f"byzgym: interrupted; {_left(playing.out, terminal, finished)}", file=sys.stderr)

@@ -81,7 +81,8 @@ class Comparison(RunConfig):
     def runs(self) -> Iterator[tuple[str, int, str, int]]:
         """Policy, number of Byzantine workers, attack and seed of every run, in the order of playing."""
         seeds = range(self.first_seed, self.first_seed + self.seeds)
-        return product(self.policies, self.num_byzantine, self.attacks, seeds)
+        for f, policy, attack, seed in product(self.num_byzantine, self.policies, self.attacks, seeds):
+            yield policy, f, attack, seed
 
     def heading(self, num_byzantine: int) -> str:
         """How many workers are Byzantine, as headings say it."""

@@ -71,8 +71,10 @@ class Grid:
 
     folder: Path
     comparisons: list[Comparison]
-    settings: list[dict[str, Any]]
-    """What the runs of each comparison have in common."""
+    settings: list[str]
+    """For each comparison the hash of what its runs have in common."""
+    tasks: list[Task]
+    """All units, in the order of playing."""
     imports: Sequence[str]
 
     @classmethod
@@ -84,7 +86,8 @@ class Grid:
             TypeError: If a parameter does not exist.
         """
         settings = [identity.setting(comparison) for comparison in comparisons]
-        return cls(Path(folder), list(comparisons), settings, imports)
+        tasks = [task for pair in zip(comparisons, settings, strict=True) for task in _tasks(*pair)]
+        return cls(Path(folder), list(comparisons), [identity.key(one) for one in settings], tasks, imports)
 
     @contextmanager
     def open(self, overwrite: bool = False) -> Iterator[Store]:
@@ -112,11 +115,12 @@ class Grid:
                 store.ask(entry)
             yield store
 
-    def _entry(self, comparison: Comparison, setting: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    def _entry(self, comparison: Comparison, setting: str, known: set[str]) -> dict[str, Any]:
         """What the store notes of a comparison."""
-        asked = {"comparison": asdict(comparison), "setting": identity.key(setting)}
-        files = identity.digests(comparison.policies + comparison.attacks)
-        key = identity.key({**asked, "files": files, "imports": list(self.imports)})
+        keys = {run: key for task in self.tasks if task.setting == setting for run, key in task.runs()}
+        asked: dict[str, Any] = {"comparison": asdict(comparison), "setting": setting}
+        asked["runs"] = [keys[run] for run in comparison.runs()]
+        key = identity.key({**asked, "imports": list(self.imports)})
         if key in known:  # it has been found to run
             return {"key": key, "asked": now()}
         found = play.begin(comparison)
@@ -131,28 +135,13 @@ class Grid:
             "imports": list(self.imports),
         }
 
-    def tasks(self) -> list[Task]:
-        """All units, in the order of playing."""
-        found = []
-        for comparison, setting in zip(self.comparisons, self.settings, strict=True):
-            files = {name: identity.digests([name]) for name in comparison.policies + comparison.attacks}
-            for unit in units_of(comparison):
-                configurations = {}
-                for attack, seed in unit.members:
-                    own = files[unit.policy] | files[attack]
-                    who = {"policy": unit.policy, "num_byzantine": unit.num_byzantine}
-                    run = identity.run(setting, own, **who, attack=attack, seed=seed)
-                    configurations[attack, seed] = run
-                found.append(Task(unit, identity.key(setting), configurations))
-        return found
-
-    def play(self, store: Store, engine: Engine, progress: Progress, tasks: Sequence[Task] = ()) -> None:
+    def play(self, store: Store, engine: Engine, progress: Progress) -> None:
         """Play all that is missing, and write each unit as soon as it is finished.
 
         Of several processes in one folder the first goes through the units in order, others in an order of
         their own, so that they seldom play the same at the same time; if they do, the first one's rows stay.
         """
-        tasks = [task for task in tasks or self.tasks() if task.left(store)]
+        tasks = [task for task in self.tasks if task.left(store)]
         with _first(self.folder) as first:
             if not first:
                 random.Random(os.getpid()).shuffle(tasks)
@@ -172,6 +161,11 @@ class Task:
     def __post_init__(self) -> None:
         self._keys = {member: identity.key(one) for member, one in self.configurations.items()}
 
+    def runs(self) -> Iterator[tuple[tuple[str, int, str, int], str]]:
+        """Its runs, as `Comparison.runs` has them, and their keys."""
+        for (attack, seed), key in self._keys.items():
+            yield (self.unit.policy, self.unit.num_byzantine, attack, seed), key
+
     def left(self, store: Store) -> Unit | None:
         """What is not finished; None where all is."""
         done = store.done(self._keys.values())
@@ -190,6 +184,20 @@ class Task:
             }
             for member, entry in zip(played.members, played.entries, strict=True)
         ]
+
+
+def _tasks(comparison: Comparison, setting: dict[str, Any]) -> Iterator[Task]:
+    """The units of a comparison whose runs have this setting in common."""
+    files = {name: identity.digests([name]) for name in comparison.policies + comparison.attacks}
+    for unit in units_of(comparison):
+        who = {"policy": unit.policy, "num_byzantine": unit.num_byzantine}
+        configurations = {
+            (attack, seed): identity.run(
+                setting, files[unit.policy] | files[attack], **who, attack=attack, seed=seed
+            )
+            for attack, seed in unit.members
+        }
+        yield Task(unit, identity.key(setting), configurations)
 
 
 class _Writing:

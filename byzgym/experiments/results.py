@@ -159,9 +159,12 @@ def read_all(store: Store) -> list[Results]:
     if not settings:
         raise ValueError(f"{store.path} holds no comparison")
     try:
-        latest = {_without_lists(asked[-1]): setting for setting, asked in settings.items()}
+        latest: dict[str, str] = {}
+        for setting, asked in settings.items():
+            latest.pop(_without_lists(asked[-1]), None)  # of other code; the order is that of asking
+            latest[_without_lists(asked[-1])] = setting
         return [_read(store, setting, settings[setting]) for setting in latest.values()]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{store.path} holds something else than comparisons: {error}") from None
 
 
@@ -169,11 +172,18 @@ def _read(store: Store, setting: str, asked: Sequence[Mapping[str, Any]]) -> Res
     from byzgym.experiments.store import curves
 
     comparisons = [Comparison(**entry["comparison"]) for entry in asked]
-    rows = (pd.DataFrame(comparison.runs(), columns=list(RUN)) for comparison in comparisons)
-    expected = pd.concat(rows).drop_duplicates(ignore_index=True)
+    rows = [
+        pd.DataFrame(comparison.runs(), columns=list(RUN)).assign(key=entry["runs"])
+        for comparison, entry in zip(comparisons, asked, strict=True)
+    ]
+    wanted = pd.concat(rows, ignore_index=True)
+    # A model that was trained again, or code of the user that has changed, makes other runs of the same
+    # names: those that were asked for last count.
+    expected = wanted[list(RUN)].drop_duplicates()
+    expected = expected.merge(wanted.drop_duplicates(list(RUN), keep="last"), on=list(RUN))
     comparison = _together(comparisons)
     # In the order of what was asked for, whatever was finished first.
-    table = expected.reset_index().merge(store.table(setting), on=list(RUN)).sort_values("index")
+    table = expected[["key"]].reset_index().merge(store.table(setting), on="key").sort_values("index")
     done, failed = table[table["status"] == "done"], table[table["status"] == "failed"]
     last = asked[-1]
     return Results(

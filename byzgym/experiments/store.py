@@ -35,7 +35,7 @@ RECORD_COLUMNS = {
 what `unpack` reads."""
 
 _TYPES = {str: "TEXT", int: "INTEGER", float: "REAL", bool: "INTEGER", bytes: "BLOB"}
-_ASKED = ("key", "setting", "asked", "comparison", "told", "refs", "notes", "versions", "imports")
+_ASKED = ("key", "setting", "asked", "comparison", "told", "refs", "notes", "versions", "imports", "runs")
 _COLUMNS = {**RECORD_COLUMNS, **RUN_COLUMNS}
 _CURVE = ("round", "accuracy", "attack_success_rate", "qv_loss")
 _BUSY = 60.0  # seconds to wait for another writer

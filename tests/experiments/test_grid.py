@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -160,11 +161,30 @@ def test_a_code_of_another_version_plays_anew(small, tmp_path, monkeypatch):
         assert len(read_all(store)) == 1
 
 
+def test_code_that_has_changed_plays_anew(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    comparison = small(policies=("mean", "test_own"), rounds=3)
+    found = []
+    for rule in ("median", "krum"):
+        path = tmp_path / f"{rule}.py"
+        path.write_text(f"from byzgym import agents\ndef factory(): return agents.make('{rule}')\n")
+        spec = spec_from_file_location(rule, path)
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        agents.register("test_own", module.factory)
+        found.append(compare(comparison, tmp_path).runs)
+    assert len(found[1]) == len(found[0]) == 8
+    assert len(rows(tmp_path)) == 4 + 2 * 4  # those of mean once
+    of = [runs[runs["policy"] == "test_own"]["qv_loss"].tolist() for runs in found]
+    assert of[0] != of[1]
+
+
 def test_the_order_changes_nothing(small, tmp_path):
     compare(small(), tmp_path / "forward")
     grid = Grid.plan([small()], tmp_path / "back")
     with grid.open() as store:
-        grid.play(store, Here(), lambda policy, rounds: None, grid.tasks()[::-1])
+        grid.tasks.reverse()
+        grid.play(store, Here(), lambda policy, rounds: None)
     assert_same(tmp_path / "forward", tmp_path / "back")
     forward, back = (Results.read(tmp_path / name) for name in ("forward", "back"))
     pd.testing.assert_frame_equal(forward.runs.drop(columns="seconds"), back.runs.drop(columns="seconds"))
