@@ -20,7 +20,6 @@ from rich.progress import Progress
 
 from byzgym import aggregation
 from byzgym.experiments import Comparison, compare
-from byzgym.experiments.results import Results
 
 TRAINED = ("random", "gaussian", "sign_flip", "omniscient", "ipm", "alie", "label_flip", "zero", "mixture")
 """Attacks on which set was trained."""
@@ -59,21 +58,12 @@ def main(config: Config) -> None:
             total = len(policies) * len(comparison.num_byzantine) * comparison.rounds
             bar = bars.add_task(name, total=total)
             advance: Callable[[str, int], None] = lambda _, rounds, bar=bar: bars.update(bar, advance=rounds)  # noqa: E731
-            results = played(comparison, config.out / name, advance)
+            results = compare(comparison, config.out / name, progress=advance)
             bars.update(bar, completed=total)
             frames.append(results.runs)
     table = scores(pd.concat(frames))
     table.to_csv(config.out / "table.csv")
     print(table.round(2).to_string())
-
-
-def played(comparison: Comparison, folder: Path, advance: Callable[[str, int], None]) -> Results:
-    """The finished results in a folder, or new ones."""
-    if (folder / "results.csv").exists():
-        results = Results.read(folder)
-        if results.comparison == comparison:
-            return results
-    return compare(comparison, folder, overwrite=True, progress=advance)
 
 
 def scores(runs: pd.DataFrame) -> pd.DataFrame:

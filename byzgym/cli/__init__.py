@@ -1,4 +1,4 @@
-"""The command line: `byzgym list | properties | compare | train | evaluate | inspect | report | bench`.
+"""The command line: `byzgym list | properties | compare | sweep | train | evaluate | inspect | ...`.
 
 What takes long to import (pandas, matplotlib, scikit-learn, stable-baselines3) is imported by the command
 that needs it, so that help and lists come quickly.
@@ -20,10 +20,12 @@ from byzgym.cli.arguments import registry as arguments_registry
 from byzgym.cli.bench import Bench
 from byzgym.cli.compare import Compare
 from byzgym.cli.evaluate import Evaluate
+from byzgym.cli.export import Export, Merge
 from byzgym.cli.inspect import Inspect
 from byzgym.cli.listing import List
 from byzgym.cli.properties import Properties
 from byzgym.cli.report import Report
+from byzgym.cli.sweep import Sweep
 from byzgym.cli.terminal import InputError, Terminal
 from byzgym.cli.train import Train
 
@@ -31,10 +33,13 @@ Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Properties, tyro.conf.subcommand("properties")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 Modules = Annotated[

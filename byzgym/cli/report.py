@@ -7,24 +7,22 @@ from pathlib import Path
 
 import tyro
 
+from byzgym.cli.playing import show
 from byzgym.cli.terminal import Terminal, mistakes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Make the figures and the report again from the files of `byzgym compare`."""
+    """Make the figures and the report of all that a folder holds, finished or not."""
 
     folder: tyro.conf.Positional[Path]
-    """The folder with results.csv, curves.csv and config.json."""
+    """The folder with runs.sqlite, of `byzgym compare` or `byzgym sweep`."""
 
     def run(self, terminal: Terminal) -> None:
         """Read, tabulate, draw and report."""
-        from byzgym.experiments import report
-        from byzgym.experiments.results import Results
+        from byzgym.experiments.results import read_all
+        from byzgym.experiments.store import Store
 
-        with mistakes():
-            results = Results.read(self.folder)
-        with mistakes(OSError):
-            files = report.write(results, self.folder)
-        report.show(results, terminal.console)
-        terminal.print(f"\n{self.folder}: {', '.join(path.name for path in files)}")
+        with mistakes(), Store(self.folder) as store:
+            found = read_all(store)
+        show(found, self.folder, terminal)

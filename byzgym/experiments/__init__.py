@@ -1,7 +1,8 @@
 """Comparisons of policies under attacks.
 
-`Comparison` says what is compared, `compare` plays it, `results.Results` holds the files, and `report` shows
-them. What needs pandas and matplotlib is imported when it is used, so that the command line starts quickly.
+`Comparison` says what is compared, and `compare` plays it. Every finished run goes to the `store` of a
+folder, from which `results.Results` are read and shown by `report`. What needs pandas and matplotlib is
+imported when it is used, so that the command line starts quickly.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from byzgym.experiments.config import Comparison
 
 if TYPE_CHECKING:
-    from byzgym.experiments.play import compare
+    from byzgym.experiments.grid import compare
 
 __all__ = ["Comparison", "compare"]
 
@@ -17,6 +18,6 @@ __all__ = ["Comparison", "compare"]
 def __getattr__(name: str) -> Any:
     if name != "compare":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from byzgym.experiments.play import compare
+    from byzgym.experiments.grid import compare
 
     return compare

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Annotated, Any
 
 import tyro
@@ -71,6 +72,17 @@ class Comparison(RunConfig):
         names = ("task", "roles", "partition", "qv_source")
         for name, value in (lists | {name: _text(name, getattr(self, name)) for name in names}).items():
             object.__setattr__(self, name, value)
+
+    @property
+    def interval(self) -> int:
+        """Rounds between points of the curves."""
+        return self.evaluate_every or max(1, self.rounds // 30)
+
+    def runs(self) -> Iterator[tuple[str, int, str, int]]:
+        """Policy, number of Byzantine workers, attack and seed of every run, in the order of playing."""
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        for f, policy, attack, seed in product(self.num_byzantine, self.policies, self.attacks, seeds):
+            yield policy, f, attack, seed
 
     def heading(self, num_byzantine: int) -> str:
         """How many workers are Byzantine, as headings say it."""

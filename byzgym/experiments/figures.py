@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from byzgym.envs.rendering import default_style
+from byzgym.experiments.estimates import performance_profile
 from byzgym.experiments.results import Results
-from byzgym.experiments.statistics import summarise
+from byzgym.experiments.statistics import counted, summarise
 from byzgym.files import write_whole
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without black, the references' colour,
@@ -24,6 +26,7 @@ _REFERENCE_COLOR = "#222222"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 _GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.8}
 _DPI = 160
+_MOST_BANDS = 6  # bands of more lines than this hide each other
 _GAP = 0.06  # between two names at the ends of lines, as a part of the height of the axes, at most
 _MARGIN = 0.01  # between the names and the ends of the axes
 
@@ -36,6 +39,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
         for f in played:
             figures[f"accuracy_f{f}.png"] = accuracy_over_rounds(results, f)
             figures[f"final_f{f}.png"] = final_accuracy(results, f)
+            figures[f"profile_f{f}.png"] = profiles(results, f)
             credits = byzantine_credits(results, f)
             if credits is not None:
                 figures[f"credits_f{f}.png"] = credits
@@ -48,7 +52,9 @@ def draw(results: Results, folder: Path) -> list[Path]:
 def overview(results: Results, num_byzantine: int) -> Figure:
     """Accuracy over rounds under one attack (sign_flip where it was played), with every line labelled."""
     comparison = results.comparison
-    attack = "sign_flip" if "sign_flip" in comparison.attacks else comparison.attacks[0]
+    runs = results.runs[results.runs["num_byzantine"] == num_byzantine]
+    played = [attack for attack in comparison.attacks if (runs["attack"] == attack).any()]
+    attack = "sign_flip" if "sign_flip" in played else played[0]
     figure = Figure(figsize=(8, 4))
     axes = figure.subplots()
     _curves(axes, results, attack, num_byzantine)
@@ -77,7 +83,12 @@ def accuracy_over_rounds(results: Results, num_byzantine: int) -> Figure:
             axes.set_xlabel("round")
             axes.tick_params(labelbottom=True)
     figure.tight_layout()
-    handles, labels = grid[0, 0].get_legend_handles_labels()
+    lines = {
+        label: handle
+        for axes in grid.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    handles, labels = list(lines.values()), list(lines)
     ncols = min(len(labels), 4 if columns < 3 else 7)
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=ncols, frameon=False)
     return figure
@@ -86,14 +97,15 @@ def accuracy_over_rounds(results: Results, num_byzantine: int) -> Figure:
 def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     """A map of policies x attacks: accuracy at the end, mean over seeds."""
     attacks, policies = results.comparison.attacks, results.played(num_byzantine)
-    summary = summarise(results.runs, num_byzantine)
+    summary = summarise(results.runs, num_byzantine, attacks)
     values = np.array([[summary[policy, attack]["mean"] for attack in attacks] for policy in policies])
     figure = Figure(figsize=(2.4 + 1.25 * len(attacks), 1.0 + 0.42 * len(policies)))
     axes = figure.subplots()
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        color = "white" if value < 0.6 else "black"
-        axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", color=color, fontsize=10)
+        color = "white" if value < 0.6 else "black"  # also where there is none
+        shown = "–" if math.isnan(value) else f"{100 * value:.1f}"
+        axes.text(column, row, shown, ha="center", va="center", color=color, fontsize=10)
     axes.set_xticks(range(len(attacks)), attacks, rotation=0 if max(map(len, attacks)) < 12 else 20)
     axes.set_yticks(range(len(policies)), [results.label(policy) for policy in policies])
     axes.tick_params(length=0)
@@ -109,10 +121,39 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     return figure
 
 
+def profiles(results: Results, num_byzantine: int) -> Figure:
+    """Performance profiles: the share of each policy's runs, under all attacks, above an accuracy."""
+    runs = counted(results.runs[results.runs["num_byzantine"] == num_byzantine])
+    policies, scores = results.played(num_byzantine), runs["accuracy"]
+    margin = max(0.01, 0.04 * (scores.max() - scores.min()))
+    low, high = scores.min() - margin, scores.max() + margin
+    thresholds = np.linspace(low, high, 401)
+    bands = len(policies) <= _MOST_BANDS
+    profile = performance_profile(runs, thresholds, resamples=2000 if bands else 0)
+    figure = Figure(figsize=(8, 4))
+    axes = figure.subplots()
+    for policy in policies:
+        own, style = profile[profile["policy"] == policy], _style(results, policy)
+        if bands and own["low"].notna().all():
+            bounds, color = (own["low"], own["high"]), style["color"]
+            axes.fill_between(thresholds, *bounds, step="post", color=color, alpha=0.13, linewidth=0)
+        axes.plot(thresholds, own["value"], drawstyle="steps-post", label=results.label(policy), **style)
+    axes.set(xlim=(low, high), ylim=(-0.02, 1.02), yticks=[0, 0.25, 0.5, 0.75, 1])
+    axes.set(xlabel="test accuracy", ylabel="share of runs above it")
+    axes.grid(**_GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    attacks = ", ".join(results.comparison.attacks)
+    title = f"{results.comparison.task}, {results.comparison.heading(num_byzantine)}, attacks {attacks}"
+    axes.set_title(textwrap.fill(title, 80), loc="left", fontsize=11)
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    return figure
+
+
 def byzantine_credits(results: Results, num_byzantine: int) -> Figure | None:
     """Credit on Byzantine workers at the end of the runs; None where no policy gives credits."""
     attacks = results.comparison.attacks
-    summary = summarise(results.runs, num_byzantine)
+    summary = summarise(results.runs, num_byzantine, attacks)
     credits = {key: entry["byzantine_credit"] for key, entry in summary.items()}
     given = {policy for (policy, _), credit in credits.items() if not math.isnan(credit)}
     policies = [policy for policy in results.played(num_byzantine) if policy in given]
@@ -154,6 +195,8 @@ def _curves(axes: Any, results: Results, attack: str, num_byzantine: int) -> Non
     here = curves[(curves["attack"] == attack) & (curves["num_byzantine"] == num_byzantine)]
     for policy in results.played(num_byzantine):
         rounds = here[here["policy"] == policy].groupby("round")["accuracy"]
+        if not len(rounds):  # not finished
+            continue
         mean, std = rounds.mean(), rounds.std(ddof=1).fillna(0.0)
         style = _style(results, policy)
         axes.fill_between(mean.index, mean - std, mean + std, color=style["color"], alpha=0.13, linewidth=0)

@@ -1,4 +1,4 @@
-"""Playing comparisons (one batched simulation per policy and number of Byzantine workers) and episodes."""
+"""Playing runs of a comparison side by side, in one batched simulation, and episodes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -24,39 +22,10 @@ from byzgym.aggregation.registry import parse
 from byzgym.ambient import episode_seed
 from byzgym.envs.rewards import exploded
 from byzgym.experiments.config import Comparison, arguments
-from byzgym.experiments.results import Results, Told, claim, discard_drawings
+from byzgym.experiments.results import Results, Told
 from byzgym.experiments.statistics import CreditLog
 from byzgym.simulation import Simulation
 from byzgym.simulation.config import RunConfig
-
-_FEW_NUMBERS = 2_000_000
-"""Submissions of a round with fewer entries than this are worked on by one thread."""
-
-
-def compare(
-    comparison: Comparison,
-    folder: str | Path,
-    overwrite: bool = False,
-    progress: Callable[[str, int], None] = lambda policy, rounds: None,
-) -> Results:
-    """Check a comparison, play it, and write its files.
-
-    Args:
-        comparison: What to play.
-        folder: Where results.csv, curves.csv and config.json go.
-        overwrite: Whether results in the folder may be replaced.
-        progress: Called with the policy and the number of rounds just played.
-
-    Raises:
-        ValueError: If a value is not allowed.
-        TypeError: If a parameter does not exist.
-        OSError: If the folder holds results, cannot be written to or is in use, or data cannot be read.
-        RuntimeError: If the task needs a library that does not work here.
-    """
-    results = begin(comparison)
-    with claim(Path(folder), overwrite):
-        play(results, Path(folder), progress)
-    return results
 
 
 def begin(comparison: Comparison) -> Results:
@@ -77,20 +46,15 @@ def begin(comparison: Comparison) -> Results:
     return results
 
 
-def play(results: Results, folder: Path, progress: Callable[[str, int], None]) -> None:
-    """Play policy after policy, and add the runs to results from `begin`, and to the files after each policy.
+class Batch(NamedTuple):
+    """What runs that were played side by side have given, run by run in their order."""
 
-    Earlier results in the folder, which the caller has claimed, are replaced after the first policy.
-    """
-    comparison = results.comparison
-    for f in comparison.num_byzantine:
-        for policy in comparison.policies:
-            runs, curves = play_batch(comparison, policy, f, partial(progress, policy))
-            first = results.runs.empty
-            results.add(runs, curves)
-            results.write(folder)
-            if first:
-                discard_drawings(folder)
+    runs: list[dict[str, Any]]
+    """The numbers of each run, `RUN_COLUMNS`."""
+    curves: list[dict[str, Any]]
+    """The points of all curves, `CURVE_COLUMNS`."""
+    traces: list[dict[str, np.ndarray]]
+    """Credits [rounds, n] of each run, and who was Byzantine; empty where a policy gives no credits."""
 
 
 def play_batch(
@@ -98,17 +62,22 @@ def play_batch(
     policy: str,
     num_byzantine: int,
     progress: Callable[[int], None] = lambda rounds: None,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Play one policy under all attacks and seeds, side by side.
+    members: Sequence[tuple[str, int]] = (),
+) -> Batch:
+    """Play one policy under all attacks and seeds, side by side and on one thread.
 
     A run that diverges goes on: the server refuses what is not finite and keeps its parameters.
 
-    Returns:
-        Rows of results.csv and rows of curves.csv.
+    Args:
+        comparison: What all runs have in common.
+        policy: Who decides.
+        num_byzantine: How many workers attack.
+        progress: Called with the number of rounds just played.
+        members: Attacks and seeds; all of the comparison where there are none.
     """
     started, rounds = time.perf_counter(), comparison.rounds
     seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
-    members = [(attack, seed) for attack in comparison.attacks for seed in seeds]
+    members = members or [(attack, seed) for attack in comparison.attacks for seed in seeds]
     simulation = _simulation(comparison, num_byzantine, [attack for attack, _ in members])
     agent = agents.build(policy, simulation)
     # Seed s gives what env.reset(seed=s) gives.
@@ -117,25 +86,28 @@ def play_batch(
     log = CreditLog(rounds)
     named = {"policy": policy, "num_byzantine": num_byzantine}
     keys = [{**named, "attack": attack, "seed": seed} for attack, seed in members]
-    interval = comparison.evaluate_every or max(1, rounds // 30)
-    with _enough_threads(simulation):
+    setup = simulation.setup
+    sampled = setup.cohort_size < setup.num_workers and setup.secure_group_size == 1
+    with _one_thread():
         curves = _points(simulation, 0, keys)
         for round in range(1, rounds + 1):
             decision = agent.decide(simulation.view)
             credits = decision.credits
             if credits is not None:  # of each server, where there are several
                 credits = credits.unflatten(0, (simulation.num_envs, -1)).mean(1)
-            log.add(round - 1, credits, simulation.byzantine_rows)
+            workers = simulation.workers.cohort.clone() if sampled else None
+            log.add(round - 1, credits, simulation.byzantine_rows, workers)
             simulation.apply(decision)
-            if round % interval == 0 or round == rounds:
+            if round % comparison.interval == 0 or round == rounds:
                 curves += _points(simulation, round, keys)
             progress(1)
     diverged = simulation.diverged | exploded(simulation.qv_loss(), simulation.initial_loss)
     common = {
         "task": comparison.task,
-        "model": simulation.setup.model,
+        "model": setup.model,
         "roles": comparison.roles,
         "partition": comparison.partition,
+        "num_classes": setup.task.num_classes,
         "num_workers": comparison.num_workers,
         "rounds": rounds,
         "seconds": float(f"{(time.perf_counter() - started) / len(members):.4g}"),
@@ -148,8 +120,8 @@ def play_batch(
             "detection_auc": _rounded(log.detection_auc(env)),
             "diverged": bool(diverged[env]),
         }
-        runs.append({**common, **last, **measured})
-    return runs, curves
+        runs.append({**common, **{k: v for k, v in last.items() if k != "round"}, **measured})
+    return Batch(runs, curves, [log.trace(env) for env in range(len(members))])
 
 
 def told_less(policy: str, agent: Agent, simulation: Simulation) -> list[Told]:
@@ -216,17 +188,19 @@ def _simulation(comparison: Comparison, num_byzantine: int, attacks: Iterable[st
         seed=0,
         per_environment=per_environment,
         num_byzantine=num_byzantine,
-        attack=comparison.attacks[0],
+        attack=per_environment[0]["attack"],
         **arguments(comparison, RunConfig),
     )
 
 
 @contextmanager
-def _enough_threads(simulation: Simulation) -> Iterator[None]:
-    """Use one CPU thread for small models: more gain nothing, and stall where other work runs beside."""
+def _one_thread() -> Iterator[None]:
+    """Use one CPU thread: the last bits of a sum depend on the number of threads, and results must not.
+
+    Small models gain nothing by more, and what runs beside each other keeps the other cores busy.
+    """
     threads = torch.get_num_threads()
-    if simulation.gradients.numel() < _FEW_NUMBERS:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:

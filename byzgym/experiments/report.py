@@ -22,6 +22,7 @@ from byzgym.experiments.tables import (
     detection_table,
     difference_table,
     success_table,
+    summary_table,
 )
 from byzgym.files import write_texts
 
@@ -45,6 +46,8 @@ _FIGURES = {
     "overview": "Accuracy over rounds under one attack; bands are one standard deviation over seeds.",
     "accuracy": "Accuracy over rounds, one panel an attack; bands are one standard deviation over seeds.",
     "final": "Accuracy at the end of the runs, mean over seeds.",
+    "profile": "Performance profile: the share of a policy's runs, all attacks and seeds together, above "
+    "each accuracy. With up to six policies, bands are 95% bootstrap intervals.",
     "credits": "Credit on Byzantine workers at the end of the runs: 0 where a policy has found them all.",
 }
 _READING = (
@@ -56,22 +59,26 @@ _READING = (
     "Differences between policies under one attack are therefore paired.",
     "A policy marked as a reference sees who is Byzantine, which no server does. It shows what would be "
     "possible and does not compete for the best.",
+    "Whoever attacks chooses the attack, so a policy is as good as under its worst one. The interquartile "
+    "mean (IQM), the probability that a run beats another and the performance profiles are those of Agarwal "
+    "et al. 2021 (https://arxiv.org/abs/2108.13264). Their intervals treat runs of one seed under several "
+    "attacks as independent. Where a seed is lucky or unlucky under all attacks, they are too narrow.",
     "A rule is told the number f of Byzantine workers. If its condition does not admit that f, it is told "
     "the largest one it accepts, as the notes below the table say.",
 )
 
 
 def show(results: Results, console: Console) -> None:
-    """Print the tables of accuracies, one for each number of Byzantine workers."""
+    """Print the summary over attacks and the accuracies, for each number of Byzantine workers."""
     star = "" if console.color_system is not None and not console.no_color else "*"
     ascii_only = console.options.ascii_only
-    signs = Signs("!", "+-", (), best=star) if ascii_only else Signs(best=star)
+    signs = Signs("!", "+-", (), star, "-", "x") if ascii_only else Signs(best=star)
     for f in results.played_numbers:
-        console.print(Text())
-        console.print(for_terminal(accuracy_table(results, f, signs), console.width))
-        if (backdoors := success_table(results, f)).rows:
-            console.print(Text())
-            console.print(for_terminal(backdoors, console.width))
+        tables = [summary_table(results, f, signs, named=False), accuracy_table(results, f, signs)]
+        for table in (*tables, success_table(results, f)):
+            if table.rows:
+                console.print(Text())
+                console.print(for_terminal(table, console.width))
 
 
 def write(results: Results, folder: str | Path) -> list[Path]:
@@ -143,7 +150,13 @@ def html(results: Results, figures: Sequence[Path]) -> str:
 
 def _tables(results: Results) -> list[tuple[int, Table]]:
     """The tables, with the levels of their headings."""
-    parts = [(2, accuracy_table), (3, success_table), (3, difference_table), (3, detection_table)]
+    parts = [
+        (2, summary_table),
+        (3, accuracy_table),
+        (3, success_table),
+        (3, difference_table),
+        (3, detection_table),
+    ]
     tables = [(level, build(results, f)) for f in results.played_numbers for level, build in parts]
     return [(level, table) for level, table in tables if table.rows]
 
@@ -200,13 +213,14 @@ def _html_rows(table: Table) -> str:
 
 def _lead(results: Results) -> str:
     comparison, runs = results.comparison, results.runs
+    unfinished = f"Unfinished: {results.unfinished}. " if results.unfinished else ""
     deployment = {
         f", of which {comparison.cohort_size} take part in a round": comparison.cohort_size is not None,
         f", {comparison.local_steps} local steps": comparison.local_steps > 1,
         f", {comparison.num_servers} servers": comparison.num_servers > 1,
     }
     return (
-        f"{len(runs)} runs of {comparison.rounds} rounds each: model {runs['model'].iloc[0]}, "
+        f"{unfinished}{len(runs)} runs of {comparison.rounds} rounds each: model {runs['model'].iloc[0]}, "
         f"{comparison.num_workers} workers{''.join(text for text, so in deployment.items() if so)}, "
         f"partition {comparison.partition}, roles {comparison.roles}, "
         f"{comparison.qv_size} QV samples, {comparison.seeds} {'seed' if comparison.seeds == 1 else 'seeds'}."

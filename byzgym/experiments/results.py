@@ -1,42 +1,39 @@
-"""The files of a results folder: results.csv, curves.csv and config.json."""
+"""What is known of a comparison: its runs, as a report shows them, and what of it is still missing."""
 
 from __future__ import annotations
 
-import json
 import platform
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 import byzgym
-from byzgym import files
 from byzgym.experiments.config import Comparison, command, options
+
+if TYPE_CHECKING:
+    from byzgym.experiments.store import Store
 
 RUN_COLUMNS: dict[str, type] = {
     **dict.fromkeys(("task", "model", "policy", "attack", "roles", "partition"), str),
-    **dict.fromkeys(("num_workers", "num_byzantine", "seed", "rounds"), int),
+    **dict.fromkeys(("num_classes", "num_workers", "num_byzantine", "seed", "rounds"), int),
     **dict.fromkeys(
         ("accuracy", "attack_success_rate", "qv_loss", "byzantine_credit", "detection_auc"), float
     ),
     **{"diverged": bool, "seconds": float, "version": str},
 }
-"""The columns of results.csv, one row a run."""
+"""What is known of a run that is finished."""
 CURVE_COLUMNS: dict[str, type] = {
     **{"policy": str, "attack": str, "num_byzantine": int, "seed": int},
     **{"round": int, "accuracy": float, "attack_success_rate": float, "qv_loss": float},
 }
-"""The columns of curves.csv, one row an evaluation."""
-OF_BACKDOORS = "attack_success_rate"
-"""The column that is in the files only if there is a backdoor among the attacks."""
-
-_TABLES = ("config.json", "curves.csv", "results.csv")
-_DRAWN = re.compile(r"overview\.png|(accuracy|final|credits)_f\d+\.png|report\.(html|md)", re.ASCII)
+"""A point of a run's curve."""
+RUN = ("policy", "num_byzantine", "attack", "seed")
+"""What tells a run of a comparison from the others."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,8 @@ class Told:
         return f"{inside}told f = {self.told}, the largest it accepts{condition}"
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Of byzgym and of what results depend on."""
     others = {name: version(name) for name in ("torch", "numpy", "gymnasium")}
     return {"byzgym": byzgym.__version__, **others, "python": platform.python_version()}
 
@@ -69,20 +67,26 @@ class Results:
         runs: One row a run, `RUN_COLUMNS`.
         curves: One row an evaluation, `CURVE_COLUMNS`.
         told: Rules that were told a smaller f than the true one.
+        failed: The runs that failed, with the columns of `RUN` and their errors.
+        expected: The runs that were asked for, with the columns of `RUN`.
         references: Policies that see more than a server would.
         notes: What was otherwise when a policy was trained, one line each.
         versions: Of byzgym and the libraries that results depend on.
         imports: The user's modules that had been imported (`byzgym --import`).
+        setting: The hash of what all runs have in common.
     """
 
     comparison: Comparison
     runs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RUN_COLUMNS)))
     curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CURVE_COLUMNS)))
+    failed: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*RUN, "error"]))
+    expected: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(RUN)))
     told: list[Told] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=_versions)
+    versions: dict[str, str] = field(default_factory=library_versions)
     imports: Sequence[str] = ()
+    setting: str = ""
 
     def played(self, num_byzantine: int) -> list[str]:
         """The policies with runs at this number of Byzantine workers, references last."""
@@ -99,103 +103,135 @@ class Results:
         """The policy's name as tables and figures show it."""
         return f"{policy} (reference)" if policy in self.references else policy
 
-    def add(self, runs: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]) -> None:
-        """Append rows."""
-        new_runs = pd.DataFrame(list(runs), columns=list(RUN_COLUMNS))
-        new_curves = pd.DataFrame(list(curves), columns=list(CURVE_COLUMNS))
-        if self.runs.empty:
-            self.runs, self.curves = new_runs, new_curves
-        else:
-            self.runs = pd.concat([self.runs, new_runs], ignore_index=True)
-            self.curves = pd.concat([self.curves, new_curves], ignore_index=True)
+    def errors(self, policy: str, attack: str, num_byzantine: int) -> list[str]:
+        """The errors of a cell's failed runs, each once."""
+        return list(dict.fromkeys(_cell(self.failed, policy, attack, num_byzantine)["error"]))
+
+    def counts(self, policy: str, attack: str, num_byzantine: int) -> tuple[int, int]:
+        """How many runs of a cell are finished, and how many have been asked for."""
+        cell = policy, attack, num_byzantine
+        return len(_cell(self.runs, *cell)), len(_cell(self.expected, *cell))
+
+    @property
+    def unfinished(self) -> str:
+        """How much of what was asked for is there, such as "2 of 7 runs, 1 failed"; "" where it is all."""
+        if len(self.runs) >= len(self.expected):
+            return ""
+        failed = f", {len(self.failed)} failed" if len(self.failed) else ""
+        return f"{len(self.runs)} of {len(self.expected)} runs{failed}"
 
     @property
     def command(self) -> str:
         """The command line that plays this comparison, without its results folder."""
         return command(self.imports, "compare", *options(self.comparison, Comparison))
 
-    def write(self, folder: Path) -> None:
-        """Write the three files: all of them, or none if one cannot be written."""
-        config = {
-            "arguments": asdict(self.comparison),
-            "told": [asdict(entry) for entry in self.told],
-            "references": self.references,
-            "notes": self.notes,
-            "versions": self.versions,
-            "imports": self.imports,
-        }
-        files.write_texts(
-            {
-                folder / "config.json": json.dumps(config, indent=2) + "\n",
-                folder / "results.csv": _csv(self.runs),
-                folder / "curves.csv": _csv(self.curves),
-            }
-        )
-
     @classmethod
     def read(cls, folder: str | Path) -> Results:
-        """Read what `write` wrote.
+        """The results of the setting for which a comparison was last asked in a folder.
 
         Raises:
-            FileNotFoundError: If a file is missing.
-            ValueError: If a file is not valid JSON or CSV, or does not hold what it should.
+            FileNotFoundError: If it holds no store.
+            ValueError: If that is no store, or one without comparisons.
         """
-        config, curves, runs = (Path(folder) / name for name in _TABLES)
-        for path in (config, curves, runs):
-            if not path.is_file():
-                raise FileNotFoundError(f"{folder} holds no results: {path.name} is missing")
-        tables = _read_table(runs, RUN_COLUMNS), _read_table(curves, CURVE_COLUMNS)
-        try:
-            held = json.loads(config.read_text(encoding="utf-8"))
-            comparison = Comparison(**held.pop("arguments"))
-            told = [Told(**entry) for entry in held.pop("told")]
-            return cls(comparison, *tables, told=told, **held)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{config} is not the configuration of results: {error}") from None
+        from byzgym.experiments.store import Store
+
+        with Store(folder) as store:
+            return read_all(store)[-1]
 
 
-@contextmanager
-def claim(folder: Path, overwrite: bool = False) -> Iterator[None]:
-    """Keep the folder to one comparison while the block runs.
+def _cell(table: pd.DataFrame, policy: str, attack: str, num_byzantine: int) -> pd.DataFrame:
+    of = (table["policy"] == policy) & (table["attack"] == attack)
+    return table[of & (table["num_byzantine"] == num_byzantine)]
+
+
+def read_all(store: Store) -> list[Results]:
+    """The results of every setting in a store, the one that was last asked for last.
+
+    What was asked for at different times in one setting (more seeds, other policies) is shown together. Of a
+    setting that was played with several versions of the code only the last one is shown.
 
     Raises:
-        FileExistsError: If the folder holds results and ``overwrite`` is False.
-        OSError: If it cannot be written to, or another command is writing to it.
+        ValueError: If there are none, or they are not what byzgym has written.
     """
-    with files.lock(folder):
-        held = _held(folder)
-        if held and not overwrite:
-            names = ", ".join(path.name for path in held)
-            how = "choose another folder (--out) or replace them (--overwrite)"
-            raise FileExistsError(f"{folder} already holds results ({names}); {how}")
-        yield
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for entry in store.asked():
+        settings[entry["setting"]] = [*settings.pop(entry["setting"], []), entry]
+    if not settings:
+        raise ValueError(f"{store.path} holds no comparison")
+    try:
+        latest: dict[str, str] = {}
+        for setting, asked in settings.items():
+            latest.pop(_without_lists(asked[-1]), None)  # of other code; the order is that of asking
+            latest[_without_lists(asked[-1])] = setting
+        return [_read(store, setting, settings[setting]) for setting in latest.values()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{store.path} holds something else than comparisons: {error}") from None
+
+
+def _read(store: Store, setting: str, asked: Sequence[Mapping[str, Any]]) -> Results:
+    from byzgym.experiments.store import curves
+
+    comparisons = [Comparison(**entry["comparison"]) for entry in asked]
+    rows = [
+        pd.DataFrame(comparison.runs(), columns=list(RUN)).assign(key=entry["runs"])
+        for comparison, entry in zip(comparisons, asked, strict=True)
+    ]
+    wanted = pd.concat(rows, ignore_index=True)
+    # A model that was trained again, or code of the user that has changed, makes other runs of the same
+    # names: those that were asked for last count.
+    expected = wanted[list(RUN)].drop_duplicates()
+    expected = expected.merge(wanted.drop_duplicates(list(RUN), keep="last"), on=list(RUN))
+    comparison = _together(comparisons)
+    # In the order of what was asked for, whatever was finished first.
+    table = expected[["key"]].reset_index().merge(store.table(setting), on="key").sort_values("index")
+    done, failed = table[table["status"] == "done"], table[table["status"] == "failed"]
+    last = asked[-1]
+    return Results(
+        comparison,
+        done[list(RUN_COLUMNS)].reset_index(drop=True).astype(RUN_COLUMNS),
+        curves(done),
+        failed[[*RUN, "error"]].reset_index(drop=True),
+        expected,
+        list(dict.fromkeys(Told(**told) for entry in asked for told in entry["told"])),
+        [name for name in comparison.policies if any(name in entry["refs"] for entry in asked)],
+        list(dict.fromkeys(note for entry in asked for note in entry["notes"])),
+        last["versions"],
+        last["imports"],
+        setting,
+    )
+
+
+_LISTS = ("policies", "attacks", "num_byzantine")
+
+
+def _without_lists(entry: Mapping[str, Any]) -> str:
+    """What the runs of a comparison have in common, as text."""
+    left_out = (*_LISTS, "seeds", "first_seed")
+    return repr(sorted((k, v) for k, v in entry["comparison"].items() if k not in left_out))
+
+
+def _together(comparisons: Sequence[Comparison]) -> Comparison:
+    """One comparison with the policies, attacks, numbers and seeds of all, which differ in nothing else."""
+    first = min(comparison.first_seed for comparison in comparisons)
+    last = max(comparison.first_seed + comparison.seeds for comparison in comparisons)
+    lists: Any = {
+        name: tuple(dict.fromkeys(value for one in comparisons for value in getattr(one, name)))
+        for name in _LISTS
+    }
+    return replace(comparisons[-1], first_seed=first, seeds=last - first, **lists)
+
+
+_DRAWN = re.compile(r"overview\.png|(accuracy|final|profile|credits)_f\d+\.png|report\.(html|md)", re.ASCII)
+
+
+def drawings(folder: Path) -> list[Path]:
+    """The files of a folder that have names of figures or reports."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _DRAWN.fullmatch(path.name))
 
 
 def discard_drawings(folder: Path) -> None:
     """Remove the figures and reports of earlier results, and nothing else."""
-    for path in _held(folder):
-        if path.name not in _TABLES:
-            path.unlink()
-
-
-def _held(folder: Path) -> list[Path]:
-    """The files that have names of results, figures or reports."""
-    return sorted(path for path in folder.iterdir() if path.name in _TABLES or _DRAWN.fullmatch(path.name))
-
-
-def _csv(table: pd.DataFrame) -> str:
-    shown = table.drop(columns=OF_BACKDOORS) if table[OF_BACKDOORS].isna().all() else table
-    return shown.to_csv(index=False, lineterminator="\n")
-
-
-def _read_table(path: Path, columns: dict[str, type]) -> pd.DataFrame:
-    try:
-        # Only an empty field is a missing value: an attack is called "none".
-        options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
-        table = pd.read_csv(path, dtype=columns, **options)
-        missing = [name for name in columns if name not in table and name != OF_BACKDOORS]
-        if missing:
-            raise ValueError(f"the columns {missing} are missing")
-        return table.reindex(columns=list(columns))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a CSV file of results: {error}") from None
+    for path in drawings(folder):
+        path.unlink()

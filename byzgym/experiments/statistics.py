@@ -19,7 +19,7 @@ LEVEL = 0.95
 
 
 class CreditLog:
-    """Credits and Byzantine masks of the last rounds of E runs.
+    """Credits and Byzantine masks of E runs.
 
     Rounds in which nobody got credit, because every submission was rejected, do not count.
 
@@ -29,12 +29,32 @@ class CreditLog:
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
-        self._kept: list[tuple[np.ndarray, np.ndarray]] = []  # credits and masks, [E, n] each
+        self._kept: list[tuple[np.ndarray, np.ndarray]] = []  # credits and masks of the last rounds, [E, n]
+        self._traces: list[tuple[np.ndarray, ...]] = []  # of all rounds, to three digits
 
-    def add(self, round: int, credits: Tensor | None, byzantine: Tensor) -> None:
-        """Note the number of a round, its credits [E, n] if there are any, and its mask [E, n]."""
-        if credits is not None and round >= self._rounds - self._count(LAST_FOR_DETECTION):
-            self._kept.append((credits.detach().cpu().double().numpy(), byzantine.cpu().clone().numpy()))
+    def add(
+        self, round: int, credits: Tensor | None, byzantine: Tensor, workers: Tensor | None = None
+    ) -> None:
+        """Note the number of a round, its credits [E, n] if there are any, and its mask [E, n].
+
+        ``workers`` [E, n] says who has submitted the rows, where that is not everybody.
+        """
+        if credits is None:
+            return
+        given, mask = credits.detach().cpu().double().numpy(), byzantine.cpu().clone().numpy()
+        who = () if workers is None else (workers.cpu().numpy().astype(np.int32),)
+        with np.errstate(over="ignore"):
+            self._traces.append((given.astype(np.float16), mask, *who))
+        if round >= self._rounds - self._count(LAST_FOR_DETECTION):
+            self._kept.append((given, mask))
+
+    def trace(self, env: int) -> dict[str, np.ndarray]:
+        """All credits of a run and who was Byzantine, [rounds, n] each; empty without credits."""
+        names = ("credits", "byzantine", "workers")
+        return {
+            name: np.array([part[env] for part in parts])
+            for name, parts in zip(names, zip(*self._traces, strict=True), strict=False)
+        }
 
     def byzantine_credit(self, env: int) -> float:
         """Credit on Byzantine submissions, mean of the last tenth of the rounds; NaN without credits."""
@@ -64,13 +84,38 @@ class CreditLog:
         return max(1, math.ceil(self._rounds * fraction - 1e-9))
 
 
-def summarise(runs: pd.DataFrame, num_byzantine: int) -> dict[tuple[str, str], dict[str, float]]:
+def counted(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the accuracies that count: a run that diverged counts as chance, 1 / num_classes.
+
+    The model of such a run is of no use, whatever its parameters happen to score. It is no worse than a guess
+    either, which is always there to fall back on.
+
+    Raises:
+        ValueError: If num_classes is not at least 1 somewhere.
+
+    Example:
+        >>> runs = {"accuracy": [0.9, 0.45], "diverged": [False, True], "num_classes": [10, 10]}
+        >>> counted(pd.DataFrame(runs))["accuracy"].tolist()
+        [0.9, 0.1]
+    """
+    classes = runs["num_classes"]
+    if not (classes >= 1).all():
+        raise ValueError(f"num_classes must be at least 1 in every run, got {classes.min()}")
+    return runs.assign(accuracy=runs["accuracy"].mask(runs["diverged"].astype(bool), 1 / classes))
+
+
+def summarise(
+    runs: pd.DataFrame, num_byzantine: int, attacks: Sequence[str] = ()
+) -> dict[tuple[str, str], dict[str, float]]:
     """The numbers of each policy under each attack, by (policy, attack).
 
+    For policies without runs under one of ``attacks`` they are NaN.
+
     They are the mean and std of the accuracy over seeds (NaN for a single seed), the number of runs that
-    diverged, and the means of byzantine_credit and detection_auc (NaN without credits).
+    diverged, which count as chance (`counted`), and the means of byzantine_credit and detection_auc (NaN
+    without credits).
     """
-    chosen = runs[runs["num_byzantine"] == num_byzantine]
+    chosen = counted(runs[runs["num_byzantine"] == num_byzantine])
     summary: Any = chosen.groupby(["policy", "attack"]).agg(
         mean=("accuracy", "mean"),
         std=("accuracy", "std"),
@@ -78,7 +123,10 @@ def summarise(runs: pd.DataFrame, num_byzantine: int) -> dict[tuple[str, str], d
         byzantine_credit=("byzantine_credit", "mean"),
         detection_auc=("detection_auc", "mean"),
     )
-    return summary.to_dict("index")
+    found: dict[tuple[str, str], dict[str, float]] = summary.to_dict("index")
+    nothing = {name: 0 if name == "diverged" else math.nan for name in summary}
+    absent = {(policy, attack): nothing for policy in chosen["policy"].unique() for attack in attacks}
+    return absent | found
 
 
 def paired_difference(
@@ -86,15 +134,22 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Accuracy of ``policy`` less that of ``other``, seed by seed, averaged over attacks within a seed.
 
-    Every policy meets the same seeds: initial model, data, batches, Byzantine workers.
+    Every policy meets the same seeds: initial model, data, batches, Byzantine workers. Runs that diverged
+    count as chance (`counted`).
 
     Returns:
-        The mean over seeds, and the bounds of Student's t interval (NaN for a single seed).
+        The mean over the seeds that both have under all attacks (NaN where there are none), and the bounds of
+        Student's t interval (NaN for a single seed).
     """
-    chosen = runs[(runs["num_byzantine"] == num_byzantine) & runs["attack"].isin(attacks)]
-    accuracy = chosen.pivot(index=["seed", "attack"], columns="policy", values="accuracy")
-    differences = (accuracy[policy] - accuracy[other]).groupby("seed").mean().to_numpy()
-    mean, half = float(differences.mean()), math.nan
+    chosen = counted(runs[(runs["num_byzantine"] == num_byzantine) & runs["attack"].isin(attacks)])
+    accuracy = chosen.pivot(index="seed", columns=["policy", "attack"], values="accuracy")
+    own, others = (
+        accuracy.reindex(columns=pd.MultiIndex.from_product([[name], attacks])).to_numpy(float)
+        for name in (policy, other)
+    )
+    differences = (own - others).mean(1)
+    differences = differences[~np.isnan(differences)]
+    mean, half = float(differences.mean()) if len(differences) else math.nan, math.nan
     if len(differences) > 1:
         from scipy import stats  # takes a while to import
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+
 from byzgym import specs
+from byzgym.aggregation.registry import parse
+from byzgym.aggregation.registry import registry as rule_registry
 from byzgym.attacks.registry import registry as attack_registry
+from byzgym.experiments.estimates import (
+    RESAMPLES,
+    interquartile_mean,
+    probability_of_improvement,
+    worst_case,
+)
 from byzgym.experiments.results import OF_BACKDOORS, Results
-from byzgym.experiments.statistics import LEVEL, paired_difference, summarise
+from byzgym.experiments.statistics import LEVEL, counted, paired_difference, summarise
 
 _DIFFERENCES = (
     "Accuracy of the policy with the highest mean over attacks, less that of each other one, in points of "
@@ -26,7 +36,12 @@ _SUCCESS = (
     "Share in % of the test samples without the target label that get it once they bear the trigger, mean "
     "over seeds: low is good."
 )
-_DIVERGED = "a run diverged: parameters not finite, or a QV loss at the end 1000 times that at the start"
+_DIVERGED = (
+    "a run diverged: parameters not finite, or a QV loss at the end 1000 times that at the start. "
+    "It counts as chance, 1 / number of classes"
+)
+_FEW_SEEDS = 5
+"""With fewer seeds notes warn of the intervals: a resample has (n - 1) / n of the variance of n values."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,8 @@ class Signs:
     spread: str = "±"
     footnotes: Sequence[str] = "¹²³⁴⁵⁶⁷⁸⁹"
     best: str = ""  # behind the best entries; they are bold where it is empty
+    missing: str = "–"
+    failed: str = "✗"
 
     def footnote(self, number: int) -> str:
         """The mark of a footnote, numbered from 0."""
@@ -71,10 +88,50 @@ class Table:
     rows: list[Row] = field(default_factory=list)
 
 
+def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), named: bool = True) -> Table:
+    """Each policy over all attacks: worst case, interquartile mean, probability to beat the best rule.
+
+    ``named`` adds a column that names the worst attack.
+    """
+    policies = results.played(num_byzantine)
+    runs = results.runs[results.runs["num_byzantine"] == num_byzantine]
+    worst, middle = worst_case(runs).T.to_dict(), interquartile_mean(runs).T.to_dict()
+    diverged = runs.groupby(["policy", "attack"])["diverged"].any().to_dict()
+    rule = _best_rule(policies, runs, worst)
+    title = f"{results.comparison.task}, {results.comparison.heading(num_byzantine)}: all attacks"
+    table = Table(title, ["policy", "worst case", "IQM"], _notes_on_estimates(results, runs, rule, signs))
+    beats: Mapping[Any, Mapping[Any, Any]] = {}
+    if rule:
+        table.columns.append("beats best rule")
+        beats = probability_of_improvement(runs, rule).T.to_dict()
+    if named:
+        table.columns.append("worst attack")
+    ranked = [policy for policy in policies if policy not in results.references]
+    for policy in policies:
+        attack, cells = worst[policy]["attack"], []
+        marked = (diverged.get((policy, attack)), any(diverged.get((policy, a)) for a in runs["attack"]))
+        for entries, mark in zip((worst, middle), marked, strict=True):
+            values = {name: round(100 * entries[name]["value"], 4) for name in ranked}
+            best = policy in ranked and values[policy] == _highest(values.values())
+            marks = (signs.diverged if mark else "") + (signs.best if best else "")
+            cells.append(Cell(_with_interval(entries[policy], 1, signs), marks, best))
+        if rule:
+            text = signs.missing if policy == rule else _with_interval(beats[policy], 0, signs)
+            cells.append(Cell(text))
+        if named:
+            cells.append(Cell(attack or signs.missing))
+        table.rows.append(Row(results.label(policy), cells, policy in results.references))
+    if any(diverged.values()):
+        table.notes.append(f"{signs.diverged} a run diverged and counts as chance")
+    if unfinished := results.unfinished:
+        table.notes.append(f"warning: unfinished: {unfinished}; {signs.missing} where an attack is missing")
+    return table
+
+
 def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs()) -> Table:
     """Accuracy at the end of the runs."""
     comparison, policies = results.comparison, results.played(num_byzantine)
-    summary = summarise(results.runs, num_byzantine)
+    summary = summarise(results.runs, num_byzantine, comparison.attacks)
     # To six digits, so that equal means compare as equal.
     means = {key: round(entry["mean"], 6) for key, entry in summary.items()}
     title = f"{comparison.task}, {comparison.heading(num_byzantine)}"
@@ -84,15 +141,24 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
         if line.num_byzantine == num_byzantine:
             told.setdefault(line.policy, []).append(str(line))
     marks: dict[str, str] = {}  # of footnotes
+    failures: list[str] = []
     ranked = [policy for policy in policies if policy not in results.references]
     for policy in policies:
         cells = []
         for attack in comparison.attacks:
             entry = summary[policy, attack]
             spread = "" if math.isnan(entry["std"]) else f" {signs.spread} {100 * entry['std']:.1f}"
-            best = policy in ranked and means[policy, attack] == max(means[name, attack] for name in ranked)
+            best = policy in ranked and means[policy, attack] == _highest(
+                means[name, attack] for name in ranked
+            )
             mark = (signs.diverged if entry["diverged"] else "") + (signs.best if best else "")
-            cells.append(Cell(f"{100 * entry['mean']:.1f}{spread}", mark, best))
+            cell = policy, attack, num_byzantine
+            errors = results.errors(*cell) if results.unfinished else []
+            failures += [error for error in errors if error not in failures]
+            text = signs.missing if math.isnan(entry["mean"]) else f"{100 * entry['mean']:.1f}{spread}"
+            if results.unfinished and (counts := results.counts(*cell))[0] < counts[1]:
+                text += f" ({counts[0]} of {counts[1]})"
+            cells.append(Cell(text, mark + (signs.failed if errors else ""), best))
         name = results.label(policy)
         for text in told.get(policy, ()):
             name += " " + marks.setdefault(text, signs.footnote(len(marks)))
@@ -100,6 +166,11 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
     table.notes.extend(f"{mark} {text}" for text, mark in marks.items())
     if any(entry["diverged"] for entry in summary.values()):
         table.notes.append(f"{signs.diverged} {_DIVERGED}")
+    table.notes.extend(f"{signs.failed} failed: {error}" for error in failures)
+    if results.unfinished:
+        table.notes.append(
+            "(2 of 5): two of the five runs of a cell are finished, and the numbers are theirs"
+        )
     table.notes.extend(results.notes)
     table.notes.extend(_notes_on_z(comparison.attacks, comparison.num_workers, num_byzantine))
     return table
@@ -108,9 +179,14 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
 def difference_table(results: Results, num_byzantine: int) -> Table:
     """Paired differences to the policy of the highest mean accuracy over attacks; no rows without one."""
     attacks, policies = results.comparison.attacks, results.played(num_byzantine)
-    summary = summarise(results.runs, num_byzantine)
-    ranked = [policy for policy in policies if policy not in results.references]
-    first = max(ranked, key=lambda name: sum(summary[name, attack]["mean"] for attack in attacks), default="")
+    summary = summarise(results.runs, num_byzantine, attacks)
+    means = {
+        policy: sum(summary[policy, attack]["mean"] for attack in attacks)
+        for policy in policies
+        if policy not in results.references
+    }
+    whole = [policy for policy, mean in means.items() if not math.isnan(mean)]
+    first = max(whole, key=means.__getitem__, default="")
     columns = {"mean of all attacks": attacks}
     if len(attacks) > 1:
         columns |= {attack: (attack,) for attack in attacks}
@@ -122,7 +198,8 @@ def difference_table(results: Results, num_byzantine: int) -> Table:
         for chosen in columns.values():
             difference = paired_difference(results.runs, first, policy, chosen, num_byzantine)
             mean, low, high = (100 * accuracy for accuracy in difference)
-            cells.append(Cell(f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")))
+            interval = "" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
+            cells.append(Cell("–" if math.isnan(mean) else f"{mean:+.1f}{interval}"))
         table.rows.append(Row(results.label(policy), cells, policy in results.references))
     return table
 
@@ -130,7 +207,7 @@ def difference_table(results: Results, num_byzantine: int) -> Table:
 def detection_table(results: Results, num_byzantine: int) -> Table:
     """Byzantine credit and detection AUC of the policies that give credits."""
     attacks = results.comparison.attacks
-    summary = summarise(results.runs, num_byzantine)
+    summary = summarise(results.runs, num_byzantine, attacks)
     table = Table("Credits and detection", ["policy", *attacks], [_DETECTION])
     for policy in results.played(num_byzantine):
         cells = []
@@ -154,12 +231,72 @@ def success_table(results: Results, num_byzantine: int) -> Table:
     return table
 
 
+def _best_rule(policies: Sequence[str], runs: pd.DataFrame, worst: Mapping[Any, Mapping[Any, Any]]) -> str:
+    """The classical rule of the best worst case, among equals that of the highest mean; "" if there is none.
+
+    Classical is a rule that judges without the server's QV samples.
+    """
+    means = counted(runs).groupby("policy")["accuracy"].mean()
+    rules = []
+    for policy in policies:
+        name = parse(policy)["name"]
+        known = name in rule_registry.names()
+        if known and "qv" not in getattr(rule_registry.factory(name), "needs", ()):
+            rules.append(policy)
+    # To six digits, so that equal values compare as equal.
+    whole = [rule for rule in rules if not math.isnan(worst[rule]["value"])]
+    return max(whole, key=lambda rule: (round(worst[rule]["value"], 6), round(means[rule], 6)), default="")
+
+
+def _highest(values: Iterable[float]) -> float:
+    """The highest of the values that there are; NaN without any."""
+    return max((value for value in values if not math.isnan(value)), default=math.nan)
+
+
+def _with_interval(estimate: Mapping[Any, Any], digits: int, signs: Signs) -> str:
+    """An estimate in %, with its interval in brackets if it has one."""
+    if math.isnan(estimate["value"]):
+        return signs.missing
+    numbers = [f"{100 * estimate[name]:.{digits}f}" for name in ("value", "low", "high")]
+    # Without its digits 100 is no wider than the others, and the table fits into 80 columns.
+    value, low, high = ("100" if float(number) == 100 else number for number in numbers)
+    return value if math.isnan(estimate["low"]) else f"{value} [{low}, {high}]"
+
+
+def _notes_on_estimates(results: Results, runs: pd.DataFrame, rule: str, signs: Signs) -> list[str]:
+    counts = {name: runs[name].nunique() for name in ("attack", "seed")}
+    product = " x ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items())
+    notes = [
+        f"Test accuracy in % after {results.comparison.rounds} rounds. Worst case: mean over seeds under the "
+        "attack where that is lowest. IQM, interquartile mean: mean of the middle half of a policy's "
+        f"{math.prod(counts.values())} runs ({product}). {_best(results, signs).capitalize()}."
+    ]
+    if (seeds := counts["seed"]) > 1:
+        few = f"; {seeds} seeds are few, and the intervals too narrow" if seeds < _FEW_SEEDS else ""
+        notes.append(
+            f"In brackets {LEVEL:.0%} bootstrap intervals, of {RESAMPLES} resamples of the seeds, drawn for "
+            f"each attack by itself{few}."
+        )
+    else:
+        notes.append("One seed gives no intervals.")
+    if rule:
+        notes.append(
+            f"Beats best rule: probability in % that a run beats one of {rule} under the same attack; ties "
+            f"count half, seeds are paired. Of the rules without QV samples, {rule} has the best worst case "
+            "(among equals, the highest mean); intervals are not corrected for that choice."
+        )
+    return notes
+
+
 def _caption(results: Results, signs: Signs) -> str:
     seeds = results.comparison.seeds
     spread = f" {signs.spread} standard deviation over {seeds} seeds" if seeds > 1 else " of one seed"
+    return f"test accuracy in %{spread}, after {results.comparison.rounds} rounds; {_best(results, signs)}"
+
+
+def _best(results: Results, signs: Signs) -> str:
     best = f"best marked {signs.best}" if signs.best else "best in bold"
-    aside = ", references aside" if results.references else ""
-    return f"test accuracy in %{spread}, after {results.comparison.rounds} rounds; {best}{aside}"
+    return best + (", references aside" if results.references else "")
 
 
 def _notes_on_z(attacks: Sequence[str], num_workers: int, num_byzantine: int) -> list[str]:

@@ -18,11 +18,11 @@ def is_finite(tensor: Tensor) -> bool:
 
 def finite_rows(rows: Tensor) -> Tensor:
     """Which rows [..., n, d] have finite entries only: bool [..., n]."""
-    # A pass of isfinite takes some fifty times as long as a sum, so it looks at suspect rows only.
-    finite = rows.detach().sum(-1).isfinite()
-    if not finite.all():
-        suspect = ~finite
-        finite[suspect] = rows[suspect].isfinite().all(-1)
+    rows = rows.detach()
+    finite = rows.sum(-1).isfinite()
+    if not finite.all():  # huge entries may make a sum overflow
+        # NaN is the largest and the smallest of all. A pass of isfinite takes twenty times as long as these.
+        finite = rows.amax(-1).isfinite() & rows.amin(-1).isfinite()
     return finite
 
 

@@ -45,14 +45,15 @@ class Server:
         direction = update if self.velocity is None else self._setup.momentum * self.velocity + update
         theta = self.theta - self.learning_rate[:, None] * direction
         # The sum is the cheapest test; it can overflow where no entry does, which a closer look then clears.
-        sound = math.isfinite(theta.sum())
-        if active is None and sound:
+        finite = None
+        if active is not None or not math.isfinite(theta.sum()):
+            finite = finite_rows(theta) & finite_rows(direction)  # [E]
+        if finite is None or (active is None and finite.all()):
             self.theta, self.previous_update = theta, update
             if self.velocity is not None:
                 self.velocity = direction
             self.round = self.round + 1
             return
-        finite = theta.isfinite().all(1) & direction.isfinite().all(1)
         active = torch.ones_like(finite) if active is None else active
         self.diverged = self.diverged | (active & ~finite)
         moved = (active & finite)[:, None]
@@ -79,5 +80,6 @@ def receive(submissions: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     rows = submissions if group_size == 1 else submissions.unflatten(1, (-1, group_size)).mean(2)
     rejected = ~finite_rows(rows)
     if rejected.any():
-        rows[rejected] = 0
+        # Faster than an assignment by the mask, which is slow where many rows are rejected.
+        rows.view(-1, rows.shape[-1]).index_fill_(0, rejected.flatten().nonzero()[:, 0], 0)
     return rows, rejected

@@ -11,7 +11,7 @@ from byzgym.cli import main
 
 BYZGYM = [sys.executable, "-m", "byzgym"]
 PLAY = ["compare", "--task", "synthetic", "--rounds", "3", "--seeds", "2", "--policies", "krum"]
-PLAY += ["--attacks", "ipm", "--out"]
+PLAY += ["--attacks", "ipm", "--processes", "1", "--out"]
 
 
 @pytest.mark.parametrize(
@@ -139,4 +139,4 @@ def test_an_output_without_unicode(tmp_path):
     run = subprocess.run([*BYZGYM, *PLAY, tmp_path / "é"], capture_output=True, env=environment, check=False)
     assert (run.returncode, run.stderr) == (0, b"")
     assert b"krum (1)" in run.stdout
-    assert b"?:results.csv" in b"".join(run.stdout.split())  # a long path is wrapped
+    assert b"?:runs.sqlite" in b"".join(run.stdout.split())  # a long path is wrapped

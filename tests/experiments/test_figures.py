@@ -2,12 +2,14 @@ import dataclasses
 from itertools import pairwise
 
 import matplotlib
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from byzgym.experiments import figures
+from byzgym.experiments.statistics import counted
 
-NAMES = ["overview.png", "accuracy_f7.png", "final_f7.png", "credits_f7.png"]
+NAMES = ["overview.png", "accuracy_f7.png", "final_f7.png", "profile_f7.png", "credits_f7.png"]
 
 
 def test_all_figures_are_drawn(results, tmp_path):
@@ -38,6 +40,37 @@ def test_equal_credits_where_they_are_known(results, roles, drawn):
     figure = figures.byzantine_credits(dataclasses.replace(results, comparison=comparison), 7)
     (labels,) = [axes.get_legend_handles_labels()[1] for axes in figure.axes]
     assert ("equal credits" in labels) is drawn
+
+
+def test_profiles_fit_the_data_and_name_what_was_played(results):
+    (axes, *_) = figures.profiles(results, 7).axes
+    low, high = axes.get_xlim()
+    scores = counted(results.runs)["accuracy"]
+    assert scores.min() - 0.05 < low < scores.min()
+    assert scores.max() < high < scores.max() + 0.05
+    title = " ".join(axes.get_title(loc="left").split())
+    assert title == "synthetic, 7 of 10 workers Byzantine, attacks sign_flip, ipm:epsilon=2.0"
+    for line, policy in zip(axes.lines, ("mean", "krum", "median", "gaa", "oracle"), strict=True):
+        own = scores[results.runs["policy"] == policy].to_numpy()
+        drawn = line.get_ydata()
+        assert drawn.tolist() == pytest.approx([(own > t).mean() for t in line.get_xdata()])
+        assert (drawn[0], drawn[-1]) == (1, 0)
+
+
+@pytest.mark.parametrize(("lines", "bands"), [(6, 6), (7, 0)])
+def test_no_bands_beyond_six_lines(results, lines, bands):
+    names = tuple(f"policy {number}" for number in range(lines))
+    one = results.runs[results.runs["policy"] == "mean"]
+    runs = pd.concat([one.assign(policy=name) for name in names])
+    comparison = dataclasses.replace(results.comparison, policies=names)
+    figure = figures.profiles(dataclasses.replace(results, comparison=comparison, runs=runs), 7)
+    assert len(figure.axes[0].lines) == lines
+    assert len(figure.axes[0].collections) == bands
+
+
+def test_no_bands_from_one_seed(results):
+    one = dataclasses.replace(results, runs=results.runs[results.runs["seed"] == 0])
+    assert not figures.profiles(one, 7).axes[0].collections
 
 
 @pytest.mark.parametrize("count", [1, 16, 17, 40])

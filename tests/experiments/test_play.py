@@ -5,7 +5,7 @@ import torch
 
 from byzgym import agents, specs
 from byzgym.experiments import compare, play
-from byzgym.experiments.results import RUN_COLUMNS, Results
+from byzgym.experiments.results import RUN_COLUMNS
 from byzgym.simulation import Simulation
 
 
@@ -16,7 +16,7 @@ def of(runs, policy):
 
 def played(*arguments):
     """The runs of a batch."""
-    return pd.DataFrame(play.play_batch(*arguments)[0])
+    return pd.DataFrame(play.play_batch(*arguments).runs)
 
 
 def test_the_same_seeds_give_the_same_numbers(results):
@@ -45,9 +45,7 @@ def test_policies_that_keep_one_name_in_different_shapes(small, tmp_path):
 
 def test_the_success_of_backdoors_is_reported(small, tmp_path):
     comparison = small(policies=("mean",), attacks=("backdoor:target=1", "zero"), rounds=3, seeds=2)
-    compare(comparison, tmp_path)
-    results = Results.read(tmp_path)
-    assert "accuracy,attack_success_rate,qv_loss" in (tmp_path / "results.csv").read_text()
+    results = compare(comparison, tmp_path)
     for table in (results.runs, results.curves):
         rates = table.groupby("attack")["attack_success_rate"]
         assert rates.count()["zero"] == 0
@@ -85,7 +83,7 @@ def test_threads_are_put_back(small):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert set(seen) == {1}  # for a small model
+    assert set(seen) == {1}
 
 
 @pytest.mark.parametrize(
@@ -168,25 +166,29 @@ def test_what_cannot_run_fails_at_once(small, changes, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_results_are_complete_after_each_policy(small, tmp_path, monkeypatch):
-    play_batch = play.play_batch
-
-    def interrupted(comparison, policy, *rest):
-        if policy == "krum":
-            raise KeyboardInterrupt
-        return play_batch(comparison, policy, *rest)
-
-    monkeypatch.setattr(play, "play_batch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        compare(small(), tmp_path)
-    assert set(Results.read(tmp_path).runs["policy"]) == {"mean"}
-
-
 def test_credits_are_logged_in_their_own_round(small):
     comparison = small(roles="randomized:period=1", policies="oracle")
     runs = played(comparison, "oracle", 4)
     assert (runs["byzantine_credit"] == 0).all()
     assert (runs["detection_auc"] == 1).all()
+
+
+def test_traces_hold_the_credits_of_all_rounds(small):
+    comparison = small(roles="randomized:period=1", policies="oracle")
+    traces = play.play_batch(comparison, "oracle", 4).traces
+    assert len(traces) == 4
+    for trace in traces:
+        assert trace["credits"].shape == trace["byzantine"].shape == (20, 10)
+        assert len(set(trace["byzantine"].sum(1).tolist())) > 1
+        honest = 1 / (~trace["byzantine"]).sum(1, keepdims=True)
+        assert trace["credits"] == pytest.approx(honest * ~trace["byzantine"], abs=1e-3)
+    assert play.play_batch(comparison, "median", 4).traces == [{}] * 4
+
+
+def test_traces_say_who_took_part(small):
+    trace = play.play_batch(small(cohort_size=4, rounds=9), "mean", 3).traces[0]
+    assert trace["workers"].shape == (9, 4)
+    assert len(set(trace["workers"].ravel().tolist())) > 4
 
 
 @pytest.mark.parametrize(("times", "diverged"), [(999, False), (1001, True)])
@@ -197,7 +199,7 @@ def test_an_exploded_loss_has_diverged(small, monkeypatch, times, diverged):
 
 @pytest.mark.parametrize(("every", "rounds"), [(4, [0, 4, 6]), (9, [0, 6])])
 def test_points_of_the_curves(small, every, rounds):
-    curves = pd.DataFrame(play.play_batch(small(rounds=6, evaluate_every=every), "mean", 3)[1])
+    curves = pd.DataFrame(play.play_batch(small(rounds=6, evaluate_every=every), "mean", 3).curves)
     for _, points in curves.groupby(["policy", "attack", "num_byzantine", "seed"]):
         assert points["round"].tolist() == rounds
 

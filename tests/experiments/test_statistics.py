@@ -59,18 +59,35 @@ def test_rounds_without_credit_do_not_count():
 
 @pytest.fixture
 def runs():
-    columns = ["policy", "attack", "num_byzantine", "seed", "accuracy", "diverged"]
-    rows = [("a", "x", 3, seed, value, seed < 2) for seed, value in enumerate([0.5, 0.7, 0.9])]
-    rows += [("b", "x", 3, seed, value, False) for seed, value in enumerate([0.4, 0.5, 0.6])]
-    return pd.DataFrame(rows, columns=columns).assign(byzantine_credit=math.nan, detection_auc=math.nan)
+    columns = ["policy", "attack", "num_byzantine", "seed", "accuracy"]
+    rows = [("a", "x", 3, seed, value) for seed, value in enumerate([0.5, 0.7, 0.9])]
+    rows += [("b", "x", 3, seed, value) for seed, value in enumerate([0.4, 0.5, 0.6])]
+    others = {"diverged": False, "num_classes": 4, "byzantine_credit": math.nan, "detection_auc": math.nan}
+    return pd.DataFrame(rows, columns=columns).assign(**others)
 
 
 def test_summary_by_hand(runs):
     summary = statistics.summarise(runs, 3)["a", "x"]
     assert summary["mean"] == pytest.approx(0.7)
     assert summary["std"] == pytest.approx(0.2)
-    assert summary["diverged"] == 2
+    assert summary["diverged"] == 0
     assert statistics.summarise(runs, 4) == {}
+
+
+def test_a_diverged_run_counts_as_chance(runs):
+    runs["diverged"] = (runs["policy"] == "a") & (runs["seed"] < 2)  # 0.5 and 0.7 become 1 / 4
+    before = runs.copy()
+    summary = statistics.summarise(runs, 3)["a", "x"]
+    assert summary["mean"] == pytest.approx((0.25 + 0.25 + 0.9) / 3)
+    assert summary["diverged"] == 2
+    mean, _, _ = statistics.paired_difference(runs, "a", "b", ["x"], 3)
+    assert mean == pytest.approx((0.25 + 0.25 + 0.9) / 3 - 0.5)
+    pd.testing.assert_frame_equal(runs, before)
+
+
+def test_chance_needs_classes(runs):
+    with pytest.raises(ValueError, match="num_classes must be at least 1 in every run, got 0"):
+        statistics.counted(runs.assign(num_classes=0))
 
 
 def test_paired_difference_by_hand(runs):

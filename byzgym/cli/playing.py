@@ -1,0 +1,113 @@
+"""What `byzgym compare` and `byzgym sweep` have in common: play what is missing, and show it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from byzgym.cli.terminal import InputError, Terminal, mistakes
+from byzgym.experiments.config import Comparison, command
+from byzgym.validation import check_int
+
+if TYPE_CHECKING:
+    from byzgym.experiments.results import Results
+
+_EVERY = 30.0  # seconds between two lines where the output is no terminal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Playing:
+    """Where runs go, and who plays them."""
+
+    out: Path = Path("byzgym-results")
+    """Folder for runs.sqlite, which holds every run, the figures and the report. The same command again goes
+    on where it stopped."""
+    overwrite: bool = False
+    """Forget all runs that the folder holds."""
+    engine: Literal["processes", "ray"] = "processes"
+    """Who plays: processes on this machine, or a Ray cluster."""
+    processes: int | None = None
+    """Processes on this machine; None is one for each core, and one for a GPU. With 1 everything is played in
+    this one."""
+    address: str | None = None
+    """Of the Ray cluster; None is one on this machine, for the time of playing."""
+
+
+def play(playing: Playing, comparisons: Sequence[Comparison], terminal: Terminal) -> None:
+    """Play what is missing of comparisons, then tabulate, draw and report what the folder holds of them."""
+    from byzgym.experiments.grid import Grid, engine_for
+    from byzgym.experiments.results import read_all
+
+    with mistakes():
+        processes = playing.processes
+        if processes is not None:
+            check_int("processes", processes, low=1)
+        elif any(comparison.device != "cpu" for comparison in comparisons):
+            processes = 1
+        engine = engine_for(playing.engine, processes, playing.address, terminal.imports)
+        grid = Grid.plan(comparisons, playing.out, terminal.imports)
+    finished = 0
+    try:
+        with mistakes(), grid.open(playing.overwrite) as store:
+            total = sum(task.unit.rounds for task in grid.tasks)
+            left = sum(task.unit.rounds for task in grid.tasks if task.left(store))
+            with terminal.progress(total, total - left, every=_EVERY) as advance:
+                grid.play(store, engine, advance)
+            finished = len(store)
+            found = [results for results in read_all(store) if results.setting in grid.settings]
+        show(found, playing.out, terminal)
+    except KeyboardInterrupt:
+        print(f"byzgym: interrupted; {_left(playing.out, terminal, finished)}", file=sys.stderr)
+        raise
+
+
+def show(found: Sequence[Results], folder: Path, terminal: Terminal) -> None:
+    """Print the tables of every setting, and write its report: into the folder, or one of its own below."""
+    from byzgym.experiments import report
+    from byzgym.experiments.store import NAME
+    from byzgym.experiments.sweep import named
+
+    names = named([results.comparison for results in found])
+    written = []
+    for results, name in zip(found, names, strict=True):
+        place = folder if len(found) == 1 else folder / _folder_name(name)
+        if results.unfinished:
+            print(f"byzgym: unfinished: {results.unfinished}", file=sys.stderr)
+            for error, runs in results.failed.groupby("error", sort=False):
+                print(f"byzgym: {len(runs)} failed: {error}", file=sys.stderr)
+        if results.runs.empty:
+            continue
+        if len(found) > 1:
+            terminal.print(f"\n{name}")
+        with mistakes(OSError):
+            place.mkdir(exist_ok=True)
+            written += [path.relative_to(folder) for path in report.write(results, place)]
+        report.show(results, terminal.console)
+    if not written:
+        raise InputError(f"{folder} holds no finished runs yet")
+    terminal.print(f"\n{folder}: {NAME}, {', '.join(map(str, written))}")
+
+
+def _folder_name(name: str) -> str:
+    """A name that every file system takes.
+
+    >>> _folder_name("batch_size=16, partition=dirichlet:alpha=0.1")
+    'batch_size=16,partition=dirichlet-alpha=0.1'
+    """
+    kept = "".join(sign if sign.isalnum() or sign in "=,._-" else "-" for sign in name.replace(", ", ","))
+    return kept[:150]
+
+
+def _left(folder: Path, terminal: Terminal, finished: int) -> str:
+    from byzgym.experiments.store import NAME, Store
+
+    if not finished and (folder / NAME).is_file():
+        with Store(folder) as store:
+            finished = len(store)
+    if not finished:
+        return "nothing was finished"
+    shows = command(terminal.imports, "report", str(folder))
+    return f"what was finished is in {folder}, and `{shows}` shows it; the same command goes on"

@@ -1,0 +1,76 @@
+"""The runs of a store as a table in a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from byzgym import files
+from byzgym.experiments.results import RUN_COLUMNS
+from byzgym.experiments.store import Store, curves
+
+SUFFIXES = (".csv", ".parquet")
+_RECORD = ("status", "error", "code", "machine", "finished", "unit", "key")
+
+
+def runs(store: Store) -> pd.DataFrame:
+    """One row a run: what it gave, then its whole configuration, then what is known of the playing.
+
+    Runs that failed are there with their errors and without numbers.
+    """
+    table = store.table()
+    settings = pd.DataFrame([_flat(text) for text in table["configuration"]], index=table.index)
+    settings = settings.drop(columns=[name for name in settings if name in RUN_COLUMNS or name in _RECORD])
+    own = table[list(RUN_COLUMNS)].assign(diverged=table["diverged"].astype("boolean"))
+    own["num_classes"] = own["num_classes"].astype("Int64")
+    return pd.concat([own, settings, table[list(_RECORD)]], axis=1)
+
+
+def points(store: Store) -> pd.DataFrame:
+    """One row an evaluation, with the key of its run."""
+    table = store.table()
+    done = table[table["status"] == "done"]
+    return pd.concat(
+        [curves(done.iloc[[number]]).assign(key=key) for number, key in enumerate(done["key"])]
+        or [curves(done).assign(key=[])],
+        ignore_index=True,
+    )
+
+
+def check(path: Path) -> None:
+    """Raise an error unless a table can be written to a file of this name.
+
+    Raises:
+        ValueError: If its suffix is none of `SUFFIXES`.
+        ImportError: If it is Parquet and pyarrow is not installed.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"the file must end in {' or '.join(SUFFIXES)}, got {path}")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise ImportError(f'Parquet needs pyarrow: pip install "byzgym[parquet]" ({error})') from error
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Write a table whole, as CSV or Parquet by the suffix.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with files.write_whole(path) as temporary:
+        if path.suffix == ".csv":
+            table.to_csv(temporary, index=False, lineterminator="\n")
+        else:
+            table.to_parquet(temporary, index=False)
+
+
+def _flat(configuration: str) -> dict[str, object]:
+    """Settings as values of a table: mappings, such as a schedule, as JSON."""
+    held = json.loads(configuration)
+    return {
+        name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in held.items()
+    }

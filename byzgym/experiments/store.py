@@ -1,0 +1,268 @@
+"""The store of a folder: every run that has been played there, in one SQLite database, runs.sqlite.
+
+A row is a run, and its primary key is the hash of its full configuration and of the code that played it
+(`byzgym.experiments.identity`). What is finished stays: runs that were played side by side are written in one
+transaction, and a run that is there already is never replaced. So a process may be killed at any moment, and
+several may write to one store. DuckDB, pandas and `byzgym export` read it. It is in WAL mode, which needs a
+local disk; stores of several machines are merged.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from byzgym.experiments.results import CURVE_COLUMNS, RUN_COLUMNS
+
+NAME = "runs.sqlite"
+VERSION = 1
+"""Of the tables below; another one is refused."""
+RECORD_COLUMNS = {
+    **{"key": str, "setting": str, "unit": str, "status": str, "error": str, "code": str, "versions": str},
+    **{"machine": str, "finished": str, "configuration": str, "curve": str, "credits": bytes},
+}
+"""What a row holds beside `RUN_COLUMNS`: status is done or failed, the curve is JSON, and the credits are
+what `unpack` reads."""
+
+_TYPES = {str: "TEXT", int: "INTEGER", float: "REAL", bool: "INTEGER", bytes: "BLOB"}
+_ASKED = ("key", "setting", "asked", "comparison", "told", "refs", "notes", "versions", "imports", "runs")
+_COLUMNS = {**RECORD_COLUMNS, **RUN_COLUMNS}
+_CURVE = ("round", "accuracy", "attack_success_rate", "qv_loss")
+_BUSY = 60.0  # seconds to wait for another writer
+_AT_ONCE = 500  # keys in one question
+
+
+class Store:
+    """The runs of a folder.
+
+    Args:
+        folder: Where runs.sqlite is.
+        create: Whether to make folder and file where there is none.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        OSError: If it cannot be read or written.
+        ValueError: If it is something else than a store of this version.
+    """
+
+    def __init__(self, folder: str | Path, create: bool = False) -> None:
+        self.path = Path(folder) / NAME
+        if create:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OSError(_unusable(folder, error.strerror)) from None
+        elif not self.path.is_file():
+            raise FileNotFoundError(f"{folder} holds no runs: {NAME} is missing")
+        with self._errors():
+            self._db = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)
+            self._set_up()
+
+    def _set_up(self) -> None:
+        until = time.monotonic() + _BUSY
+        while True:  # the change to WAL does not wait for another process that is about it
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        self._db.execute("PRAGMA synchronous=FULL")  # also a power cut loses nothing
+        with self._transaction():
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version not in (0, VERSION):
+                raise ValueError(f"{self.path} has version {version} of byzgym's tables, not {VERSION}")
+            columns = ", ".join(f'"{name}" {_TYPES[kind]}' for name, kind in list(_COLUMNS.items())[1:])
+            self._db.execute(f"CREATE TABLE IF NOT EXISTS runs (key TEXT PRIMARY KEY, {columns})")
+            self._db.execute("CREATE INDEX IF NOT EXISTS by_setting ON runs (setting)")
+            self._db.execute("CREATE TABLE IF NOT EXISTS units (unit TEXT PRIMARY KEY, members TEXT)")
+            asked = ", ".join(f"{name} TEXT" for name in _ASKED[1:])
+            self._db.execute(f"CREATE TABLE IF NOT EXISTS comparisons (key TEXT PRIMARY KEY, {asked})")
+            self._db.execute(f"PRAGMA user_version={VERSION}")
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def done(self, keys: Iterable[str]) -> set[str]:
+        """Which of these runs are finished."""
+        keys, found = list(keys), set()
+        with self._errors():
+            for start in range(0, len(keys), _AT_ONCE):
+                some = keys[start : start + _AT_ONCE]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key FROM runs WHERE status = 'done' AND key IN ({marks})"
+                found |= {key for (key,) in self._db.execute(query, some)}
+        return found
+
+    def add(self, rows: Sequence[Mapping[str, Any]], units: Mapping[str, str] | None = None) -> None:
+        """Write runs, all of them or none; those that are finished already stay as they are.
+
+        Args:
+            rows: The columns of each.
+            units: For the hash of each unit, its members as JSON: what was played side by side.
+        """
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO units VALUES (?, ?)", list((units or {}).items()))
+            self._db.executemany(
+                f"INSERT INTO runs VALUES ({', '.join(':' + name for name in _COLUMNS)}) {_keep_done()}",
+                [{name: row.get(name) for name in _COLUMNS} for row in rows],
+            )
+
+    def ask(self, entry: Mapping[str, Any]) -> None:
+        """Note a comparison that somebody wants: what `asked` gives, or its key and the time once more."""
+        if len(entry) == 2:
+            with self._transaction():
+                self._db.execute("UPDATE comparisons SET asked = :asked WHERE key = :key", entry)
+            return
+        values = [entry[name] if isinstance(entry[name], str) else json.dumps(entry[name]) for name in _ASKED]
+        with self._transaction():
+            self._db.execute(f"INSERT OR REPLACE INTO comparisons VALUES ({_marks(_ASKED)})", values)
+
+    def asked(self) -> list[dict[str, Any]]:
+        """The comparisons that have been asked for, the last one last."""
+        texts = ("key", "setting", "asked")
+        with self._errors():
+            rows = self._db.execute(f"SELECT {', '.join(_ASKED)} FROM comparisons ORDER BY asked, rowid")
+            found = [dict(zip(_ASKED, row, strict=True)) for row in rows]
+        return [{k: v if k in texts else json.loads(v) for k, v in row.items()} for row in found]
+
+    def __len__(self) -> int:
+        with self._errors():
+            (number,) = self._db.execute("SELECT count(*) FROM runs").fetchone()
+        return int(number)
+
+    def table(self, setting: str | None = None, credits: bool = False) -> pd.DataFrame:
+        """The rows of a setting, or of all, with all columns; credits only where asked for."""
+        names = [name for name in _COLUMNS if credits or name != "credits"]
+        query = f"SELECT {', '.join(chr(34) + name + chr(34) for name in names)} FROM runs"
+        chosen = "" if setting is None else " WHERE setting = ?"
+        with self._errors():
+            rows = self._db.execute(query + chosen, [] if setting is None else [setting]).fetchall()
+        table = pd.DataFrame(rows, columns=names)
+        floats = [name for name, kind in RUN_COLUMNS.items() if kind is float]
+        return table.astype(dict.fromkeys(floats, float))
+
+    def credits(self, key: str) -> dict[str, np.ndarray]:
+        """Credits [rounds, n] of a run, and who was Byzantine; empty where its policy gives none."""
+        with self._errors():
+            row = self._db.execute("SELECT credits FROM runs WHERE key = ?", [key]).fetchone()
+        return unpack(row[0]) if row and row[0] else {}
+
+    def merge(self, others: Iterable[str | Path]) -> None:
+        """Take over the runs of other folders; finished ones win over failed ones."""
+        for folder in others:
+            with Store(folder) as other:
+                path = other.path
+            with self._errors():
+                self._db.execute("ATTACH ? AS other", [str(path)])
+                try:
+                    with self._transaction():
+                        self._db.execute("INSERT OR IGNORE INTO units SELECT * FROM other.units")
+                        self._db.execute("INSERT OR IGNORE INTO comparisons SELECT * FROM other.comparisons")
+                        # "WHERE true": or SQLite would read ON CONFLICT as part of a join
+                        self._db.execute(
+                            f"INSERT INTO runs SELECT * FROM other.runs WHERE true {_keep_done()}"
+                        )
+                finally:
+                    self._db.execute("DETACH other")
+
+    def clear(self) -> None:
+        """Remove all runs."""
+        with self._transaction():
+            for name in ("runs", "units", "comparisons"):
+                self._db.execute(f"DELETE FROM {name}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if not self.path.exists():
+                raise OSError(_unusable(self.path.parent, error)) from None
+            raise OSError(f"cannot use {self.path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{self.path} is not a store of runs: {error}") from error
+
+
+def pack(trace: Mapping[str, np.ndarray]) -> bytes | None:
+    """Arrays as bytes, for a row; None where there are none."""
+    if not trace:
+        return None
+    file = io.BytesIO()
+    arrays: Any = trace
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def unpack(packed: bytes) -> dict[str, np.ndarray]:
+    """The inverse of `pack`.
+
+    Example:
+        >>> unpack(pack({"credits": np.full((2, 2), 0.5)}))["credits"].tolist()
+        [[0.5, 0.5], [0.5, 0.5]]
+    """
+    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def curve_text(points: Iterable[Mapping[str, Any]]) -> str:
+    """The points of a curve as JSON: a list for each column."""
+    points = list(points)
+    columns = {name: [point[name] for point in points] for name in _CURVE}
+    return json.dumps({k: [None if x != x else x for x in values] for k, values in columns.items()})
+
+
+def curves(table: pd.DataFrame) -> pd.DataFrame:
+    """The points of the curves of all finished runs in a table, `CURVE_COLUMNS`."""
+    parts = []
+    for row in table[table["status"] == "done"].itertuples():
+        points = pd.DataFrame(json.loads(str(row.curve)))
+        named = {name: getattr(row, name) for name in CURVE_COLUMNS if name not in _CURVE}
+        parts.append(points.assign(**named))
+    if not parts:
+        return pd.DataFrame(columns=list(CURVE_COLUMNS))
+    return pd.concat(parts, ignore_index=True)[list(CURVE_COLUMNS)].astype(CURVE_COLUMNS)
+
+
+def _keep_done() -> str:
+    names = ", ".join(f'"{name}" = excluded."{name}"' for name in list(_COLUMNS)[1:])
+    return f"ON CONFLICT (key) DO UPDATE SET {names} WHERE runs.status = 'failed'"
+
+
+def _marks(names: Sequence[str]) -> str:
+    return ", ".join("?" * len(names))
+
+
+def _unusable(folder: Any, why: Any) -> str:
+    return f"out must be a folder that can be written to, got {folder}: {why}"

@@ -1,0 +1,99 @@
+import pandas as pd
+import pytest
+
+from byzgym.cli import main
+from byzgym.experiments import play
+from byzgym.experiments.results import RUN_COLUMNS
+
+GRID = """
+task = "synthetic"
+rounds = 3
+seeds = 2
+policies = ["mean", "krum"]
+attacks = ["ipm"]
+[grid]
+qv_size = [5, 10]
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text(GRID)
+    return path
+
+
+def test_a_sweep_has_a_report_for_each_setting(file, tmp_path, output):
+    out = tmp_path / "out"
+    text = output("sweep", file, "--out", out, "--processes", 1)
+    for size in (5, 10):
+        assert f"qv_size={size}" in text
+        assert (out / f"qv_size={size}" / "report.html").exists()
+    again = output("report", out)
+    assert again.split() == text.split()
+
+
+def test_a_sweep_goes_on(file, tmp_path, capsys, output, monkeypatch):
+    play_batch, played = play.play_batch, []
+
+    def interrupted(comparison, policy, *rest):
+        played.append((comparison.qv_size, policy))
+        if len(played) == 3:
+            raise KeyboardInterrupt
+        return play_batch(comparison, policy, *rest)
+
+    monkeypatch.setattr(play, "play_batch", interrupted)
+    command = ["sweep", str(file), "--out", str(tmp_path / "out"), "--processes", "1"]
+    assert main(command) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert "unfinished: 0 of 4 runs" in capsys.readouterr().err
+    output(*command)
+    assert played == [(5, "mean"), (5, "krum"), (10, "mean"), (10, "mean"), (10, "krum")]
+
+
+def test_a_mistake_names_the_file(file, tmp_path, mistake):
+    file.write_text("[grid]\nqv_size = [5, 100000]\n")
+    assert "qv_size" in mistake("sweep", file, "--out", tmp_path / "out")
+    file.write_text("nothing = 1")
+    assert "grid.toml: unknown key 'nothing'" in mistake("sweep", file)
+
+
+def test_an_export_has_the_runs_and_their_settings(file, tmp_path, output, mistake):
+    out, table, curves = tmp_path / "out", tmp_path / "runs.csv", tmp_path / "curves.csv"
+    output("sweep", file, "--out", out, "--processes", 1)
+    text = output("export", out, table, "--curves", curves)
+    assert f"{table}: 8 runs" in text
+    runs, points = pd.read_csv(table), pd.read_csv(curves)
+    assert list(runs.columns[: len(RUN_COLUMNS)]) == list(RUN_COLUMNS)
+    assert runs["qv_size"].value_counts().to_dict() == {5: 4, 10: 4}
+    assert (runs["status"] == "done").all()
+    assert runs["batch_size"].notna().all()
+    assert len(points) == 8 * 4
+    last = points[points["round"] == 3].set_index("key")["accuracy"]
+    assert runs.set_index("key")["accuracy"].sort_index().tolist() == last.sort_index().tolist()
+    assert "must end in .csv or .parquet" in mistake("export", out, tmp_path / "runs.txt")
+    assert "holds no runs" in mistake("export", tmp_path, table)
+
+
+def test_an_export_to_parquet(file, tmp_path, output, mistake):
+    out, table = tmp_path / "out", tmp_path / "runs.parquet"
+    output("sweep", file, "--out", out, "--processes", 1)
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        assert "Parquet needs pyarrow" in mistake("export", out, table)
+        return
+    output("export", out, table)
+    assert len(pd.read_parquet(table)) == 8
+
+
+def test_folders_are_merged(file, tmp_path, output, mistake):
+    first, second = tmp_path / "first", tmp_path / "second"
+    output("sweep", file, "--out", first, "--processes", 1)
+    file.write_text(GRID.replace('"krum"', '"median"'))
+    output("sweep", file, "--out", second, "--processes", 1)
+    assert "12 runs" in output("merge", tmp_path / "both", first, second)
+    text = output("report", tmp_path / "both")
+    assert all(name in text for name in ("mean", "krum", "median"))
+    assert "holds no runs" in mistake("merge", tmp_path / "both", tmp_path)
