@@ -45,8 +45,8 @@ _READING = (
     "samples and decides on the update. It never learns who is Byzantine.",
     "All policies meet the same seeds: the same initial model, data, batches and Byzantine workers. "
     "Differences between policies under one attack are therefore paired.",
-    "A policy marked as a reference sees who is Byzantine, which no server does. It shows what would be "
-    "possible and does not compete for the best.",
+    "A policy marked as a reference sees who is Byzantine, which no server does, or what workers sent before "
+    "a fault in transmission. It shows what would be possible and does not compete for the best.",
     "A rule is told the number f of Byzantine workers. If its condition does not admit that f, it is told "
     "the largest one it accepts, as the notes below the table say.",
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from byzgym import specs
 from byzgym.attacks.registry import registry as attack_registry
+from byzgym.experiments.config import corrupts_transmissions
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import LEVEL, paired_difference, summarise
 
@@ -20,7 +21,7 @@ _DIFFERENCES = (
 _DETECTION = (
     "Credit on Byzantine workers in the last tenth of the rounds / ROC AUC of low credit as a detector of "
     "Byzantine workers in the last half of the rounds (1: always right, 0.5: chance, 0: always wrong). Means "
-    "over seeds; – where there are no credits."
+    "over seeds; – where there are no credits, or no Byzantine workers."
 )
 _DIVERGED = "a run diverged: parameters not finite, or a QV loss at the end 1000 times that at the start"
 
@@ -97,6 +98,7 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
     if any(entry["diverged"] for entry in summary.values()):
         table.notes.append(f"{signs.diverged} {_DIVERGED}")
     table.notes.extend(results.notes)
+    table.notes.extend(_notes_on_faults(comparison.attacks, policies))
     table.notes.extend(_notes_on_z(comparison.attacks, comparison.num_workers, num_byzantine))
     return table
 
@@ -144,6 +146,16 @@ def _caption(results: Results, signs: Signs) -> str:
     best = f"best marked {signs.best}" if signs.best else "best in bold"
     aside = ", references aside" if results.references else ""
     return f"test accuracy in %{spread}, after {results.comparison.rounds} rounds; {best}{aside}"
+
+
+def _notes_on_faults(attacks: Sequence[str], policies: Sequence[str]) -> list[str]:
+    """Under which attacks nobody is Byzantine, and what the oracle is then."""
+    faults = [attack for attack in attacks if corrupts_transmissions(attack)]
+    if not faults:
+        return []
+    oracle = ", and the oracle is the mean of what they sent" if "oracle" in policies else ""
+    names = ", ".join(faults)
+    return [f"{names}: faults in transmission hit any worker; no worker is Byzantine{oracle}"]
 
 
 def _notes_on_z(attacks: Sequence[str], num_workers: int, num_byzantine: int) -> list[str]:
