@@ -13,6 +13,7 @@ from byzgym.aggregation import Policy
 from byzgym.envs import ByzantineAggregationEnv, ByzantineAggregationVectorEnv
 from byzgym.envs.actions import shown_rule
 from byzgym.simulation import Simulation
+from byzgym.simulation.config import DEFAULT_ATTACKS, named_attacks
 
 
 class Agent(Policy):
@@ -137,6 +138,17 @@ class Agent(Policy):
             name = next(iter(observation))
             observation, space = observation[name], space[name]
         return np.ndim(observation) > len(space.shape)
+
+
+def action_of(agent: Agent, arguments: Mapping[str, Any]) -> str:
+    """The kind of actions with which an agent plays in an environment with these arguments.
+
+    It is "update" if the agent gives no credits, as a reference does not under faults in transmission, else
+    "null_slot", because credits may sum to less than 1.
+    """
+    attacks = arguments.get("attack", DEFAULT_ATTACKS)
+    without = agent.reference and any(attack.is_fault for attack in named_attacks(attacks))
+    return "null_slot" if agent.linear and not without else "update"
 
 
 def name_of(agent: Agent) -> str:

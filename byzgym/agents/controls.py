@@ -107,8 +107,14 @@ class Fixed(Agent):
 class BenignOnlyOracle(Policy):
     """The average of the honest submissions: a reference, since no server knows who is honest.
 
+    Under a fault in transmission (``gambler``, ``bit_flip`` with ``victims="all"``) no worker is Byzantine,
+    and what the server receives is corrupted. The update is then the mean of what was sent, before the fault.
+    It is no weighted sum of what was received, so there are no credits (a row of NaN): an environment takes
+    it with ``action="update"``.
+
     Args:
-        simulation: Where it looks up who is Byzantine. `Agent.bind` and `agents.build` fill it in.
+        simulation: Where it looks up who is Byzantine, and what was sent. `Agent.bind` and `agents.build`
+            fill it in.
     """
 
     reference: ClassVar[bool] = True
@@ -118,7 +124,14 @@ class BenignOnlyOracle(Policy):
 
     def decide(self, view: ServerView) -> Decision:
         """See `Policy.decide`."""
-        byzantine = self._simulation.byzantine_rows
-        byzantine = byzantine.repeat_interleave(view.num_envs // len(byzantine), 0)  # at each of the servers
+        simulation = self._simulation
+        servers = view.num_envs // simulation.num_envs  # of each environment
+        byzantine = simulation.byzantine_rows.repeat_interleave(servers, 0)
         honest = (~byzantine & ~view.rejected).to(view.theta.dtype)
-        return Decision.from_credits(honest / honest.sum(1, keepdim=True).clamp(min=1), view)
+        decision = Decision.from_credits(honest / honest.sum(1, keepdim=True).clamp(min=1), view)
+        faulty = simulation.faulty.repeat_interleave(servers)[:, None]
+        if not faulty.any():
+            return decision
+        assert decision.credits is not None
+        update = torch.where(faulty, simulation.sent_mean.to(decision.update), decision.update)
+        return Decision(update, decision.credits.masked_fill(faulty, torch.nan))

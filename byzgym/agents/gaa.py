@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -18,7 +18,7 @@ from byzgym.ambient import shielded
 from byzgym.files import write_whole
 from byzgym.numerics.distances import row_norms
 from byzgym.simulation import Simulation
-from byzgym.validation import blamed, check_int, check_real
+from byzgym.validation import blamed, check_choice, check_int, check_real
 
 START_FLOOR = 1e-3
 """What every worker gets beside the credits of `start`, so that GAA can learn to credit it."""
@@ -55,6 +55,10 @@ class GAA(Agent):
         seed: Seed of the policy's initial weights, at least 0.
         start: A policy with credits, as `agents.make_from` takes it ("krum", "trust"). Its credits are
             divided by their sum, and every worker gets 0.001 more. None starts from uniform credits.
+        after_rise: Where the gradient of the QV loss is taken after a round over which this loss has risen:
+            "start", the parameters with which the round began, or "end", those with which it ended. The paper
+            always takes the end. But the gradient at the end of an honest step that is too long points
+            against this step, so "end" turns GAA against honest workers; docs/gaa.md shows such runs.
 
     Raises:
         ValueError: If a value is out of its range, or ``start`` has no credits or is a reference.
@@ -78,6 +82,7 @@ class GAA(Agent):
         hidden: Sequence[int] = (),
         seed: int = 0,
         start: Any = None,
+        after_rise: str = "start",
     ) -> None:
         self.window = check_int("window", window, low=1)
         self.learning_rate = check_real("learning_rate", learning_rate, above=0)
@@ -85,6 +90,7 @@ class GAA(Agent):
             raise ValueError(f"hidden must be a list of widths, got {hidden!r}")
         self.hidden = tuple(check_int("hidden (each)", width, low=1) for width in hidden)
         self._seed = check_int("seed", seed, low=0)
+        self.after_rise = check_choice("after_rise", after_rise, ("start", "end"))
         self.start = None if start is None else make_inner("start", start)
         if self.start is not None and not self.start.linear:
             raise _no_start(self.start)
@@ -189,13 +195,16 @@ class GAA(Agent):
         self._credits = _decide(self._policy, self._rounds[-1], loss, self._credits)
 
     def _feedback(self, view: ServerView) -> Tensor:
-        """The QV loss [E] after the last round, kept with its derivatives [E, n] by the window's credits."""
+        """The QV loss [E] after the last round, kept with its derivatives [E, n] by the window's credits.
+
+        Both losses are on the present samples, which may be new.
+        """
         assert view.qv_loss is not None  # the first round of a view without it fails
-        with torch.enable_grad():
-            theta = view.theta.detach().clone().requires_grad_()
-            loss = view.qv_loss(theta)
-            (gradient,) = torch.autograd.grad(loss.sum(), theta)
-        loss, gradient = loss.detach().to(self._credits.dtype), gradient.to(self._credits.dtype)
+        loss, gradient = _loss_and_gradient(view.qv_loss, view.theta)
+        if self.after_rise == "start":
+            before, earlier = _loss_and_gradient(view.qv_loss, self._rounds[-1].theta)
+            gradient = torch.where((loss > before)[:, None], earlier, gradient)
+        loss, gradient = loss.to(self._credits.dtype), gradient.to(self._credits.dtype)
         slopes = []
         for played in self._rounds:
             step = -gradient * played.learning_rate[:, None]
@@ -291,6 +300,15 @@ def _decide(policy: list[Tensor], played: _Round, loss: Tensor, last: Tensor) ->
         x = torch.baddbmm(policy[layer + 1], policy[layer], F.relu(x) if layer else x)
     logits = x.mean(2) if played.prior is None else x.mean(2) + played.prior
     return move_credit(torch.softmax(logits, 1), played.rejected)
+
+
+def _loss_and_gradient(qv_loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
+    """The QV loss [E] and its gradient [E, d] at parameters [E, d]."""
+    with torch.enable_grad():
+        theta = theta.detach().clone().requires_grad_()
+        loss = qv_loss(theta)
+        (gradient,) = torch.autograd.grad(loss.sum(), theta)
+    return loss.detach(), gradient
 
 
 def _prior(start: Agent, view: ServerView) -> Tensor:

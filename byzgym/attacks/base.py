@@ -111,7 +111,8 @@ class Attack:
         knowledge: What of the server the attack needs: a subset of {"rule", "qv", "qv_distribution",
             "qv_labels"}. `AttackContext` says what they are; what is not asked for is None there.
         scope: "workers": only Byzantine rows change, whatever `corrupt` returns. "transmission": any row
-            changes, because the attack corrupts what is sent.
+            changes, because the attack corrupts what is sent. No worker then counts as Byzantine, though
+            `corrupt` is still told who was drawn to be.
         reads_own: Whether the attack reads what Byzantine workers would honestly send. If not, the simulation
             need not compute it, and these rows may hold anything, even NaN. A subclass that overrides
             `corrupt` or `__call__` does not inherit False; it has to say so again.

@@ -1,7 +1,8 @@
 """Attacks on single numbers on their way to the server: the dimensional Byzantine model of Xie et al. 2018.
 
-With ``victims="all"`` they hit what any worker sends, Byzantine or not; with ``victims="byzantine"`` only
-what Byzantine workers send.
+With ``victims="all"`` they hit what any worker sends, and no worker is Byzantine: tables say so, there is
+nobody to detect, and the oracle is the mean of what was sent. With ``victims="byzantine"`` they hit only what
+Byzantine workers send.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import gymnasium
 
 from byzgym import agents
+from byzgym.agents.base import action_of
 from byzgym.aggregation import NotLinearError
 from byzgym.cli.terminal import Terminal, flags, mistakes
 from byzgym.cli.train import Episodes
@@ -38,8 +39,8 @@ class Player(Episodes):
     def make_player(self, terminal: Terminal) -> tuple[gymnasium.Env[Any, Any], Any]:
         """The environment, and the method `predict` of what plays in it."""
         agent = self._agent(terminal)
-        # Credits that sum to less than 1 need the null slot.
-        env = self.make_environment(action="null_slot" if agent.linear else "update", rules=None)
+        action = action_of(agent, self.environment_arguments())
+        env = self.make_environment(action=action, rules=None)
         agent.bind(env)
         self._say_what_differs(agent, env, terminal)
         return env, agent.predict

@@ -57,6 +57,8 @@ class History:
             return "no credits"
         null = 1 - float(self.credits.sum())
         slot = f", zero vector {null:.2f}" if null > 1e-3 else ""
+        if not self.byzantine.any():
+            return f"no worker Byzantine{slot}"
         return f"Byzantine credit {self.credits[self.byzantine].sum():.2f}{slot}"
 
 

@@ -14,7 +14,8 @@ import tyro
 
 from byzgym import specs
 from byzgym.aggregation.registry import label, normalised
-from byzgym.simulation.config import RunConfig, byzantine_bounds
+from byzgym.attacks.registry import registry as attack_registry
+from byzgym.simulation.config import RunConfig, byzantine_bounds, is_fault
 from byzgym.validation import check_int
 
 DEFAULT_POLICIES = ("mean", "krum", "median", "geometric_median", "faba", "gaa", "trust", "set", "oracle")
@@ -84,13 +85,29 @@ class Comparison(RunConfig):
         for f, policy, attack, seed in product(self.num_byzantine, self.policies, self.attacks, seeds):
             yield policy, f, attack, seed
 
-    def heading(self, num_byzantine: int) -> str:
-        """How many workers are Byzantine, as headings say it."""
-        who = f"{num_byzantine} of {self.num_workers} workers"
+    def heading(self, num_byzantine: int, attacks: Sequence[str] | None = None) -> str:
+        """How many workers are Byzantine under some of the attacks (all where None), as headings say it."""
+        attacks = self.attacks if attacks is None else attacks
+        faults = [attack for attack in attacks if corrupts_transmissions(attack)]
         cohort = "" if self.cohort_size is None else f", {self.cohort_size} take part in a round"
+        if len(faults) == len(attacks):
+            told = f"rules told f = {num_byzantine}"
+            return f"faults in transmission, none of {self.num_workers} workers Byzantine, {told}{cohort}"
+        who = f"{num_byzantine} of {self.num_workers} workers"
         if self.roles == "static":
-            return f"{who} Byzantine{cohort}"
-        return f"{who} assigned to be Byzantine, roles {self.roles}{cohort}"
+            who = f"{who} Byzantine{cohort}"
+        else:
+            who = f"{who} assigned to be Byzantine, roles {self.roles}{cohort}"
+        return f"{who} (none under {', '.join(faults)})" if faults else who
+
+
+def corrupts_transmissions(attack: str) -> bool:
+    """Whether an attack is a fault in transmission, under which no worker is Byzantine.
+
+    False of one that is not registered, as when results with somebody's own attack are read.
+    """
+    known = specs.parse(attack)["name"] in attack_registry.names()
+    return known and is_fault(attack_registry.make_from(attack))
 
 
 def arguments(config: Any, kind: type[Any]) -> dict[str, Any]:

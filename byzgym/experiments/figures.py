@@ -59,7 +59,7 @@ def overview(results: Results, num_byzantine: int) -> Figure:
     axes = figure.subplots()
     _curves(axes, results, attack, num_byzantine)
     axes.set(xlabel="round", ylabel="test accuracy")
-    title = f"{comparison.task}, attack {attack}, {comparison.heading(num_byzantine)}"
+    title = f"{comparison.task}, attack {attack}, {comparison.heading(num_byzantine, [attack])}"
     axes.set_title(title, loc="left", fontsize=12)
     _label_ends(axes)
     return figure
@@ -151,12 +151,15 @@ def profiles(results: Results, num_byzantine: int) -> Figure:
 
 
 def byzantine_credits(results: Results, num_byzantine: int) -> Figure | None:
-    """Credit on Byzantine workers at the end of the runs; None where no policy gives credits."""
-    attacks = results.comparison.attacks
-    summary = summarise(results.runs, num_byzantine, attacks)
+    """Credit on Byzantine workers at the end of the runs.
+
+    None where no policy gives credits, or no worker is Byzantine.
+    """
+    summary = summarise(results.runs, num_byzantine, results.comparison.attacks)
     credits = {key: entry["byzantine_credit"] for key, entry in summary.items()}
-    given = {policy for (policy, _), credit in credits.items() if not math.isnan(credit)}
-    policies = [policy for policy in results.played(num_byzantine) if policy in given]
+    given = {key for key, credit in credits.items() if not math.isnan(credit)}
+    policies = [policy for policy in results.played(num_byzantine) if policy in {name for name, _ in given}]
+    attacks = [attack for attack in results.comparison.attacks if attack in {name for _, name in given}]
     if not policies:
         return None
     figure = Figure(figsize=(7, 1.1 + 0.5 * len(policies)))
@@ -180,7 +183,7 @@ def byzantine_credits(results: Results, num_byzantine: int) -> Figure | None:
     axes.set_yticks(range(len(policies)), [results.label(policy) for policy in policies])
     axes.set(xlim=(-0.02, 1.02), ylim=(len(policies) - 0.5, -0.5))
     axes.set_xlabel("credit on Byzantine workers, mean of the last tenth of the rounds")
-    axes.set_title(results.comparison.heading(num_byzantine), loc="left", fontsize=11)
+    axes.set_title(results.comparison.heading(num_byzantine, attacks), loc="left", fontsize=11)
     axes.grid(axis="x", **_GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -42,6 +42,8 @@ class Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
         simulation: Any = self.unwrapped.simulation  # type: ignore[attr-defined]
         setup, f = simulation.setup, int(simulation.workers.assigned[0].sum())
         who = f"{f} of {setup.num_workers} workers Byzantine, roles {setup.roles_name}"
+        if simulation.faulty[0]:
+            who = f"a fault in transmission, none of {setup.num_workers} workers Byzantine"
         return f"{player}, attack {simulation.attack_names[0]}, {who}"
 
 
@@ -112,7 +114,10 @@ def notes(analysis: Analysis, evaluation: Evaluation | None) -> list[str]:
     lines = [analysis.summary, f"threshold of suspicion: {value} (its two sides are {apart})"]
     if any(verdict.changes for verdict in analysis.verdicts):
         lines.append("role changes: + attacks from this round on, - stops")
-    if evaluation is not None:
+    if evaluation is not None and math.isnan(evaluation.recall):
+        wrong = ", so all accusations are wrong" if analysis.flagged.any() else ""
+        lines.append(f"beside the truth: no worker was Byzantine{wrong}")
+    elif evaluation is not None:
         numbers = {"AUC": evaluation.auc, "precision": evaluation.precision, "recall": evaluation.recall}
         shown = [f"{name} {'-' if math.isnan(value) else f'{value:.2f}'}" for name, value in numbers.items()]
         lines.append(f"beside the truth, over workers and rounds: {', '.join(shown)}")

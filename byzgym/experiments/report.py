@@ -57,8 +57,8 @@ _READING = (
     "update. It never learns who is Byzantine.",
     "All policies meet the same seeds: the same initial model, data, batches and Byzantine workers. "
     "Differences between policies under one attack are therefore paired.",
-    "A policy marked as a reference sees who is Byzantine, which no server does. It shows what would be "
-    "possible and does not compete for the best.",
+    "A policy marked as a reference sees who is Byzantine, which no server does, or what workers sent before "
+    "a fault in transmission. It shows what would be possible and does not compete for the best.",
     "Whoever attacks chooses the attack, so a policy is as good as under its worst one. The interquartile "
     "mean (IQM), the probability that a run beats another and the performance profiles are those of Agarwal "
     "et al. 2021 (https://arxiv.org/abs/2108.13264). Their intervals treat runs of one seed under several "

@@ -57,10 +57,15 @@ class CreditLog:
         }
 
     def byzantine_credit(self, env: int) -> float:
-        """Credit on Byzantine submissions, mean of the last tenth of the rounds; NaN without credits."""
+        """Credit on Byzantine submissions, mean of the last tenth of the rounds.
+
+        NaN without credits, or where none of the submissions is Byzantine.
+        """
         rounds = self._last(env, LAST_FOR_CREDIT)
+        if not any(byzantine.any() for _, byzantine in rounds):
+            return math.nan
         sums = [(credits * byzantine).sum() for credits, byzantine in rounds]
-        return float(np.mean(sums)) if sums else math.nan
+        return float(np.mean(sums))
 
     def detection_auc(self, env: int) -> float:
         """ROC AUC of low credit as a detector of Byzantine workers, pooled over the last half of the rounds.

@@ -13,6 +13,7 @@ from byzgym import specs
 from byzgym.aggregation.registry import parse
 from byzgym.aggregation.registry import registry as rule_registry
 from byzgym.attacks.registry import registry as attack_registry
+from byzgym.experiments.config import corrupts_transmissions
 from byzgym.experiments.estimates import (
     RESAMPLES,
     interquartile_mean,
@@ -30,7 +31,7 @@ _DIFFERENCES = (
 _DETECTION = (
     "Credit on Byzantine workers in the last tenth of the rounds / ROC AUC of low credit as a detector of "
     "Byzantine workers in the last half of the rounds (1: always right, 0.5: chance, 0: always wrong). Means "
-    "over seeds; – where there are no credits."
+    "over seeds; – where there are no credits, or no Byzantine workers."
 )
 _SUCCESS = (
     "Share in % of the test samples without the target label that get it once they bear the trigger, mean "
@@ -172,6 +173,7 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
             "(2 of 5): two of the five runs of a cell are finished, and the numbers are theirs"
         )
     table.notes.extend(results.notes)
+    table.notes.extend(_notes_on_faults(comparison.attacks, policies))
     table.notes.extend(_notes_on_z(comparison.attacks, comparison.num_workers, num_byzantine))
     return table
 
@@ -297,6 +299,16 @@ def _caption(results: Results, signs: Signs) -> str:
 def _best(results: Results, signs: Signs) -> str:
     best = f"best marked {signs.best}" if signs.best else "best in bold"
     return best + (", references aside" if results.references else "")
+
+
+def _notes_on_faults(attacks: Sequence[str], policies: Sequence[str]) -> list[str]:
+    """Under which attacks nobody is Byzantine, and what the oracle is then."""
+    faults = [attack for attack in attacks if corrupts_transmissions(attack)]
+    if not faults:
+        return []
+    oracle = ", and the oracle is the mean of what they sent" if "oracle" in policies else ""
+    names = ", ".join(faults)
+    return [f"{names}: faults in transmission hit any worker; no worker is Byzantine{oracle}"]
 
 
 def _notes_on_z(attacks: Sequence[str], num_workers: int, num_byzantine: int) -> list[str]:

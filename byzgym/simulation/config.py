@@ -136,6 +136,20 @@ class NamedAttack:
     key: Any
     """Equal for specs that say the same."""
 
+    @property
+    def is_fault(self) -> bool:
+        """Whether it is a fault in transmission, under which no worker is Byzantine."""
+        return is_fault(self.attack)
+
+
+def is_fault(attack: Any) -> bool:
+    """Whether an attack is a fault in transmission: it corrupts what any worker sends, and no worker is bad.
+
+    Data poisoning is none, whatever its scope: it acts on Byzantine workers' data.
+    """
+    scope = getattr(attack, "scope", "workers")
+    return scope == "transmission" and not isinstance(attack, attacks.DataPoisoning)
+
 
 def resolve(config: SimulationConfig) -> Setup:
     """Check a configuration and make what it names.

@@ -236,8 +236,39 @@ class Simulation:
 
     @property
     def byzantine(self) -> Tensor:
-        """Which workers of this round are Byzantine, bool, shape [E, n]. For evaluation only."""
-        return self.workers.byzantine
+        """Which workers of this round are Byzantine, bool, shape [E, n]. For evaluation only.
+
+        None is under a fault in transmission, whatever `num_byzantine` says: rules are told that number, and
+        that is all.
+        """
+        if not self._may_be_faulty:
+            return self.workers.byzantine
+        return self.workers.byzantine & ~self.faulty[:, None]
+
+    @property
+    def faulty(self) -> Tensor:
+        """In which environments the attack is a fault in transmission, bool, shape [E]. For evaluation only.
+
+        Such an attack (its `scope` is "transmission") corrupts what any worker sends.
+        """
+        if not self._may_be_faulty:
+            return torch.zeros_like(self.server.diverged)
+        faults = torch.tensor([attack.is_fault for attack in self.workers.attacks], device=self.setup.device)
+        return faults[self.workers.attack_of]
+
+    @property
+    def _may_be_faulty(self) -> bool:
+        return any(attack.is_fault for attack in self.workers.attacks)
+
+    @property
+    def sent_mean(self) -> Tensor:
+        """The mean of what this round's workers sent before a fault in transmission. For references only.
+
+        It leaves out what is not finite, and is meaningless where the environment is not `faulty`. Its shape
+        is that of ``view.theta``.
+        """
+        mean = self.workers.sent_mean
+        return mean if self._blocks is None else self._blocks.split(mean)
 
     @property
     def byzantine_rows(self) -> Tensor:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from byzgym import attacks
 from byzgym.aggregation import RulePerEnvironment
+from byzgym.aggregation.policy import combine
 from byzgym.attacks import AttackContext
 from byzgym.attacks.base import as_submissions
 from byzgym.memory import Memory
 from byzgym.numerics.finite import finite_rows
 from byzgym.simulation.batches import BatchSampler, checked_shares
-from byzgym.simulation.config import NamedAttack, Setup, byzantine_bounds, named_attacks
+from byzgym.simulation.config import NamedAttack, Setup, byzantine_bounds, is_fault, named_attacks
 from byzgym.simulation.dense import place
 from byzgym.simulation.gradients import GradientEngine
 from byzgym.simulation.weighted import weighted_gradients
@@ -52,6 +53,9 @@ class Workers:
         self.byzantine = torch.zeros(num_envs, m, dtype=torch.bool, device=device)  # [E, m], of these
         self.attack_of = torch.zeros(num_envs, dtype=torch.int64, device=device)  # [E]
         self.submissions = torch.zeros(num_envs, m, d, device=device)  # [E, m, d]
+        self.sent_mean = torch.zeros(num_envs, d, device=device)
+        """The mean [E, d] of what the workers of this round sent before a fault in transmission, without what
+        is not finite; meaningless in environments without such a fault. For references only."""
         self.momentum = torch.zeros(num_envs, n, d, device=device) if setup.worker_momentum else None
 
     def override(self, env: int, override: Mapping[str, Any]) -> None:
@@ -177,6 +181,8 @@ class Workers:
         if engine.draws and not alone:  # a worker would draw other numbers if others were left out
             return None
         acting = [self.attacks[number].attack for number, _ in groups]
+        if any(is_fault(a) for a in acting):  # `sent_mean` is over all workers
+            return None
         if any(getattr(a, "reads_own", True) or isinstance(a, attacks.DataPoisoning) for a in acting):
             return None
         honest = ~self.byzantine[index]
@@ -257,6 +263,8 @@ class Workers:
         mask, given = self._told(number, members, index, context)
         whole, n = len(members) == len(out), out.shape[1]
         # Numbers of rows, from 0 to k n - 1: indexing by environment and worker takes twice as long.
+        if is_fault(attack):
+            self.sent_mean[index[members]] = _mean_of_finite(out if whole else out[members])
         source = mask.flatten().nonzero()[:, 0]  # [m], Byzantine rows of `submitted`
         target = source if whole else members[source // n] * n + source % n  # [m], the same rows of `out`
         with blamed(f"attack {name}"):
@@ -291,6 +299,12 @@ class Workers:
         if given.rule is not None and self._setup.secure_group_size > 1:
             given.rule = _of_groups(given.rule, self._setup.secure_group_size)
         return mask, given
+
+
+def _mean_of_finite(rows: Tensor) -> Tensor:
+    """Means [k, d] of those of the rows [k, m, d] that are finite; zero where none is."""
+    sound = finite_rows(rows).to(rows.dtype)  # [k, m]
+    return combine(sound / sound.sum(1, keepdim=True).clamp(min=1), rows)
 
 
 def _is_plain_noise(attack: Any) -> TypeGuard[attacks.Noise]:

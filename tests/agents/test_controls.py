@@ -1,12 +1,15 @@
 """Uniform, random and fixed credits, the oracle, and agents in a training job without byzgym."""
 
+from types import SimpleNamespace
+
 import gymnasium as gym
 import pytest
 import torch
 from agent_cases import ID, TINY, Job, assert_on_simplex, make, normal_view, play, view_of
 
 from byzgym import agents
-from byzgym.aggregation import ServerView
+from byzgym.agents.base import action_of
+from byzgym.aggregation import NotLinearError, ServerView
 
 
 def rejecting_view(num_envs=2, num_workers=5):
@@ -111,6 +114,71 @@ def test_oracle_in_secure_groups():
     credits = agents.make("oracle", simulation=simulation).credits(simulation.view)
     hit = simulation.byzantine.unflatten(1, (3, 2)).any(2)
     torch.testing.assert_close(credits, (~hit) / 2.0)
+
+
+def test_oracle_under_a_fault_in_transmission():
+    """Environment 0 has a fault, environment 1 a Byzantine worker: worker 0."""
+    simulation = SimpleNamespace(
+        num_envs=2,
+        byzantine_rows=torch.tensor([[False, False, False], [True, False, False]]),
+        faulty=torch.tensor([True, False]),
+        sent_mean=torch.tensor([[2.0, 4.0], [torch.nan, torch.nan]]),
+    )
+    view = view_of([[[1e20, 1.0], [1.0, 1.0], [1.0, 1.0]], [[9.0, 9.0], [1.0, 2.0], [3.0, 6.0]]])
+    decision = agents.make("oracle", simulation=simulation).decide(view)
+    assert decision.update.tolist() == [[2, 4], [2, 4]]
+    assert decision.credits[0].isnan().all()
+    assert decision.credits[1].tolist() == [0, 0.5, 0.5]
+
+
+FAULTS = ("bit_flip:victims=all,bits=[32]", "gambler:probability=0.5,factor=1e38")
+
+
+@pytest.mark.parametrize("attack", FAULTS)
+@pytest.mark.parametrize("form", [{}, {"secure_group_size": 2}, {"num_servers": 3}, {"worker_momentum": 0.5}])
+def test_oracle_is_the_mean_of_what_was_sent(attack, form):
+    """Batches are drawn for 16 rounds, before the fault draws anything, so a clean run has the same."""
+    faulty, clean = make(attack=attack, **form), make(attack="none", num_byzantine=0, **form)
+    agent = agents.make("oracle", simulation=faulty)
+    for _ in range(3):
+        assert not faulty.byzantine.any()
+        assert not torch.equal(faulty.gradients, clean.gradients)
+        decision = agent.decide(faulty.view)
+        assert decision.credits.isnan().all()
+        sent = clean.gradients.mean(1)
+        faulty.apply(decision)
+        torch.testing.assert_close(faulty.server.previous_update, sent)
+        clean.apply(sent)
+    snapshot = faulty.snapshot()
+    expected = agent.decide(faulty.view).update
+    faulty.apply(decision)
+    faulty.restore(snapshot)
+    assert torch.equal(agent.decide(faulty.view).update, expected)
+
+
+def test_a_fault_among_other_attacks():
+    attacks = [{"attack": FAULTS[0]}, {"attack": "sign_flip"}]
+    simulation = make(per_environment=attacks)
+    assert simulation.faulty.tolist() == [True, False]
+    assert simulation.byzantine.sum(1).tolist() == [0, 2]
+    decision = agents.make("oracle", simulation=simulation).decide(simulation.view)
+    assert decision.credits.isnan().any(1).tolist() == [True, False]
+    torch.testing.assert_close(decision.update[1], honest_mean(simulation)[1])
+
+
+def test_where_the_oracle_has_no_credits():
+    env = gym.make(ID, **{**TINY, "attack": FAULTS[0]})
+    agent = agents.make("oracle").bind(env)
+    observation, info = env.reset(seed=3)
+    assert not info["byzantine"].any()
+    with pytest.raises(NotLinearError, match="use action='update'"):
+        agent.predict(observation)
+    arguments = {"attack": ["sign_flip", FAULTS[0]]}
+    assert action_of(agents.make("oracle"), arguments) == "update"
+    assert action_of(agents.make("oracle"), {"attack": "bit_flip"}) == "null_slot"
+    assert action_of(agents.make("oracle"), {}) == "null_slot"
+    assert action_of(agents.make("gaa"), arguments) == "null_slot"
+    assert action_of(agents.make("median"), {}) == "update"
 
 
 def test_an_oracle_can_be_bound_anew():

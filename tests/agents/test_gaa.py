@@ -11,7 +11,7 @@ import torch
 from agent_cases import assert_on_simplex, make, mix, normal_view, play, view_of
 
 from byzgym import agents, attacks
-from byzgym.aggregation import Decision
+from byzgym.aggregation import Decision, ServerView
 from byzgym.simulation import Simulation
 
 windows = pytest.mark.parametrize("window", [1, 3])
@@ -34,6 +34,32 @@ def test_learns_whom_to_trust():
     assert trust["uniform"].tolist() == pytest.approx([0.3, 0.3])
     assert (trust["gaa"] > 0.8).all()
     assert (accuracy["gaa"] > accuracy["uniform"] + 0.2).all()
+
+
+def slopes_after(theta, qv_loss=lambda theta: 1.5 * theta.square().sum(1), **parameters):
+    """Derivatives of the QV loss at ``theta`` by the credits of two workers, who sent 3 and 0 at theta = 1.
+
+    The learning rate is 1, and the QV loss 1.5 theta^2 at first, then ``qv_loss``.
+    """
+    agent, rows = gaa(window=2, **parameters), torch.tensor([[[3.0], [0.0]]])
+    first = ServerView(rows, torch.ones(1, 1), 1.0, lambda theta: 1.5 * theta.square().sum(1))
+    for view in (first, ServerView(rows, torch.full((1, 1), theta), 1.0, qv_loss)):
+        agent.credits(view)
+    ((_, (slopes,)),) = agent._outcomes
+    return slopes[0].tolist()
+
+
+def test_an_honest_step_that_overshoots_is_not_held_against_the_worker():
+    # From theta = 1 to -2 the loss rises from 1.5 to 6; its gradient is 3 at the start and -6 at the end.
+    assert slopes_after(-2.0) == [-9, 0]
+    assert slopes_after(-2.0, after_rise="end") == [18, 0]
+    # To 0.5 it falls, and the gradient there is 1.5.
+    assert slopes_after(0.5) == slopes_after(0.5, after_rise="end") == [-4.5, 0]
+
+
+def test_whether_the_loss_has_risen_is_judged_on_the_present_samples():
+    # 10 + 1.5 (theta + 2)^2 fell from 23.5 to 10, though 10 is more than the 1.5 on the samples before.
+    assert slopes_after(-2.0, lambda theta: 10 + 1.5 * (theta + 2).square().sum(1)) == [0, 0]
 
 
 @networks
@@ -323,6 +349,7 @@ def test_a_view_of_another_form_starts_anew():
         ({"hidden": 8}, "hidden must be a list of widths, got 8"),
         ({"hidden": (8, 0)}, "hidden"),
         ({"seed": -1}, "seed"),
+        ({"after_rise": "middle"}, "after_rise must be one of 'start', 'end', got 'middle'"),
     ],
 )
 def test_parameters_are_checked(parameters, message):

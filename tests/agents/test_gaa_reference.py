@@ -22,7 +22,7 @@ def andrychowicz(g):
 class SlowGAA:
     """One environment's GAA with nn.Linear, explicit features [d, 3 n + 2] and torch.optim.Adam."""
 
-    def __init__(self, weights, qv_loss, window, learning_rate):
+    def __init__(self, weights, qv_loss, window, learning_rate, after_rise):
         layers = []
         for weight, bias in zip(weights[::2], weights[1::2], strict=True):
             layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])
@@ -34,12 +34,13 @@ class SlowGAA:
         self.adam = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
         self.qv_loss, self.window = qv_loss, window
         self.steps, self.largest_gradient = None, 0.0
+        self.after_rise, self.rises = after_rise, 0
 
     def credits(self, gradients, theta, learning_rate):
         gradients = gradients.clone()  # the simulation writes over its own
         if self.steps is not None:
             torch.testing.assert_close(self.theta.detach(), theta)
-            loss = self.qv_loss(self.theta)
+            loss = self.after(self.qv_loss(self.theta))
             self.losses.append(loss)
             if self.steps == self.window:
                 self.learn()
@@ -54,9 +55,22 @@ class SlowGAA:
             numbers = [pair[0] for pair in pairs] + [pair[1] for pair in pairs] + [float(theta[j])]
             rows.append(torch.cat([torch.tensor(numbers), loss.log1p()[None], self.last]))
         self.last = torch.softmax(self.network(torch.stack(rows)).mean(0), 0)
+        self.began = theta.clone()
         self.theta = self.theta - learning_rate * (self.last @ gradients)
         self.steps += 1
         return self.last.detach()
+
+    def after(self, loss):
+        """The loss after a round; where it rose, with the gradient at the point where the round began."""
+        began = self.began.requires_grad_()
+        before = self.qv_loss(began)
+        if loss <= before:
+            return loss
+        self.rises += 1
+        if self.after_rise == "end":
+            return loss
+        (gradient,) = torch.autograd.grad(before, began)
+        return loss.detach() + gradient @ (self.theta - self.theta.detach())
 
     def learn(self):
         self.adam.zero_grad()
@@ -94,12 +108,13 @@ def initial_weights(path, view, **parameters):
 
 
 def compare_with_slow(path, learning_rate, num_envs=3, **parameters):
-    """Ten rounds of both; how far the credits went, and the largest gradient before the clamp."""
+    """Ten rounds of both; how far credits went, the largest gradient before the clamp, how many rises."""
     simulation = small(num_envs, learning_rate=learning_rate)
     parameters["learning_rate"] = 0.05
+    window, after_rise = parameters["window"], parameters["after_rise"]
     weights = initial_weights(path, simulation.view, **parameters)
     slow = [
-        SlowGAA([w[e] for w in weights], plain_qv_loss(simulation, e), parameters["window"], 0.05)
+        SlowGAA([w[e] for w in weights], plain_qv_loss(simulation, e), window, 0.05, after_rise)
         for e in range(num_envs)
     ]
     agent, first = agents.make("gaa", **parameters), None
@@ -111,19 +126,25 @@ def compare_with_slow(path, learning_rate, num_envs=3, **parameters):
             expected = slow[e].credits(view.gradients[e], view.theta[e], learning_rate)
             torch.testing.assert_close(credits[e], expected, rtol=1e-4, atol=5e-6)
         simulation.apply(mix(credits, view.gradients))
-    return (credits - first).abs().max(), max(s.largest_gradient for s in slow)
+    largest, rises = max(s.largest_gradient for s in slow), sum(s.rises for s in slow)
+    return (credits - first).abs().max(), largest, rises
 
 
 @pytest.mark.parametrize("hidden", [(), (8,)])
 @pytest.mark.parametrize("window", [1, 3])
-def test_credits_equal_the_slow_implementation(tmp_path, window, hidden):
-    moved, _ = compare_with_slow(tmp_path / "policy.pt", 0.3, window=window, hidden=hidden)
+@pytest.mark.parametrize("after_rise", ["start", "end"])
+def test_credits_equal_the_slow_implementation(tmp_path, window, hidden, after_rise):
+    moved, _, rises = compare_with_slow(
+        tmp_path / "policy.pt", 0.3, window=window, hidden=hidden, after_rise=after_rise
+    )
     assert moved > 0.02, "nothing was learned, so nothing was compared"
+    assert rises, "no loss rose, so `after_rise` was not compared"
 
 
 @pytest.mark.parametrize("hidden", [(), (8,)])
 def test_gradients_are_clamped_to_one(tmp_path, hidden):
-    _, largest = compare_with_slow(tmp_path / "policy.pt", 0.6, window=3, hidden=hidden)
+    path = tmp_path / "policy.pt"
+    _, largest, _ = compare_with_slow(path, 0.6, window=3, hidden=hidden, after_rise="end")
     assert largest > 2, "no gradient met the clamp"
 
 

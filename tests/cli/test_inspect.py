@@ -32,6 +32,15 @@ def test_a_run_is_played_recorded_and_drawn(tmp_path, output):
     assert output(*PLAY, tmp_path / "out", "--policy", "oracle", "--overwrite") == text
 
 
+def test_a_fault_in_transmission(tmp_path, output):
+    play = [word if word != "ipm" else "gambler:probability=0.01" for word in PLAY]
+    for policy in ("oracle", "gaa"):
+        text = " ".join(output(*play, tmp_path / policy, "--policy", policy).split())
+        assert "a fault in transmission, none of 10 workers Byzantine" in text
+        assert "beside the truth: no worker was Byzantine" in text
+        assert "AUC" not in text
+
+
 def test_a_record_shows_the_same(tmp_path, output):
     played = output(*PLAY, tmp_path / "out", "--policy", "faba").split("\n\n")
     (tmp_path / "out" / "record.png").unlink()

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import re
 
@@ -5,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from byzgym.experiments import Comparison, compare, report
-from byzgym.experiments.tables import Cell, Row, Table
+from byzgym.experiments.figures import byzantine_credits
+from byzgym.experiments.tables import Cell, Row, Table, accuracy_table, detection_table
 
 
 def shown(results, width=120, encoding="utf-8", **options):
@@ -103,3 +105,33 @@ def test_backdoors_have_a_table_of_their_success(tmp_path):
     assert 0 <= float(row.split("|")[2]) <= 100
     assert "| policy | backdoor:size=2 |" in text
     assert "6 workers, of which 5 take part in a round, 2 local steps, partition iid" in text
+
+
+def test_faults_in_transmission(small, tmp_path):
+    """Nobody is Byzantine, so there is nobody to detect, and the oracle is what a clean mean would be."""
+    fault = "gambler:probability=0.01"
+    both = small(attacks=("sign_flip", fault), policies=("mean", "uniform", "oracle"), rounds=10, seeds=1)
+    results = compare(both, tmp_path / "both")
+    runs = results.runs.set_index(["attack", "policy"])
+    assert runs.loc[fault, ["byzantine_credit", "detection_auc"]].isna().all(axis=None)
+    assert runs.loc["sign_flip", "detection_auc"].notna().all()
+    clean = compare(
+        small(attacks="none", policies="mean", rounds=10, seeds=1, num_byzantine=0), tmp_path / "none"
+    )
+    assert runs.loc[(fault, "oracle"), "qv_loss"] == pytest.approx(clean.runs["qv_loss"].item(), rel=1e-4)
+    accuracy, detection = accuracy_table(results, 7), detection_table(results, 7)
+    assert f"7 of 10 workers Byzantine (none under {fault})" in accuracy.title
+    note = f"{fault}: faults in transmission hit any worker; no worker is Byzantine"
+    assert f"{note}, and the oracle is the mean of what they sent" in accuracy.notes
+    assert [row.cells[1].text for row in detection.rows] == ["– / –"] * 3
+    figure = byzantine_credits(results, 7)
+    assert figure.axes[0].get_legend_handles_labels()[1] == ["equal credits", "sign_flip"]
+    alone = dataclasses.replace(
+        results,
+        comparison=dataclasses.replace(both, attacks=(fault,)),
+        runs=results.runs[results.runs["attack"] == fault],
+        curves=results.curves[results.curves["attack"] == fault],
+    )
+    assert byzantine_credits(alone, 7) is None
+    assert "none of 10 workers Byzantine" in report.markdown(alone, [])
+    assert not detection_table(alone, 7).rows

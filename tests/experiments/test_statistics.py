@@ -105,3 +105,10 @@ def test_differences_are_averaged_over_attacks(runs):
     half = 4.30265 * 0.1 / math.sqrt(3)
     found = statistics.paired_difference(pd.concat([runs, other]), "a", "b", ["x", "y"], 3)
     assert found == pytest.approx((0.4, 0.4 - half, 0.4 + half), rel=1e-4)
+
+
+def test_no_credit_on_byzantine_workers_where_there_are_none():
+    log = CreditLog(1)
+    log.add(0, torch.tensor([[0.4, 0.6]]), torch.tensor([[False, False]]))
+    assert math.isnan(log.byzantine_credit(0))
+    assert math.isnan(log.detection_auc(0))

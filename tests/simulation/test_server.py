@@ -7,6 +7,7 @@ import pytest
 import torch
 from simulation_cases import make, play, uniform_update
 
+from byzgym import agents
 from byzgym.simulation.config import SimulationConfig, resolve
 from byzgym.simulation.server import Server, receive
 
@@ -88,13 +89,15 @@ def test_rejections_belong_to_their_round():
     assert torch.equal(simulation.view.rejected[0], byzantine[0])
 
 
-def test_views_and_contexts_lead_to_no_secret():
+@pytest.mark.parametrize("scope", ["workers", "transmission"])
+def test_views_and_contexts_lead_to_no_secret(scope):
     def remember(first, second, context):
         name = "roles" if first.dtype == torch.bool else "attack"
         context.memory.write(name, torch.ones(2))
         contexts[name] = context
         return first
 
+    remember.scope = scope
     contexts = {}
     simulation = make(attack=remember, roles=remember, reward_size=4)
     simulation.memory.write("rule", torch.ones(2, 3))
@@ -103,6 +106,7 @@ def test_views_and_contexts_lead_to_no_secret():
     secrets = {
         "data": (task.test, task.train),
         "byzantine": (workers.assigned, workers.byzantine, workers.attack_of),
+        "sent": (workers.sent_mean, simulation.sent_mean),
         "roles": workers.roles_memory,
         "attack": workers.memories[1:],
         "reward": (task.held_out, simulation.reward_set.samples),
@@ -118,6 +122,24 @@ def test_views_and_contexts_lead_to_no_secret():
     for own, context in contexts.items():
         reached = storages(context)
         assert [name for name, secret in secrets.items() if storages(secret) & reached] == [own]
+
+
+@pytest.mark.parametrize("policy", ["median", "gaa", "trust"])
+def test_what_was_sent_before_a_fault_moves_nothing(policy):
+    """The walk above finds references; a copy would be found here."""
+    fault = "gambler:probability=0.1,factor=-3.0"
+    told, untold = (make(attack=fault, reward_size=4) for _ in range(2))
+    deciding = [agents.build(policy, each) for each in (told, untold)]
+    for _ in range(4):
+        untold.workers.sent_mean.fill_(torch.nan)
+        first, second = (
+            agent.decide(each.view) for agent, each in zip(deciding, (told, untold), strict=True)
+        )
+        assert torch.equal(first.update, second.update)
+        for each, decision in ((told, first), (untold, second)):
+            each.apply(decision)
+        assert torch.equal(told.gradients, untold.gradients)
+        assert torch.equal(told.reward_loss(), untold.reward_loss())
 
 
 def storages(thing):

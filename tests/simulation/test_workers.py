@@ -102,7 +102,10 @@ def test_only_byzantine_rows_follow_an_attack(form, model):
         attacked[1] = torch.where(mask[1], -rows[1], rows[1])
         torch.testing.assert_close(mine.gradients, attacked)
         for each in (mine, alone):
-            assert torch.equal(each.byzantine, honest.byzantine)
+            faulty = torch.tensor([attack.is_fault for attack in each.workers.attacks])[
+                each.workers.attack_of
+            ]
+            assert torch.equal(each.byzantine, honest.byzantine & ~faulty[:, None])
             assert torch.equal(each.view.round, honest.view.round)
             assert torch.equal(each.view.previous_update, honest.view.previous_update)
             assert not each.workers.submissions.requires_grad

@@ -9,6 +9,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from byzgym import agents
+from byzgym.agents.base import action_of
 from byzgym.integrations.sb3.adapter import make_vec_env
 
 FIRST_SEED = 100_000
@@ -38,8 +39,7 @@ def play_control(
 def control(name: str, episodes: int, arguments: Mapping[str, Any]) -> tuple[VecEnv, Predict]:
     """Environments for a policy of byzgym, and how it acts in them."""
     agent = agents.make_from(name)
-    action = "null_slot" if agent.linear else "update"  # credits may sum to less than 1
-    env = environments(episodes, None, {**arguments, "action": action, "rules": None})
+    env = environments(episodes, None, {**arguments, "action": action_of(agent, arguments), "rules": None})
     return env, agent.bind(env).predict
 
 
