@@ -20,7 +20,7 @@ from byzgym.experiments.estimates import (
     probability_of_improvement,
     worst_case,
 )
-from byzgym.experiments.results import OF_BACKDOORS, Results
+from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import LEVEL, counted, paired_difference, summarise
 
 _DIFFERENCES = (
@@ -223,8 +223,8 @@ def detection_table(results: Results, num_byzantine: int) -> Table:
 
 def success_table(results: Results, num_byzantine: int) -> Table:
     """How often backdoors succeed at the end of the runs; no rows where no attack is one."""
-    runs = results.runs[results.runs["num_byzantine"] == num_byzantine].dropna(subset=[OF_BACKDOORS])
-    rates = runs.groupby(["policy", "attack"])[OF_BACKDOORS].mean().to_dict()
+    runs = results.runs[results.runs["num_byzantine"] == num_byzantine].dropna(subset=["attack_success_rate"])
+    rates = runs.groupby(["policy", "attack"])["attack_success_rate"].mean().to_dict()
     attacks = [attack for attack in results.comparison.attacks if attack in set(runs["attack"])]
     table = Table("Success of backdoors", ["policy", *attacks], [_SUCCESS])
     for policy in results.played(num_byzantine) if attacks else ():
