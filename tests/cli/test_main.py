@@ -22,7 +22,7 @@ PLAY += ["--attacks", "ipm", "--processes", "1", "--out"]
         ("compare --attacks nobody", "known: "),
         ("compare --num-byzantine 10", "from 0 to 9, got 10"),
         ("compare --task mnist:root=/nowhere", "nowhere"),
-        ("report /nowhere", "holds no results"),
+        ("report /nowhere", "holds no runs"),
         ("evaluate --policy krum:", "expected 'name'"),
         ("evaluate --episodes 0", "episodes"),
         ("evaluate --num-byzantine 10", "num_byzantine"),

@@ -154,7 +154,7 @@ def test_attacks_work_where_a_cohort_has_nobody_honest_or_nobody_byzantine(attac
     for view in rounds(simulation, 25):
         kinds |= set(simulation.byzantine.sum(1).tolist())
         assert view.theta.isfinite().all()
-    assert kinds == {0, 1, 2}
+    assert kinds == ({0} if attack == "gambler" else {0, 1, 2})  # a fault makes nobody Byzantine
 
 
 @pytest.mark.parametrize(
