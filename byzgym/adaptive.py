@@ -180,7 +180,8 @@ class Adaptive(Mixture):
 
     Before the first attack it plays many points of `mixture` against the policy, in simulations of its own,
     and then plays the best one; see `byzgym.adaptive.search`. It knows the numbers of workers and of
-    Byzantine ones, and nothing else of the victim's run: no seed, no sample of the server and no test data.
+    Byzantine ones and, while it attacks, what `mixture` does: all honest gradients and the last update. It
+    knows no seed of the victim's, no sample of the server and no test data.
 
     The search takes as long as ``3 * evaluations`` runs: against set some minutes, once per process for
     each n and f. A policy whose weights in a file change later is not searched again.

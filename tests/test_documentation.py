@@ -71,3 +71,20 @@ def test_rules_are_described_as_they_are():
         assert condition.strip() == made.condition, name
         assert told == known | {"f": made.uses_num_byzantine}, name
         assert name.rstrip().endswith("*") == made.linear, name
+
+
+def test_the_readme_counts_what_is_built_in():
+    """Names that a test has registered do not count."""
+    kinds = [
+        ("rules", aggregation.registry.registry),
+        ("pre-aggregators", aggregation.pre.registry.registry),
+        ("attacks", attacks.registry.registry),
+        ("role functions", attacks.roles.registry),
+        ("tasks", tasks.registry.registry),
+        ("models", tasks.models.registry),
+        ("partitions", tasks.partitions.registry),
+    ]
+    text = (ROOT / "README.md").read_text()
+    for kind, registry in kinds:
+        count = sum(registry.is_built_in(name) for name in registry.names())
+        assert f"{count} {kind}" in text

@@ -25,9 +25,9 @@ class DrawingRule(Rule):
     """A rule that draws random numbers, in every run and round other ones.
 
     On a `ServerView` the draws follow from the rule's ``seed``, the view's own seeds and its rounds, so a
-    second decision in a round draws the same. On plain tensors they follow from ``seed`` alone, so they are
-    the same in every call. So they are in a job whose views have neither rounds nor a memory, which counts
-    them.
+    second decision in a round draws the same. On plain tensors they follow from ``seed`` alone and are the
+    same in every call. A job must give its views the round, or a memory, which counts it; else its draws are
+    the same in every round, too.
 
     A subclass calls `_generators` once and draws from what it returns. It names this class before the others
     from which it inherits.

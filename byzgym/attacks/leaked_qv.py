@@ -32,7 +32,8 @@ class LeakedQV(DataPoisoning):
     - leak "labels": they know which labels occur in the QV set. L2 is the mean loss on the worker's samples
       with such a label, L1 that on the others; without any it is zero.
     - leak "distribution": they can draw samples from where the QV set comes from, but do not know those that
-      the server has. L2 is the mean loss on new samples from there, L1 that on the worker's own.
+      the server has. L2 is the mean loss on new samples from there, L1 that on the worker's own. (With
+      ``qv_source="train"`` some of the new ones may be the server's by chance.)
     - leak "samples": they know the exact QV samples. L2 is the mean loss on these, L1 that on the worker's
       own.
 
