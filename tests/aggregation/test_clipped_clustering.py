@@ -15,7 +15,7 @@ def cluster(rows, limit=None):
     rows = rows.double().numpy()
     norms = np.linalg.norm(rows, axis=1)
     limit = np.median(norms) if limit is None else limit
-    labels = hierarchy.fcluster(hierarchy.linkage(pdist(rows, "cosine"), "average"), 2, "maxclust")
+    labels = hierarchy.cut_tree(hierarchy.linkage(pdist(rows, "cosine"), "average"), n_clusters=2)[:, 0]
     sizes = np.bincount(labels)
     kept = np.flatnonzero(sizes[labels] == sizes.max())
     return np.mean([rows[i] * min(1, limit / norms[i]) for i in kept], axis=0)

@@ -52,12 +52,13 @@ def test_single_linkage_against_scipy(seed, n):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=seeds, n=st.integers(3, 30))  # of two points SciPy 1.13 sometimes makes one cluster
+@given(seed=seeds, n=st.integers(2, 30))
 def test_average_linkage_against_scipy(seed, n):
     points = normal(2, n, 3, seed=seed)
     labels = average_linkage(torch.linalg.vector_norm(points[:, :, None] - points[:, None], dim=-1))
     for run, found in zip(points, labels, strict=True):
-        expected = hierarchy.fcluster(hierarchy.linkage(run, "average"), 2, "maxclust")
+        # fcluster looks for a distance between the last two merges, and SciPy 1.13 does not always find one.
+        expected = hierarchy.cut_tree(hierarchy.linkage(run, "average"), n_clusters=2)[:, 0]
         same = expected[:, None] == expected
         np.testing.assert_array_equal((found[:, None] == found).numpy(), same)
         assert len(found.unique()) == 2
