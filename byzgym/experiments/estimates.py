@@ -211,6 +211,12 @@ def performance_profile(
     return pd.concat(tables, ignore_index=True)
 
 
+def same_seeds(runs: pd.DataFrame) -> bool:
+    """Whether every policy has runs in every cell, with the same seeds in all, as ``joint=True`` needs."""
+    seeds = runs.groupby(["policy", *CELL])["seed"].agg(frozenset).unstack("policy")
+    return bool(seeds.notna().all(axis=None) and (seeds.nunique() == 1).all())
+
+
 def _scores(runs: pd.DataFrame) -> pd.DataFrame:
     """A column for each policy, a row for each cell and seed, in order; NaN where there is no such run."""
     if missing := [name for name in COLUMNS if name not in runs]:

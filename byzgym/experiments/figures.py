@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from byzgym.envs.rendering import default_style
-from byzgym.experiments.estimates import performance_profile
+from byzgym.experiments.estimates import performance_profile, same_seeds
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import counted, summarise
 from byzgym.files import write_whole
@@ -129,7 +129,7 @@ def profiles(results: Results, num_byzantine: int) -> Figure:
     low, high = scores.min() - margin, scores.max() + margin
     thresholds = np.linspace(low, high, 401)
     bands = len(policies) <= _MOST_BANDS
-    profile = performance_profile(runs, thresholds, resamples=2000 if bands else 0)
+    profile = performance_profile(runs, thresholds, joint=same_seeds(runs), resamples=2000 if bands else 0)
     figure = Figure(figsize=(8, 4))
     axes = figure.subplots()
     for policy in policies:

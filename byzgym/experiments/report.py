@@ -61,8 +61,8 @@ _READING = (
     "a fault in transmission. It shows what would be possible and does not compete for the best.",
     "Whoever attacks chooses the attack, so a policy is as good as under its worst one. The interquartile "
     "mean (IQM), the probability that a run beats another and the performance profiles are those of Agarwal "
-    "et al. 2021 (https://arxiv.org/abs/2108.13264). Their intervals treat runs of one seed under several "
-    "attacks as independent. Where a seed is lucky or unlucky under all attacks, they are too narrow.",
+    "et al. 2021 (https://arxiv.org/abs/2108.13264). Their bootstrap draws a seed together with its runs "
+    "under all attacks, because a seed may be lucky or unlucky under all of them.",
     "A rule is told the number f of Byzantine workers. If its condition does not admit that f, it is told "
     "the largest one it accepts, as the notes below the table say.",
 )

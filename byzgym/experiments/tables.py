@@ -18,6 +18,7 @@ from byzgym.experiments.estimates import (
     RESAMPLES,
     interquartile_mean,
     probability_of_improvement,
+    same_seeds,
     worst_case,
 )
 from byzgym.experiments.results import Results
@@ -96,7 +97,9 @@ def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), 
     """
     policies = results.played(num_byzantine)
     runs = results.runs[results.runs["num_byzantine"] == num_byzantine]
-    worst, middle = worst_case(runs).T.to_dict(), interquartile_mean(runs).T.to_dict()
+    joint = same_seeds(runs)
+    worst = worst_case(runs, joint=joint).T.to_dict()
+    middle = interquartile_mean(runs, joint=joint).T.to_dict()
     diverged = runs.groupby(["policy", "attack"])["diverged"].any().to_dict()
     rule = _best_rule(policies, runs, worst)
     title = f"{results.comparison.task}, {results.comparison.heading(num_byzantine)}: all attacks"
@@ -104,7 +107,7 @@ def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), 
     beats: Mapping[Any, Mapping[Any, Any]] = {}
     if rule:
         table.columns.append("beats best rule")
-        beats = probability_of_improvement(runs, rule).T.to_dict()
+        beats = probability_of_improvement(runs, rule, joint=joint).T.to_dict()
     if named:
         table.columns.append("worst attack")
     ranked = [policy for policy in policies if policy not in results.references]
@@ -275,9 +278,10 @@ def _notes_on_estimates(results: Results, runs: pd.DataFrame, rule: str, signs: 
     ]
     if (seeds := counts["seed"]) > 1:
         few = f"; {seeds} seeds are few, and the intervals too narrow" if seeds < _FEW_SEEDS else ""
+        how = "each with its runs under all attacks" if same_seeds(runs) else "for each attack by itself"
         notes.append(
-            f"In brackets {LEVEL:.0%} bootstrap intervals, of {RESAMPLES} resamples of the seeds, drawn for "
-            f"each attack by itself{few}."
+            f"In brackets {LEVEL:.0%} bootstrap intervals, of {RESAMPLES} resamples of the seeds, drawn "
+            f"{how}{few}."
         )
     else:
         notes.append("One seed gives no intervals.")

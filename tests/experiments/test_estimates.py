@@ -11,6 +11,7 @@ from byzgym.experiments.estimates import (
     interquartile_mean,
     performance_profile,
     probability_of_improvement,
+    same_seeds,
     worst_case,
 )
 
@@ -305,3 +306,18 @@ def test_intervals_cover_what_they_estimate():
     # If seeds matter in all cells alike, cells must not be drawn independently.
     assert covered(interquartile_mean, 0.5, seeds=10, shared=0.9) < 0.8
     assert 0.84 <= covered(interquartile_mean, 0.5, seeds=10, shared=0.9, joint=True) <= 0.97
+
+
+def test_which_runs_have_the_same_seeds_in_all_cells():
+    runs = table(SCORES)
+    assert same_seeds(runs)
+    assert same_seeds(runs.drop(index=runs.index[(runs["policy"] == "b") & (runs["seed"] == 2)]))
+    assert not same_seeds(runs.drop(index=0))  # of policy a, in one cell
+    assert not same_seeds(runs[(runs["policy"] == "a") | (runs["attack"] == "attack 0")])
+
+
+def test_a_seed_that_is_lucky_in_all_cells_widens_the_intervals():
+    lucky = [0.2, 0.5, 0.8, 0.35, 0.65]
+    runs = table({"a": [lucky] * 4})
+    alone, together = (of_a(interquartile_mean(runs, joint=joint)) for joint in (False, True))
+    assert together["high"] - together["low"] > 1.5 * (alone["high"] - alone["low"])

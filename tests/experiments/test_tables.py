@@ -88,6 +88,9 @@ def test_the_summary_has_the_worst_case_first(results):
     assert [cell.best for cell in table.rows[-1].cells] == [False] * 4  # the reference
     assert "4 runs (2 attacks x 2 seeds)" in table.notes[0]
     assert "2 seeds are few, and the intervals too narrow" in table.notes[1]
+    assert "each with its runs under all attacks" in table.notes[1]
+    part = dataclasses.replace(results, runs=results.runs.drop(index=results.runs.index[0]))
+    assert "for each attack by itself" in summary_table(part, 7).notes[1]
     assert summary_table(results, 7, named=False).columns == table.columns[:-1]
 
 
