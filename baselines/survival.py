@@ -5,7 +5,7 @@ Usage: python baselines/survival.py --out runs/survival      again: goes on with
 Digits, 10 workers; f of them Byzantine for f in 0, 3, 5, 7, 9; roles static, or redrawn every 5 rounds so
 that nobody stays honest. Rules are told the true f, or the largest that they accept. A cell is one attack, f
 and kind of roles. Its score is the mean final test accuracy over seeds, divided by that of the benign-only
-oracle.
+oracle. A run that diverged counts as chance.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from rich.progress import Progress
 
 from byzgym import aggregation
 from byzgym.experiments import Comparison, compare
+from byzgym.experiments.engine import Processes, cores
+from byzgym.experiments.results import read_all
+from byzgym.experiments.statistics import counted
+from byzgym.experiments.store import Store
 
 TRAINED = ("random", "gaussian", "sign_flip", "omniscient", "ipm", "alie", "label_flip", "zero", "mixture")
 """Attacks on which set was trained."""
@@ -34,7 +38,7 @@ class Config:
     """Play the table."""
 
     out: Path = Path("runs/survival")
-    """Folder for the results of each part, and table.csv."""
+    """Folder for the runs and table.csv."""
     seeds: int = 3
     """Runs of each cell, with the seeds 0, 1, ..."""
     rounds: int = 150
@@ -52,16 +56,16 @@ def main(config: Config) -> None:
         "static": Comparison(**under_attack),
         "redrawn": Comparison(**under_attack, roles="redrawn:period=5"),
     }
-    frames = []
+    engine = Processes(cores())
     with Progress() as bars:
         for name, comparison in parts.items():
             total = len(policies) * len(comparison.num_byzantine) * comparison.rounds
             bar = bars.add_task(name, total=total)
             advance: Callable[[str, int], None] = lambda _, rounds, bar=bar: bars.update(bar, advance=rounds)  # noqa: E731
-            results = compare(comparison, config.out / name, progress=advance)
+            compare(comparison, config.out, progress=advance, engine=engine)
             bars.update(bar, completed=total)
-            frames.append(results.runs)
-    table = scores(pd.concat(frames))
+    with Store(config.out) as store:
+        table = scores(counted(pd.concat([results.runs for results in read_all(store)])))
     table.to_csv(config.out / "table.csv")
     print(table.round(2).to_string())
 

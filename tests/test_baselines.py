@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from byzgym import aggregation
-from byzgym.experiments.results import Results
+from byzgym.experiments.store import Store
 
 FOLDER = Path(__file__).parents[1] / "baselines"
 
@@ -36,7 +36,8 @@ def test_survival_plays_all_parts_and_goes_on_with_what_is_missing(tmp_path, mon
         survival.main(config)
     assert capsys.readouterr().out.splitlines()[-5:] == table.splitlines()[-5:]
     survival.main(survival.Config(out=tmp_path, seeds=2, rounds=2))
-    assert len(Results.read(tmp_path / "calm").runs) == 2 * (len(aggregation.names()) + 5)
+    with Store(tmp_path) as store:
+        assert len(store.table().query("attack == 'none'")) == 2 * (len(aggregation.names()) + 5)
 
 
 def test_scores_are_parts_of_the_oracles_accuracy_with_the_worst_cell_first(monkeypatch):
