@@ -21,9 +21,8 @@ import torch
 
 from byzgym.experiments import identity, play, store
 from byzgym.experiments.config import Comparison
+from byzgym.experiments.play import Member
 from byzgym.experiments.results import library_versions
-
-Member = tuple[str, int]  # attack and seed
 
 
 @dataclass(frozen=True)
