@@ -22,6 +22,7 @@ from byzgym.aggregation import Rule
 from byzgym.aggregation.registry import parse
 from byzgym.ambient import episode_seed
 from byzgym.envs.rewards import exploded
+from byzgym.experiments import threat_model
 from byzgym.experiments.config import Comparison, arguments
 from byzgym.experiments.results import Results, Told
 from byzgym.experiments.statistics import CreditLog
@@ -59,6 +60,8 @@ class Batch(NamedTuple):
     """The points of all curves, `CURVE_COLUMNS`."""
     traces: list[dict[str, np.ndarray]]
     """Credits [rounds, n] of each run, and who was Byzantine; empty where a policy gives no credits."""
+    threat_models: list[dict[str, Any]]
+    """Of each run, `threat_model.FIELDS`."""
 
 
 def play_batch(
@@ -153,7 +156,10 @@ class Playing:
                 "diverged": bool(diverged[env]),
             }
             runs.append({**common, **{k: v for k, v in last.items() if k != "round"}, **measured})
-        return Batch(runs, self.curves, [self._log.trace(env) for env in range(count)])
+        traces = [self._log.trace(env) for env in range(count)]
+        named = self._policy, str(comparison.task)
+        models = [threat_model.record(*named, self.agent, simulation, env) for env in range(count)]
+        return Batch(runs, self.curves, traces, models)
 
     def _play_round(self) -> None:
         simulation = self.simulation

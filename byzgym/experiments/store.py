@@ -25,14 +25,15 @@ import pandas as pd
 from byzgym.experiments.results import CURVE_COLUMNS, RUN_COLUMNS
 
 NAME = "runs.sqlite"
-VERSION = 1
+VERSION = 2
 """Of the tables below; another one is refused."""
 RECORD_COLUMNS = {
     **{"key": str, "setting": str, "unit": str, "status": str, "error": str, "code": str, "versions": str},
     **{"machine": str, "finished": str, "configuration": str, "curve": str, "credits": bytes},
+    "threat_model": str,
 }
-"""What a row holds beside `RUN_COLUMNS`: status is done or failed, the curve is JSON, and the credits are
-what `unpack` reads."""
+"""What a row holds beside `RUN_COLUMNS`: status is done or failed, curve and threat model are JSON, and the
+credits are what `unpack` reads."""
 
 _TYPES = {str: "TEXT", int: "INTEGER", float: "REAL", bool: "INTEGER", bytes: "BLOB"}
 _ASKED = ("key", "setting", "asked", "comparison", "told", "refs", "notes", "versions", "imports", "runs")
