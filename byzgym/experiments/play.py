@@ -18,7 +18,7 @@ import byzgym
 from byzgym import agents
 from byzgym.agents import Agent
 from byzgym.agents.base import name_of
-from byzgym.aggregation import Rule
+from byzgym.aggregation import Rule, ServerView
 from byzgym.aggregation.registry import parse
 from byzgym.ambient import episode_seed
 from byzgym.envs.rewards import exploded
@@ -28,6 +28,7 @@ from byzgym.experiments.results import Results, Told
 from byzgym.experiments.statistics import CreditLog
 from byzgym.simulation import Simulation
 from byzgym.simulation.config import RunConfig
+from byzgym.validation import check_int
 
 Member = tuple[str, int]
 """Attack and seed of a run."""
@@ -109,6 +110,7 @@ class Playing:
         self._comparison, self._policy, self._num_byzantine = comparison, policy, num_byzantine
         self._log = CreditLog(comparison.rounds)
         self.round, self.curves = 0, list[dict[str, Any]]()
+        self._excluded: Tensor | None = None  # bool [n]
         with _one_thread():
             self.simulation = _simulation(comparison, num_byzantine, [attack for attack, _ in self._members])
             self.agent = agents.build(policy, self.simulation)
@@ -127,6 +129,43 @@ class Playing:
             while self.round < round:
                 self._play_round()
                 progress(1)
+
+    def switch(self, policy: str) -> None:
+        """Let another policy decide from the next round on; it remembers nothing of the rounds before.
+
+        Attacks that know the server's rule know the new one once it has decided.
+
+        Raises:
+            ValueError: If it is unknown, or cannot decide here.
+            TypeError: If a parameter does not exist.
+        """
+        agent = agents.build(policy, self.simulation)
+        self.simulation.memory.reset()
+        agent.reset()
+        self._policy, self.agent, self._log = policy, agent, CreditLog(self._comparison.rounds)
+
+    def exclude(self, workers: Iterable[int]) -> None:
+        """Reject what these workers send, from the next round on.
+
+        Raises:
+            ValueError: If there is no such worker, none is left, or secure groups hide who sends.
+        """
+        setup = self.simulation.setup
+        chosen = [check_int("without (each)", one, 0, setup.num_workers - 1) for one in workers]
+        if chosen and setup.secure_group_size > 1:
+            raise ValueError(f"without: groups of {setup.secure_group_size} hide who sends, got {chosen}")
+        if len(set(chosen)) == setup.num_workers:
+            raise ValueError(f"without must leave a worker, got all {setup.num_workers}")
+        if not chosen:
+            return
+        self._excluded = torch.zeros(setup.num_workers, dtype=torch.bool, device=setup.device)
+        self._excluded[chosen] = True
+
+    def measure(self, env: int) -> tuple[float, float]:
+        """Accuracy and QV loss of a run, as it is now."""
+        with _one_thread():
+            accuracy, loss = self.simulation.evaluate()["accuracy"], self.simulation.qv_loss()
+        return _rounded(float(accuracy[env])), _rounded(float(loss[env]))
 
     def trace(self, env: int) -> dict[str, np.ndarray]:
         """The credits of a run so far, see `Batch.traces`."""
@@ -163,7 +202,7 @@ class Playing:
 
     def _play_round(self) -> None:
         simulation = self.simulation
-        decision = self.agent.decide(simulation.view)
+        decision = self.agent.decide(self._view())
         credits = decision.credits
         if credits is not None:  # of each server, where there are several
             credits = credits.unflatten(0, (simulation.num_envs, -1)).mean(1)
@@ -174,6 +213,16 @@ class Playing:
         self.round += 1
         if self.round % self._comparison.interval == 0 or self.round == self._comparison.rounds:
             self._note_point()
+
+    def _view(self) -> ServerView:
+        """What the server knows, without what excluded workers have sent."""
+        view = self.simulation.view
+        if self._excluded is None:
+            return view
+        runs = len(view.rejected)
+        out = self._excluded.expand(runs, -1) if view.workers is None else self._excluded[view.workers]
+        gradients = view.gradients.masked_fill(out[..., None], 0)
+        return replace(view, gradients=gradients, rejected=view.rejected | out)
 
     def _note_who(self) -> None:
         self.byzantine = self.simulation.byzantine_rows.clone()
