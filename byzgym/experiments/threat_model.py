@@ -205,7 +205,8 @@ def as_markdown(entries: Sequence[Mapping[str, Any]]) -> str:
     others = [name for name in differing if name not in {*policies, *attacks}]
     for title, columns in (("Policies", policies), ("Attacks", attacks)):
         different = dict.fromkeys(tuple(text(entry[name]) for name in columns) for entry in entries)
-        lines += [f"## {title}", "", *_table(columns, different), ""]
+        if len(columns) > 1:  # more than the name
+            lines += [f"## {title}", "", *_table(columns, different), ""]
     columns = ["policy", "attack", *others]
     rows = [[*(text(entry[name]) for name in columns), *_mean(entry["runs"])] for entry in entries]
     lines += ["## Results", "", *_table([*columns, "runs", "accuracy"], rows), ""]

@@ -8,7 +8,7 @@ from byzgym.experiments.store import Store
 RULE = """
 from byzgym import aggregation
 
-aggregation.register("test_of_replay", lambda: lambda gradients: gradients.sort(-2).values[..., 2:-2, :].mean(-2))
+aggregation.register("test_of_replay", lambda: lambda rows: rows.sort(-2).values[..., 2:-2, :].mean(-2))
 """
 OPTIONS = ["--task", "synthetic", "--attacks", "sign_flip", "--num-byzantine", "2", "--rounds", "8"]
 
