@@ -25,6 +25,8 @@ class Uniform(Agent):
         tensor([[0.5000, 0.5000]])
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset()
+
     def decide(self, view: ServerView) -> Decision:
         """See `Policy.decide`."""
         return Decision.from_credits(torch.full_like(view.previous_credits, 1 / view.num_workers), view)
@@ -44,6 +46,8 @@ class Random(Agent):
         >>> Random(seed=3).credits(ServerView(torch.ones(1, 2, 3), torch.zeros(1, 3), 0.1, None)).sum()
         tensor(1.)
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = check_int("seed", seed, low=0)
@@ -75,6 +79,8 @@ class Fixed(Agent):
         >>> Fixed([1, 3]).credits(ServerView(torch.ones(1, 2, 3), torch.zeros(1, 3), 0.1, None))
         tensor([[0.2500, 0.7500]])
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, credits: Sequence[float] | None = None) -> None:
         self._credits: np.ndarray | None = None

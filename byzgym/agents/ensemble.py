@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -81,6 +81,8 @@ class Ensemble(Agent):
         >>> bool(ensemble.weights[0, 1] > 0.9)
         True
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"memory", "qv"})
 
     def __init__(self, members: str | Sequence[Any] = "krum+gaa", learning_rate: float = 10.0) -> None:
         given = split(members) if isinstance(members, str) else members

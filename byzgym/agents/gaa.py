@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -74,6 +74,8 @@ class GAA(Agent):
         >>> bool(agent.credits(simulation.view)[~simulation.byzantine].sum() > 0.9)
         True
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"memory", "qv"})
 
     def __init__(
         self,

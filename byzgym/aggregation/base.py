@@ -49,6 +49,10 @@ class Rule(Policy):
         claims: What its paper or its definition promises of it with its defaults, in the words of
             `byzgym.properties.PROPERTIES`; of a rule that draws random numbers, for the same ones. ``byzgym
             properties`` tries to refute it.
+        update_bound: How it bounds the norm of one submission, in words for threat-model records, with names
+            of attributes in braces; None where nothing is declared.
+        sybil_resistance: What it does against one attacker who appears as many workers, in such words; None
+            where nothing is declared.
     """
 
     linear = False
@@ -60,6 +64,8 @@ class Rule(Policy):
     random: ClassVar[bool] = False
     exponential: ClassVar[bool] = False
     claims: ClassVar[frozenset[str]] = frozenset()
+    update_bound: ClassVar[str | None] = None
+    sybil_resistance: ClassVar[str | None] = None
 
     def __init__(self, num_byzantine: int = 0) -> None:
         self.num_byzantine = check_int("num_byzantine", num_byzantine, low=0)

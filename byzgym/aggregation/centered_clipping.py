@@ -44,6 +44,7 @@ class CenteredClipping(ServerRule):
 
     # In one round; over many, a Byzantine majority moves it as far as it likes.
     claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
+    update_bound: ClassVar[str | None] = "distance from the last aggregate at most {radius}"
     needs: ClassVar[frozenset[str]] = frozenset({"memory"})
     uses_num_byzantine: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False

@@ -47,6 +47,7 @@ class ClippedClustering(HonestMajority):
     """
 
     claims: ClassVar[frozenset[str]] = frozenset({"permutation", "scale", "breakdown"})
+    update_bound: ClassVar[str | None] = "norm at most the median of the norms received so far"
     uses_num_byzantine: ClassVar[bool] = False
 
     def __init__(self, num_byzantine: int = 0, history: int = 1000) -> None:

@@ -49,6 +49,7 @@ class FLAME(DrawingRule, HonestMajority):
     """
 
     claims: ClassVar[frozenset[str]] = frozenset({"permutation", "scale", "breakdown"})
+    update_bound: ClassVar[str | None] = "norm at most the median of the norms in the round"
     uses_num_byzantine: ClassVar[bool] = False
 
     def __init__(self, num_byzantine: int = 0, noise: float = 0.001, seed: int = 0) -> None:

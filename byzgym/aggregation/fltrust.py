@@ -40,6 +40,7 @@ class FLTrust(ServerRule):
     """
 
     claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
+    update_bound: ClassVar[str | None] = "norm set to that of the QV gradient"
     needs: ClassVar[frozenset[str]] = frozenset({"qv"})
     uses_num_byzantine: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False

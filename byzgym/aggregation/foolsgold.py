@@ -53,6 +53,9 @@ class FoolsGold(ServerRule):
 
     # No breakdown: who is unlike all others gets the largest weight.
     claims: ClassVar[frozenset[str]] = frozenset({"permutation", "scale"})
+    sybil_resistance: ClassVar[str | None] = (
+        "less credit for workers whose past submissions are alike; sybils that differ are not found"
+    )
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"memory"})
     uses_num_byzantine: ClassVar[bool] = False

@@ -34,6 +34,7 @@ class NormClipping(Rule):
     """
 
     claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
+    update_bound: ClassVar[str | None] = "norm at most {max_norm}"
     uses_num_byzantine: ClassVar[bool] = False
 
     def __init__(self, num_byzantine: int = 0, max_norm: float = 2.0) -> None:

@@ -31,6 +31,7 @@ class SignVote(HonestMajority):
     """
 
     claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
+    update_bound: ClassVar[str | None] = "only the signs of its entries count"
     uses_num_byzantine: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False
 

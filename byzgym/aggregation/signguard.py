@@ -51,6 +51,7 @@ class SignGuard(DrawingRule, HonestMajority):
     """
 
     claims: ClassVar[frozenset[str]] = frozenset({"permutation", "scale", "breakdown"})
+    update_bound: ClassVar[str | None] = "norm at most the median of the norms in the round"
     uses_num_byzantine: ClassVar[bool] = False
 
     def __init__(

@@ -51,6 +51,9 @@ class Trust(ServerRule):
     """
 
     claims: ClassVar[frozenset[str]] = frozenset({"permutation", "breakdown", "dimensional"})
+    update_bound: ClassVar[str | None] = (
+        f"norm at most {LARGEST} times a reference norm, which is 1 to 3 times that of the QV gradient"
+    )
     linear = True
     needs: ClassVar[frozenset[str]] = frozenset({"memory", "qv"})
     uses_num_byzantine: ClassVar[bool] = False

@@ -24,6 +24,7 @@ from byzgym.cli.export import Export, Merge
 from byzgym.cli.inspect import Inspect
 from byzgym.cli.listing import List
 from byzgym.cli.properties import Properties
+from byzgym.cli.replay import Replay
 from byzgym.cli.report import Report
 from byzgym.cli.sweep import Sweep
 from byzgym.cli.terminal import InputError, Terminal
@@ -38,6 +39,7 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Replay, tyro.conf.subcommand("replay")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]

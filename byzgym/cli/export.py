@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from byzgym.cli.terminal import Terminal, mistakes
 
+if TYPE_CHECKING:
+    from byzgym.experiments.store import Store
+
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the runs of a folder to a CSV or Parquet file, with all their settings."""
+    """Write the runs of a folder to a CSV or Parquet file, with all their settings.
+
+    To a JSON or Markdown file go their threat-model records: rule, what it was told, workers, tolerated and
+    actual bad fraction, sampling, data, attack, metric, controls and evidence.
+    """
 
     folder: tyro.conf.Positional[Path]
     """The folder with runs.sqlite."""
     file: tyro.conf.Positional[Path]
-    """The file to write; it ends in .csv or .parquet."""
+    """The file to write; it ends in .csv or .parquet, or .json or .md for threat-model records."""
     curves: Path | None = None
     """Another file for the points of the curves; the column key says of which run."""
 
@@ -27,17 +35,27 @@ class Export:
         from byzgym.experiments.store import Store
 
         with mistakes():
-            for path in (self.file, self.curves):
-                if path is not None:
-                    export.check(path)
+            export.check(self.file, export.SUFFIXES + export.RECORDS)
+            if self.curves is not None:
+                export.check(self.curves)
             with Store(self.folder) as store:
-                table = export.runs(store)
-                export.write(table, self.file)
-                terminal.line(f"{self.file}: {len(table)} runs")
+                if self.file.suffix in export.RECORDS:
+                    entries = export.records(store)
+                    export.write_records(entries, self.file)
+                    terminal.line(f"{self.file}: {len(entries)} threat models")
+                else:
+                    self._write_runs(store, terminal)
                 if self.curves is not None:
                     points = export.points(store)
                     export.write(points, self.curves)
                     terminal.line(f"{self.curves}: {len(points)} points")
+
+    def _write_runs(self, store: Store, terminal: Terminal) -> None:
+        from byzgym.experiments import export
+
+        table = export.runs(store)
+        export.write(table, self.file)
+        terminal.line(f"{self.file}: {len(table)} runs")
 
 
 @dataclass(frozen=True, kw_only=True)

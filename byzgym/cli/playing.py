@@ -66,7 +66,7 @@ def play(playing: Playing, comparisons: Sequence[Comparison], terminal: Terminal
 
 def show(found: Sequence[Results], folder: Path, terminal: Terminal) -> None:
     """Print the tables of every setting, and write its report: into the folder, or one of its own below."""
-    from byzgym.experiments import report
+    from byzgym.experiments import report, threat_model
     from byzgym.experiments.store import NAME
     from byzgym.experiments.sweep import named
 
@@ -84,7 +84,8 @@ def show(found: Sequence[Results], folder: Path, terminal: Terminal) -> None:
             terminal.print(f"\n{name}")
         with mistakes(OSError):
             place.mkdir(exist_ok=True)
-            written += [path.relative_to(folder) for path in report.write(results, place)]
+            paths = report.write(results, place) + threat_model.write(results.threat_models, place)
+            written += [path.relative_to(folder) for path in paths]
         report.show(results, terminal.console)
     if not written:
         raise InputError(f"{folder} holds no finished runs yet")

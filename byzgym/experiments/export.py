@@ -1,17 +1,22 @@
-"""The runs of a store as a table in a file."""
+"""The runs of a store as a table in a file, or their threat-model records."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from byzgym import files
-from byzgym.experiments.results import RUN_COLUMNS
+from byzgym.experiments import threat_model
+from byzgym.experiments.results import RUN_COLUMNS, read_all
 from byzgym.experiments.store import Store, curves
 
 SUFFIXES = (".csv", ".parquet")
+RECORDS = (".json", ".md")
+"""Of files with threat-model records."""
 _RECORD = ("status", "error", "code", "machine", "finished", "unit", "key")
 
 
@@ -39,15 +44,20 @@ def points(store: Store) -> pd.DataFrame:
     )
 
 
-def check(path: Path) -> None:
-    """Raise an error unless a table can be written to a file of this name.
+def records(store: Store) -> list[dict[str, Any]]:
+    """The threat models of the finished runs of all settings, see `threat_model.records`."""
+    return [entry for results in read_all(store) for entry in results.threat_models]
+
+
+def check(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Raise an error unless a file of this name can be written.
 
     Raises:
-        ValueError: If its suffix is none of `SUFFIXES`.
+        ValueError: If its suffix is none of ``suffixes``.
         ImportError: If it is Parquet and pyarrow is not installed.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"the file must end in {' or '.join(SUFFIXES)}, got {path}")
+    if path.suffix not in suffixes:
+        raise ValueError(f"the file must end in {' or '.join(suffixes)}, got {path}")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -66,6 +76,16 @@ def write(table: pd.DataFrame, path: Path) -> None:
             table.to_csv(temporary, index=False, lineterminator="\n")
         else:
             table.to_parquet(temporary, index=False)
+
+
+def write_records(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write threat-model records whole, as JSON or Markdown by the suffix.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    as_text = threat_model.as_json if path.suffix == ".json" else threat_model.as_markdown
+    files.write_texts({path: as_text(entries)})
 
 
 def _flat(configuration: str) -> dict[str, object]:

@@ -15,9 +15,10 @@ from filelock import FileLock, Timeout
 from byzgym.experiments import identity, play
 from byzgym.experiments.config import Comparison
 from byzgym.experiments.engine import Engine, Here, Processes, cores
+from byzgym.experiments.play import Member
 from byzgym.experiments.results import Results, discard_drawings, drawings, read_all
 from byzgym.experiments.store import NAME, Store
-from byzgym.experiments.units import Member, Played, Unit, now, units_of
+from byzgym.experiments.units import Played, Unit, now, units_of
 
 Progress = Callable[[str, int], None]
 """Called with the policy and the number of rounds just played."""

@@ -12,20 +12,26 @@ import gymnasium
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 import byzgym
 from byzgym import agents
 from byzgym.agents import Agent
 from byzgym.agents.base import name_of
-from byzgym.aggregation import Rule
+from byzgym.aggregation import Rule, ServerView
 from byzgym.aggregation.registry import parse
 from byzgym.ambient import episode_seed
 from byzgym.envs.rewards import exploded
+from byzgym.experiments import threat_model
 from byzgym.experiments.config import Comparison, arguments
 from byzgym.experiments.results import Results, Told
 from byzgym.experiments.statistics import CreditLog
 from byzgym.simulation import Simulation
 from byzgym.simulation.config import RunConfig
+from byzgym.validation import check_int
+
+Member = tuple[str, int]
+"""Attack and seed of a run."""
 
 
 def begin(comparison: Comparison) -> Results:
@@ -55,6 +61,8 @@ class Batch(NamedTuple):
     """The points of all curves, `CURVE_COLUMNS`."""
     traces: list[dict[str, np.ndarray]]
     """Credits [rounds, n] of each run, and who was Byzantine; empty where a policy gives no credits."""
+    threat_models: list[dict[str, Any]]
+    """Of each run, `threat_model.FIELDS`."""
 
 
 def play_batch(
@@ -62,7 +70,7 @@ def play_batch(
     policy: str,
     num_byzantine: int,
     progress: Callable[[int], None] = lambda rounds: None,
-    members: Sequence[tuple[str, int]] = (),
+    members: Sequence[Member] = (),
 ) -> Batch:
     """Play one policy under all attacks and seeds, side by side and on one thread.
 
@@ -75,53 +83,162 @@ def play_batch(
         progress: Called with the number of rounds just played.
         members: Attacks and seeds; all of the comparison where there are none.
     """
-    started, rounds = time.perf_counter(), comparison.rounds
-    seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
-    members = members or [(attack, seed) for attack in comparison.attacks for seed in seeds]
-    simulation = _simulation(comparison, num_byzantine, [attack for attack, _ in members])
-    agent = agents.build(policy, simulation)
-    # Seed s gives what env.reset(seed=s) gives.
-    simulation.reset([episode_seed(np.random.default_rng(seed)) for _, seed in members])
-    agent.reset()
-    log = CreditLog(rounds)
-    named = {"policy": policy, "num_byzantine": num_byzantine}
-    keys = [{**named, "attack": attack, "seed": seed} for attack, seed in members]
-    setup = simulation.setup
-    sampled = setup.cohort_size < setup.num_workers and setup.secure_group_size == 1
-    with _one_thread():
-        curves = _points(simulation, 0, keys)
-        for round in range(1, rounds + 1):
-            decision = agent.decide(simulation.view)
-            credits = decision.credits
-            if credits is not None:  # of each server, where there are several
-                credits = credits.unflatten(0, (simulation.num_envs, -1)).mean(1)
-            workers = simulation.workers.cohort.clone() if sampled else None
-            log.add(round - 1, credits, simulation.byzantine_rows, workers)
-            simulation.apply(decision)
-            if round % comparison.interval == 0 or round == rounds:
-                curves += _points(simulation, round, keys)
-            progress(1)
-    diverged = simulation.diverged | exploded(simulation.qv_loss(), simulation.initial_loss)
-    common = {
-        "task": comparison.task,
-        "model": setup.model,
-        "roles": comparison.roles,
-        "partition": comparison.partition,
-        "num_classes": setup.task.num_classes,
-        "num_workers": comparison.num_workers,
-        "rounds": rounds,
-        "seconds": float(f"{(time.perf_counter() - started) / len(members):.4g}"),
-        "version": byzgym.__version__,
-    }
-    runs = []
-    for env, last in enumerate(curves[-len(members) :]):
-        measured = {
-            "byzantine_credit": _rounded(log.byzantine_credit(env)),
-            "detection_auc": _rounded(log.detection_auc(env)),
-            "diverged": bool(diverged[env]),
+    playing = Playing(comparison, policy, num_byzantine, members)
+    playing.to(comparison.rounds, progress)
+    return playing.batch()
+
+
+class Playing:
+    """Runs of one policy that are played side by side, round by round; the arguments are `play_batch`'s.
+
+    Attributes:
+        simulation: An environment for each run, in the order of the members.
+        agent: Who decides.
+        round: How many rounds have been played.
+        curves: The points of all curves, `CURVE_COLUMNS`.
+        credits: What the last round gave, [E, n] ([E, rows] of secure groups); None without credits.
+        byzantine: Which of these submissions were Byzantine, bool, [E, n]; of the next ones in round 0.
+        workers: Who sent them, [E, n]; None where row i is worker i.
+    """
+
+    def __init__(
+        self, comparison: Comparison, policy: str, num_byzantine: int, members: Sequence[Member] = ()
+    ) -> None:
+        self._started = time.perf_counter()
+        seeds = range(comparison.first_seed, comparison.first_seed + comparison.seeds)
+        self._members = members or [(attack, seed) for attack in comparison.attacks for seed in seeds]
+        self._comparison, self._policy, self._num_byzantine = comparison, policy, num_byzantine
+        self._log = CreditLog(comparison.rounds)
+        self.round, self.curves = 0, list[dict[str, Any]]()
+        self._excluded: Tensor | None = None  # bool [n]
+        with _one_thread():
+            self.simulation = _simulation(comparison, num_byzantine, [attack for attack, _ in self._members])
+            self.agent = agents.build(policy, self.simulation)
+            # Seed s gives what env.reset(seed=s) gives.
+            self.simulation.reset([episode_seed(np.random.default_rng(seed)) for _, seed in self._members])
+            self.agent.reset()
+            self._note_point()
+        setup = self.simulation.setup
+        self._sampled = setup.cohort_size < setup.num_workers and setup.secure_group_size == 1
+        self.credits: Tensor | None = None
+        self._note_who()
+
+    def to(self, round: int, progress: Callable[[int], None] = lambda rounds: None) -> None:
+        """Play until so many rounds have been played, on one thread."""
+        with _one_thread():
+            while self.round < round:
+                self._play_round()
+                progress(1)
+
+    def switch(self, policy: str) -> None:
+        """Let another policy decide from the next round on; it remembers nothing of the rounds before.
+
+        Attacks that know the server's rule know the new one once it has decided.
+
+        Raises:
+            ValueError: If it is unknown, or cannot decide here.
+            TypeError: If a parameter does not exist.
+        """
+        agent = agents.build(policy, self.simulation)
+        self.simulation.memory.reset()
+        agent.reset()
+        self._policy, self.agent, self._log = policy, agent, CreditLog(self._comparison.rounds)
+
+    def exclude(self, workers: Iterable[int]) -> None:
+        """Reject what these workers send, from the next round on.
+
+        Raises:
+            ValueError: If there is no such worker, none is left, or secure groups hide who sends.
+        """
+        setup = self.simulation.setup
+        chosen = [check_int("without (each)", one, 0, setup.num_workers - 1) for one in workers]
+        if chosen and setup.secure_group_size > 1:
+            raise ValueError(f"without: groups of {setup.secure_group_size} hide who sends, got {chosen}")
+        if len(set(chosen)) == setup.num_workers:
+            raise ValueError(f"without must leave a worker, got all {setup.num_workers}")
+        if not chosen:
+            return
+        self._excluded = torch.zeros(setup.num_workers, dtype=torch.bool, device=setup.device)
+        self._excluded[chosen] = True
+
+    def measure(self, env: int) -> tuple[float, float]:
+        """Accuracy and QV loss of a run, as it is now."""
+        with _one_thread():
+            accuracy, loss = self.simulation.evaluate()["accuracy"], self.simulation.qv_loss()
+        return _rounded(float(accuracy[env])), _rounded(float(loss[env]))
+
+    def trace(self, env: int) -> dict[str, np.ndarray]:
+        """The credits of a run so far, see `Batch.traces`."""
+        return self._log.trace(env)
+
+    def batch(self) -> Batch:
+        """What all rounds have given."""
+        simulation, comparison = self.simulation, self._comparison
+        setup, count = simulation.setup, len(self._members)
+        diverged = simulation.diverged | exploded(simulation.qv_loss(), simulation.initial_loss)
+        common = {
+            "task": comparison.task,
+            "model": setup.model,
+            "roles": comparison.roles,
+            "partition": comparison.partition,
+            "num_classes": setup.task.num_classes,
+            "num_workers": comparison.num_workers,
+            "rounds": comparison.rounds,
+            "seconds": float(f"{(time.perf_counter() - self._started) / count:.4g}"),
+            "version": byzgym.__version__,
         }
-        runs.append({**common, **{k: v for k, v in last.items() if k != "round"}, **measured})
-    return Batch(runs, curves, [log.trace(env) for env in range(len(members))])
+        runs = []
+        for env, last in enumerate(self.curves[-count:]):
+            measured = {
+                "byzantine_credit": _rounded(self._log.byzantine_credit(env)),
+                "detection_auc": _rounded(self._log.detection_auc(env)),
+                "diverged": bool(diverged[env]),
+            }
+            runs.append({**common, **{k: v for k, v in last.items() if k != "round"}, **measured})
+        traces = [self._log.trace(env) for env in range(count)]
+        named = self._policy, str(comparison.task)
+        models = [threat_model.record(*named, self.agent, simulation, env) for env in range(count)]
+        return Batch(runs, self.curves, traces, models)
+
+    def _play_round(self) -> None:
+        simulation = self.simulation
+        decision = self.agent.decide(self._view())
+        credits = decision.credits
+        if credits is not None:  # of each server, where there are several
+            credits = credits.unflatten(0, (simulation.num_envs, -1)).mean(1)
+        self.credits = credits
+        self._note_who()
+        self._log.add(self.round, credits, self.byzantine, self.workers)
+        simulation.apply(decision)
+        self.round += 1
+        if self.round % self._comparison.interval == 0 or self.round == self._comparison.rounds:
+            self._note_point()
+
+    def _view(self) -> ServerView:
+        """What the server knows, without what excluded workers have sent."""
+        view = self.simulation.view
+        if self._excluded is None:
+            return view
+        runs = len(view.rejected)
+        out = self._excluded.expand(runs, -1) if view.workers is None else self._excluded[view.workers]
+        gradients = view.gradients.masked_fill(out[..., None], 0)
+        return replace(view, gradients=gradients, rejected=view.rejected | out)
+
+    def _note_who(self) -> None:
+        self.byzantine = self.simulation.byzantine_rows.clone()
+        self.workers = self.simulation.workers.cohort.clone() if self._sampled else None
+
+    def _note_point(self) -> None:
+        """A point of each run's curve."""
+        named = {"policy": self._policy, "num_byzantine": self._num_byzantine}
+        metrics, losses = self.simulation.evaluate(), self.simulation.qv_loss()
+        rates = metrics.get("attack_success_rate", torch.full_like(losses, torch.nan))
+        measured = (metrics["accuracy"], rates, losses)
+        names = ("accuracy", "attack_success_rate", "qv_loss")
+        rows = zip(*(values.tolist() for values in measured), strict=True)
+        for (attack, seed), row in zip(self._members, rows, strict=True):
+            numbers = {name: _rounded(value) for name, value in zip(names, row, strict=True)}
+            self.curves.append({**named, "attack": attack, "seed": seed, "round": self.round, **numbers})
 
 
 def told_less(policy: str, agent: Agent, simulation: Simulation) -> list[Told]:
@@ -205,23 +322,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _points(simulation: Simulation, round: int, keys: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A point of each run's curve."""
-    metrics, losses = simulation.evaluate(), simulation.qv_loss()
-    rates = metrics.get("attack_success_rate", torch.full_like(losses, torch.nan))
-    measured = zip(metrics["accuracy"].tolist(), rates.tolist(), losses.tolist(), strict=True)
-    return [
-        {
-            **key,
-            "round": round,
-            "accuracy": _rounded(accuracy),
-            "attack_success_rate": _rounded(rate),
-            "qv_loss": _rounded(loss),
-        }
-        for key, (accuracy, rate, loss) in zip(keys, measured, strict=True)
-    ]
 
 
 def _rounded(value: float) -> float:

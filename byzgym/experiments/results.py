@@ -74,6 +74,7 @@ class Results:
         versions: Of byzgym and the libraries that results depend on.
         imports: The user's modules that had been imported (`byzgym --import`).
         setting: The hash of what all runs have in common.
+        stored: The finished runs again, with all that the store keeps of them but credits.
     """
 
     comparison: Comparison
@@ -87,6 +88,7 @@ class Results:
     versions: dict[str, str] = field(default_factory=library_versions)
     imports: Sequence[str] = ()
     setting: str = ""
+    stored: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def played(self, num_byzantine: int) -> list[str]:
         """The policies with runs at this number of Byzantine workers, references last."""
@@ -111,6 +113,13 @@ class Results:
         """How many runs of a cell are finished, and how many have been asked for."""
         cell = policy, attack, num_byzantine
         return len(_cell(self.runs, *cell)), len(_cell(self.expected, *cell))
+
+    @property
+    def threat_models(self) -> list[dict[str, Any]]:
+        """The threat-model records of the finished runs, see `threat_model.records`."""
+        from byzgym.experiments import threat_model
+
+        return threat_model.records(self.stored)
 
     @property
     def unfinished(self) -> str:
@@ -198,6 +207,7 @@ def _read(store: Store, setting: str, asked: Sequence[Mapping[str, Any]]) -> Res
         last["versions"],
         last["imports"],
         setting,
+        done.drop(columns="index").reset_index(drop=True),
     )
 
 
@@ -221,7 +231,8 @@ def _together(comparisons: Sequence[Comparison]) -> Comparison:
     return replace(comparisons[-1], first_seed=first, seeds=last - first, **lists)
 
 
-_DRAWN = re.compile(r"overview\.png|(accuracy|final|profile|credits)_f\d+\.png|report\.(html|md)", re.ASCII)
+_FIGURES = r"overview\.png|(accuracy|final|profile|credits)_f\d+\.png"
+_DRAWN = re.compile(rf"{_FIGURES}|report\.(html|md)|threat_model\.(json|md)", re.ASCII)
 
 
 def drawings(folder: Path) -> list[Path]:

@@ -25,14 +25,15 @@ import pandas as pd
 from byzgym.experiments.results import CURVE_COLUMNS, RUN_COLUMNS
 
 NAME = "runs.sqlite"
-VERSION = 1
+VERSION = 2
 """Of the tables below; another one is refused."""
 RECORD_COLUMNS = {
     **{"key": str, "setting": str, "unit": str, "status": str, "error": str, "code": str, "versions": str},
     **{"machine": str, "finished": str, "configuration": str, "curve": str, "credits": bytes},
+    "threat_model": str,
 }
-"""What a row holds beside `RUN_COLUMNS`: status is done or failed, the curve is JSON, and the credits are
-what `unpack` reads."""
+"""What a row holds beside `RUN_COLUMNS`: status is done or failed, curve and threat model are JSON, and the
+credits are what `unpack` reads."""
 
 _TYPES = {str: "TEXT", int: "INTEGER", float: "REAL", bool: "INTEGER", bytes: "BLOB"}
 _ASKED = ("key", "setting", "asked", "comparison", "told", "refs", "notes", "versions", "imports", "runs")
@@ -161,6 +162,29 @@ class Store:
         table = pd.DataFrame(rows, columns=names)
         floats = [name for name, kind in RUN_COLUMNS.items() if kind is float]
         return table.astype(dict.fromkeys(floats, float))
+
+    def row(self, run: str) -> dict[str, Any]:
+        """All columns of a run, from its key or as many first characters of it as no other key has.
+
+        Raises:
+            ValueError: If there is no such run, or there are several.
+        """
+        names = list(_COLUMNS)
+        query = f"SELECT {', '.join(chr(34) + name + chr(34) for name in names)} FROM runs"
+        with self._errors():
+            found = self._db.execute(f"{query} WHERE substr(key, 1, ?) = ?", [len(run), run]).fetchall()
+        if not run or len(found) != 1:
+            raise ValueError(
+                f"run must be the key of a run in {self.path}, or as many first characters as no other key "
+                f"has, got {run!r}, with which {len(found) or 'none'} of {len(self)} begin"
+            )
+        return dict(zip(names, found[0], strict=True))
+
+    def members(self, unit: str) -> str:
+        """What was played side by side in a unit, as JSON: a list of attacks and seeds."""
+        with self._errors():
+            (members,) = self._db.execute("SELECT members FROM units WHERE unit = ?", [unit]).fetchone()
+        return str(members)
 
     def credits(self, key: str) -> dict[str, np.ndarray]:
         """Credits [rounds, n] of a run, and who was Byzantine; empty where its policy gives none."""

@@ -21,9 +21,8 @@ import torch
 
 from byzgym.experiments import identity, play, store
 from byzgym.experiments.config import Comparison
+from byzgym.experiments.play import Member
 from byzgym.experiments.results import library_versions
-
-Member = tuple[str, int]  # attack and seed
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,10 @@ def play_unit(unit: Unit, progress: Callable[[int], None] = lambda rounds: None)
             {name: members for part in parts for name, members in part.units.items()},
         )
     entries = []
-    for env, (run, trace) in enumerate(zip(batch.runs, batch.traces, strict=True)):
-        curve = store.curve_text(batch.curves[env :: len(batch.runs)])
-        entries.append({**run, "status": "done", "curve": curve, "credits": store.pack(trace)})
+    for env, run in enumerate(batch.runs):
+        kept = {"curve": store.curve_text(batch.curves[env :: len(batch.runs)])}
+        kept["threat_model"] = identity.text(batch.threat_models[env])
+        entries.append({**run, "status": "done", **kept, "credits": store.pack(batch.traces[env])})
     return _signed(unit, entries)
 
 

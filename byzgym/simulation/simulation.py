@@ -424,6 +424,12 @@ class Simulation:
                 metrics["attack_success_rate"] = rates
         return metrics
 
+    def parameters(self, env: int = 0) -> dict[str, Tensor]:
+        """A copy of an environment's parameters by name, as the model's ``load_state_dict`` takes them."""
+        module = self.setup.make_module(generator=torch.Generator(self.setup.device).manual_seed(0))
+        torch.nn.utils.vector_to_parameters(self.server.theta[env].cpu(), module.parameters())
+        return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
     @shielded
     def snapshot(self) -> dict[str, Any]:
         """A copy of everything that changes, for `restore`."""

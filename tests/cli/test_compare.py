@@ -25,7 +25,9 @@ def test_everything_is_written(tmp_path, output, monkeypatch):
     out = tmp_path / "out"
     first = output(*PLAY, out)
     assert "krum" in first
-    assert {NAME, "overview.png", "report.html", "report.md"} <= {path.name for path in out.iterdir()}
+    assert {NAME, "overview.png", "report.html", "report.md", "threat_model.json", "threat_model.md"} <= {
+        path.name for path in out.iterdir()
+    }
     with monkeypatch.context() as patch:
         patch.setattr(play, "play_batch", interrupt)
         assert output(*PLAY, out) == first

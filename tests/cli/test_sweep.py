@@ -1,3 +1,5 @@
+import json
+
 import pandas as pd
 import pytest
 
@@ -72,7 +74,12 @@ def test_an_export_has_the_runs_and_their_settings(file, tmp_path, output, mista
     assert len(points) == 8 * 4
     last = points[points["round"] == 3].set_index("key")["accuracy"]
     assert runs.set_index("key")["accuracy"].sort_index().tolist() == last.sort_index().tolist()
-    assert "must end in .csv or .parquet" in mistake("export", out, tmp_path / "runs.txt")
+    records = out / "qv_size=5" / "threat_model.json"
+    assert {len(json.loads(records.read_text())["records"]), len(list(out.glob("*/threat_model.md")))} == {2}
+    for name in ("records.json", "records.md"):
+        assert "4 threat models" in output("export", out, tmp_path / name)
+    assert len(json.loads((tmp_path / "records.json").read_text())["records"]) == 4
+    assert "must end in .csv or .parquet or .json or .md" in mistake("export", out, tmp_path / "runs.txt")
     assert "holds no runs" in mistake("export", tmp_path, table)
 
 

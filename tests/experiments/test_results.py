@@ -54,7 +54,7 @@ def test_ones_own_files_stay(tiny, tmp_path, overwrite):
     assert all((tmp_path / name).read_text() == "mine" for name in OWN)
 
 
-@pytest.mark.parametrize("name", ["report.md", "overview.png", "final_f3.png"])
+@pytest.mark.parametrize("name", ["report.md", "overview.png", "final_f3.png", "threat_model.json"])
 def test_earlier_drawings_are_results(tiny, tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(FileExistsError, match=rf"already holds reports and no {NAME} \({name}\); choose"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -57,6 +58,8 @@ class SetAggregator(Agent):
         >>> bool(simulation.previous_credits[simulation.byzantine].sum() < 0.1)
         True
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"memory", "qv"})
 
     @shielded
     def __init__(self, pretrained: bool = True) -> None:

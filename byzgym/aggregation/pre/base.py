@@ -57,6 +57,7 @@ class PreAggregator(ABC):
         claims: What it leaves standing of the ``claims`` of a rule behind it.
         grants: What a rule behind it gains that claims "hull" or "breakdown", so that its aggregate is not
             much longer than what it is given.
+        update_bound: How it bounds the norm of one submission; see `Rule`.
     """
 
     linear: ClassVar[bool] = False
@@ -67,6 +68,7 @@ class PreAggregator(ABC):
     differentiable: ClassVar[bool] = True
     claims: ClassVar[frozenset[str]] = frozenset()
     grants: ClassVar[frozenset[str]] = frozenset()
+    update_bound: ClassVar[str | None] = None
 
     def __init__(self, num_byzantine: int = 0) -> None:
         self.num_byzantine = check_int("num_byzantine", num_byzantine, low=0)

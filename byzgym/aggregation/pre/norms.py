@@ -37,6 +37,7 @@ class StaticClipping(Scaling):
 
     claims: ClassVar[frozenset[str]] = BOUNDED | {"permutation"}
     grants: ClassVar[frozenset[str]] = BOUNDED
+    update_bound: ClassVar[str | None] = "norm at most {max_norm}"
 
     def __init__(self, num_byzantine: int = 0, max_norm: float = 2.0) -> None:
         super().__init__(num_byzantine)
@@ -72,6 +73,7 @@ class ARC(Scaling):
     uses_num_byzantine: ClassVar[bool] = True
     claims: ClassVar[frozenset[str]] = BOUNDED | {"permutation", "scale"}
     grants: ClassVar[frozenset[str]] = frozenset({"breakdown"})  # the f longest are shortened, at least
+    update_bound: ClassVar[str | None] = "the longest submissions get the norm of the longest one left"
 
     def max_byzantine(self, num_workers: int) -> int:
         """The largest f that this accepts for n workers (-1 where it accepts none)."""
@@ -108,6 +110,7 @@ class Normalize(Scaling):
     linear: ClassVar[bool] = False
     claims: ClassVar[frozenset[str]] = BOUNDED | {"permutation"}
     grants: ClassVar[frozenset[str]] = BOUNDED
+    update_bound: ClassVar[str | None] = "norm set to 1"
 
     def _factors(self, gradients: Tensor) -> Tensor:
         norms = row_norms(gradients)
