@@ -215,7 +215,7 @@ class Tuning:
             trial = study.ask(distributions)
             chosen = {one.name: one.value(trial.params[one.name]) for one in self.search if number}
             name = f"trial {number + 1}"
-            found = self._score(chosen, engine, lambda policy, rounds, name=name: progress(name, rounds))
+            found = self._score(chosen, engine, partial(_renamed, progress, name))
             trial.set_user_attr("trial", vars(found))
             if found.error:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -232,7 +232,7 @@ class Tuning:
             optuna = _optuna()
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             comparison = self.comparison
-            named = [comparison.task, *comparison.policies, *comparison.attacks]
+            named = [str(comparison.task), *comparison.policies, *comparison.attacks]
             what = {
                 "setting": identity.setting(comparison),
                 "files": identity.digests(named),
@@ -295,6 +295,10 @@ def best(trials: Sequence[Trial]) -> list[Trial]:
     """Those that have not failed, the best one first; of equals the earliest."""
     scored = [trial for trial in trials if not trial.error]
     return sorted(scored, key=lambda trial: -round(trial.accuracy, 12))
+
+
+def _renamed(progress: Progress, name: str, policy: str, rounds: int) -> None:
+    progress(name, rounds)
 
 
 def _of_the_run(chosen: Mapping[str, Any]) -> dict[str, Any]:
