@@ -94,28 +94,41 @@ def test_hyperparameters_of_tensorboard(tmp_path):
     assert json.loads(given["files"].string_value) == {"a": "b"}
 
 
+def messages(path):
+    """The messages in a file of wandb, which is a log as LevelDB has it, behind a header of 7 bytes."""
+    data, place, message = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (left := 32768 - place % 32768) < 7:  # a block ends with padding where no record fits
+            place += left
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        message += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield message
+            message = b""
+
+
 def wandb_records(folder):
-    """Name of the run -> its configuration, history and summary, from the files of a run offline."""
+    """Name of the run -> its configuration, history and summary, from the files of runs offline."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
+
+    def values(items):
+        return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
     found = {}
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        store, name, config, history, summary = DataStore(), "", {}, [], {}
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = Record()
-            record.ParseFromString(bytes(data))
+        name, config, history, summary = "", {}, [], {}
+        for message in messages(path):
+            record = Record.FromString(message)
             if record.HasField("run"):
                 name = record.run.display_name
-                config |= {one.key: json.loads(one.value_json) for one in record.run.config.update}
+                config |= values(record.run.config.update)
                 assert record.run.project == "byzgym"
-            rows = {one.key or one.nested_key[0]: json.loads(one.value_json) for one in record.history.item}
-            if rows:
-                history.append({k: v for k, v in rows.items() if k == "_step" or not k.startswith("_")})
-            summary |= {
-                one.key or one.nested_key[0]: json.loads(one.value_json) for one in record.summary.update
-            }
+            if row := values(record.history.item):
+                kept = {k: v for k, v in row.items() if not k.startswith("_")}
+                history.append((record.history.step.num, kept))
+            summary |= values(record.summary.update)
         found[name] = config, history, summary
     return found
 
@@ -130,7 +143,7 @@ def test_wandb(tmp_path, monkeypatch):
     assert set(found) == {"first", "second"}
     for config, history, summary in found.values():
         assert {name: config[name] for name in CONFIGURATION} == CONFIGURATION
-        assert history == [{"_step": 1, "accuracy": 0.25}, {"_step": 2, "accuracy": 0.5, "qv_loss": 1.5}]
+        assert history == [(1, {"accuracy": 0.25}), (2, {"accuracy": 0.5, "qv_loss": 1.5})]
         assert summary["final/accuracy"] == 0.5
         assert "final/detection_auc" not in summary
 
