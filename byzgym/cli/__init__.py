@@ -1,4 +1,4 @@
-"""The command line: `byzgym list | properties | compare | sweep | train | evaluate | inspect | ...`.
+"""The command line: `byzgym list | properties | compare | sweep | tune | train | evaluate | inspect | ...`.
 
 What takes long to import (pandas, matplotlib, scikit-learn, stable-baselines3) is imported by the command
 that needs it, so that help and lists come quickly.
@@ -29,12 +29,14 @@ from byzgym.cli.report import Report
 from byzgym.cli.sweep import Sweep
 from byzgym.cli.terminal import InputError, Terminal
 from byzgym.cli.train import Train
+from byzgym.cli.tune import Tune
 
 Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Properties, tyro.conf.subcommand("properties")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from byzgym.cli.playing import Playing, play
+from byzgym.cli.playing import Tracked, play
 from byzgym.cli.terminal import Terminal, mistakes
 from byzgym.experiments.config import Comparison, arguments
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(Playing, Comparison):
+class Compare(Tracked, Comparison):
     """Compare policies under attacks: a table, figures and a report, from runs that stay in runs.sqlite.
 
     Names may carry parameters: `ipm:epsilon=1.0`, `gaa:window=1`, `dirichlet:alpha=0.1`. Without

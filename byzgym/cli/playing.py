@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from byzgym import tracking
 from byzgym.cli.terminal import InputError, Terminal, mistakes
 from byzgym.experiments.config import Comparison, command
 from byzgym.validation import check_int
@@ -36,10 +37,22 @@ class Playing:
     """Of the Ray cluster; None is one on this machine, for the time of playing."""
 
 
-def play(playing: Playing, comparisons: Sequence[Comparison], terminal: Terminal) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Tracked(Playing):
+    """The same, and who else is told of the runs."""
+
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Where finished runs are logged, too: files for TensorBoard in the folder, Weights & Biases, MLflow."""
+
+
+def play(playing: Tracked, comparisons: Sequence[Comparison], terminal: Terminal) -> None:
     """Play what is missing of comparisons, then tabulate, draw and report what the folder holds of them."""
     from byzgym.experiments.grid import Grid, engine_for
     from byzgym.experiments.results import read_all
+
+    def written(rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            tracking.log_run(trackers, row)
 
     with mistakes():
         processes = playing.processes
@@ -49,19 +62,25 @@ def play(playing: Playing, comparisons: Sequence[Comparison], terminal: Terminal
             processes = 1
         engine = engine_for(playing.engine, processes, playing.address, terminal.imports)
         grid = Grid.plan(comparisons, playing.out, terminal.imports)
+        trackers = tracking.make(playing.track, playing.out, complain)
     finished = 0
     try:
         with mistakes(), grid.open(playing.overwrite) as store:
             total = sum(task.unit.rounds for task in grid.tasks)
             left = sum(task.unit.rounds for task in grid.tasks if task.left(store))
             with terminal.progress(total, total - left, every=_EVERY) as advance:
-                grid.play(store, engine, advance)
+                grid.play(store, engine, advance, written)
             finished = len(store)
             found = [results for results in read_all(store) if results.setting in grid.settings]
         show(found, playing.out, terminal)
     except KeyboardInterrupt:
         print(f"byzgym: interrupted; {_left(playing.out, terminal, finished)}", file=sys.stderr)
         raise
+
+
+def complain(problem: str) -> None:
+    """Say a line on the standard error."""
+    print(f"byzgym: {problem}", file=sys.stderr)
 
 
 def show(found: Sequence[Results], folder: Path, terminal: Terminal) -> None:

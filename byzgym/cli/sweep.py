@@ -7,12 +7,12 @@ from pathlib import Path
 
 import tyro
 
-from byzgym.cli.playing import Playing, play
+from byzgym.cli.playing import Tracked, play
 from byzgym.cli.terminal import Terminal, mistakes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Playing):
+class Sweep(Tracked):
     """Compare policies in every setting of a grid, which a TOML file describes.
 
     The keys of the file are those of `byzgym compare`, with underscores, such as num_byzantine = [3, 7]. A

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from byzgym import files
+from byzgym import files, tracking
+from byzgym.cli.playing import complain
 from byzgym.cli.terminal import Terminal, flags, mistakes
 from byzgym.envs.config import AGENT_ARGUMENTS, EnvConfig
 from byzgym.experiments.config import arguments, command, options
@@ -78,6 +79,8 @@ class Train(Episodes):
     """Episodes of an evaluation; the same ones in each, and none of the training."""
     out: Path = Path("byzgym-agent")
     """Folder for the model and all that belongs to it."""
+    track: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Where the training is logged beside TensorBoard: Weights & Biases, MLflow."""
     resume: bool = False
     """Go on with the training in the folder, up to --steps if given; all else is as it was."""
     overwrite: bool = False
@@ -95,6 +98,7 @@ class Train(Episodes):
             with mistakes():
                 config = self._config(terminal)  # another training may have ended since
                 self._check_folder(training.held(self.out))
+                trackers = tracking.make(self.track, self.out, complain)
                 run = training.Training(self.out, config, self.resume)
             self._say_what_begins(run, terminal)
             try:
@@ -103,6 +107,7 @@ class Train(Episodes):
                         lambda done, mean_return: advance(_named(config.algorithm, mean_return), done),
                         lambda row: terminal.print(_described(row)),
                         lambda: print(_STOPPING, file=sys.stderr),
+                        trackers,
                     )
             except KeyboardInterrupt:
                 done = run.config.steps_done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from byzgym.experiments.units import Played, Unit, now, units_of
 
 Progress = Callable[[str, int], None]
 """Called with the policy and the number of rounds just played."""
+Written = Callable[[Sequence[Mapping[str, Any]]], None]
+"""Called with rows that the store has just got."""
 
 
 def compare(
@@ -136,7 +138,9 @@ class Grid:
             "imports": list(self.imports),
         }
 
-    def play(self, store: Store, engine: Engine, progress: Progress) -> None:
+    def play(
+        self, store: Store, engine: Engine, progress: Progress, written: Written = lambda rows: None
+    ) -> None:
         """Play all that is missing, and write each unit as soon as it is finished.
 
         Of several processes in one folder the first goes through the units in order, others in an order of
@@ -147,7 +151,7 @@ class Grid:
             if not first:
                 random.Random(os.getpid()).shuffle(tasks)
             if tasks:
-                engine.play(len(tasks), _Writing(store, tasks, progress))
+                engine.play(len(tasks), _Writing(store, tasks, progress, written))
 
 
 @dataclass
@@ -204,8 +208,8 @@ def _tasks(comparison: Comparison, setting: dict[str, Any]) -> Iterator[Task]:
 class _Writing:
     """Gives an engine its units, writes what they give, and says how far it has come."""
 
-    def __init__(self, store: Store, tasks: Sequence[Task], progress: Progress) -> None:
-        self._store, self._tasks, self._progress = store, tasks, progress
+    def __init__(self, store: Store, tasks: Sequence[Task], progress: Progress, written: Written) -> None:
+        self._store, self._tasks, self._progress, self._written = store, tasks, progress, written
         self._rounds = [0] * len(tasks)
 
     def left(self, number: int) -> Unit | None:
@@ -225,7 +229,9 @@ class _Writing:
     def done(self, number: int, played: Played) -> None:
         """See `Watcher.done`."""
         task = self._tasks[number]
-        self._store.add(task.rows(played), played.units)
+        rows = task.rows(played)
+        self._store.add(rows, played.units)
+        self._written(rows)
         self.rounds(number, task.unit.rounds)
 
 

@@ -6,7 +6,18 @@ function:
 ``tasks.register("mine", lambda: tasks.Task(train=(x, y), test=(x2, y2), num_classes=10, model="mlp:32"))``.
 """
 
-from byzgym.tasks import cms, csv, embedded, images, models, partitions, quasi_validation, vision_models, yelp
+from byzgym.tasks import (
+    cms,
+    csv,
+    embedded,
+    images,
+    models,
+    partitions,
+    quasi_validation,
+    validation,
+    vision_models,
+    yelp,
+)
 from byzgym.tasks.base import Task
 from byzgym.tasks.registry import make, make_from, names, register
 
@@ -23,6 +34,7 @@ __all__ = [
     "partitions",
     "quasi_validation",
     "register",
+    "validation",
     "vision_models",
     "yelp",
 ]

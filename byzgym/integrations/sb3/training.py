@@ -5,23 +5,26 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.utils import safe_mean
 
 from byzgym import files
 from byzgym.integrations.sb3 import checkpoints, evaluation, learners
 from byzgym.integrations.sb3.config import CHECKPOINTS, NAME, TrainingConfig, said_by
+from byzgym.tracking import Tracker, run_name
 
 MODEL, BEST, EVALUATIONS, TENSORBOARD = "model.zip", "best_model.zip", "evaluations.csv", "tensorboard"
 PAUSE = 300.0
@@ -98,6 +101,7 @@ class Training:
         on_steps: Callable[[int, float | None], None] = lambda steps, mean_return: None,
         on_evaluation: Callable[[dict[str, Any]], None] = lambda row: None,
         on_interrupt: Callable[[], None] = lambda: None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         """Train up to the steps of the configuration, and write model.zip.
 
@@ -107,6 +111,7 @@ class Training:
             on_evaluation: Called with each new row of evaluations.csv.
             on_interrupt: Called at the first SIGINT, after which the training goes on to the end of a rollout
                 and saves a checkpoint. A second one ends it at once.
+            trackers: Get the configuration, what the learner logs and the last evaluation.
 
         Raises:
             files.WriteError: If a file cannot be written.
@@ -117,13 +122,28 @@ class Training:
             if self._fresh:
                 self._begin()
             self._evaluate_controls()
-            self.model.set_logger(_logger(self.folder))
-            left = self.config.steps - self.steps_done
-            if left > 0:
-                self.model.learn(left, _Between(self, on_steps), reset_num_timesteps=False)
-            self._evaluate()
+            self.model.set_logger(_logger(self.folder, trackers))
+            with self._tracked(trackers):
+                left = self.config.steps - self.steps_done
+                if left > 0:
+                    self.model.learn(left, _Between(self, on_steps), reset_num_timesteps=False)
+                self._evaluate()
             self._write_model(MODEL)
             self._save()  # after the model, so that a training whose steps are all saved has one
+
+    @contextmanager
+    def _tracked(self, trackers: Sequence[Tracker]) -> Iterator[None]:
+        """Tell trackers where the training begins, and where it ends or is interrupted."""
+        name = run_name(self.folder.absolute().name)
+        for tracker in trackers:
+            tracker.start(name, json.loads(self.config.text()))
+        try:
+            yield
+        finally:
+            own = [row for row in self.rows if row["policy"] == self.config.algorithm]
+            numbers = {k: v for row in own[-1:] for k, v in row.items() if k not in ("policy", "steps")}
+            for tracker in trackers:
+                tracker.finish({f"final/{k}": v for k, v in numbers.items()})
 
     def between_rollouts(self) -> None:
         """Evaluate and save where it is time, and stop if asked to."""
@@ -229,10 +249,28 @@ def has_tensorboard() -> bool:
     return importlib.util.find_spec("tensorboard") is not None
 
 
-def _logger(folder: Path) -> Logger:
-    if not has_tensorboard():
-        return Logger(None, [])
-    return configure(str(folder / TENSORBOARD), ["tensorboard"])
+def _logger(folder: Path, trackers: Sequence[Tracker]) -> Logger:
+    formats: list[KVWriter] = [_Tracking(trackers)] if trackers else []
+    if has_tensorboard():
+        formats += configure(str(folder / TENSORBOARD), ["tensorboard"]).output_formats
+    return Logger(str(folder), formats)
+
+
+class _Tracking(KVWriter):
+    """Gives trackers the numbers that a learner logs."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
+
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
+        numbers = {k: float(v) for k, v in key_values.items() if isinstance(v, int | float | np.number)}
+        for tracker in self._trackers:
+            tracker.log(step, numbers)
+
+    def close(self) -> None:
+        """Nothing: trackers are finished by `Training.run`."""
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

@@ -352,6 +352,37 @@ def test_logs_for_tensorboard(tmp_path):
     )
 
 
+class Recorder:
+    def __init__(self):
+        self.started, self.logged, self.finished = [], {}, []
+
+    def start(self, name, configuration):
+        self.started.append((name, configuration))
+
+    def log(self, step, metrics):
+        self.logged.setdefault(step, {}).update(metrics)
+
+    def finish(self, summary):
+        self.finished.append(summary)
+
+
+def test_trackers_get_what_a_learner_logs(tmp_path):
+    tracker = Recorder()
+    trained = Training(tmp_path / "mine", config())
+    (tmp_path / "mine").mkdir(exist_ok=True)
+    trained.run(trackers=[tracker])
+    ((name, configuration),) = tracker.started
+    assert name == "mine"
+    assert configuration["algorithm"] == trained.config.algorithm
+    names = set().union(*tracker.logged.values())
+    assert {"rollout/ep_rew_mean", "train/loss", "evaluation/return", "evaluation/accuracy"} <= names
+    (summary,) = tracker.finished
+    last = trained.rows[-1]
+    assert summary["final/return"] == last["return"]
+    assert tracker.logged[last["steps"]]["evaluation/return"] == last["return"]
+    assert all(isinstance(value, float) for metrics in tracker.logged.values() for value in metrics.values())
+
+
 def train_command(folder, *words):
     return [sys.executable, "-m", "byzgym", "train", "--out", str(folder), *words]
 
