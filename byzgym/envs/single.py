@@ -138,6 +138,7 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
     | `learning_rate` | the task's | a number, or a mapping with `initial`, `schedule` and its parameters |
     | `momentum` | 0 | of the server |
     | `worker_momentum` | 0 | of every worker |
+    | `weight_decay` | 0 | multiple of the parameters that every worker adds to its gradient |
     | `qv_size` | 10 | QV samples |
     | `qv_source` | "held_out" | where they come from |
     | `qv_period` | none | rounds after which the server draws new ones |

@@ -57,6 +57,8 @@ class RunConfig:
     """Heavy-ball momentum of the server, from 0 to below 1."""
     worker_momentum: float = 0.0
     """beta of m <- beta m + (1 - beta) g at every worker, from 0 to below 1."""
+    weight_decay: float = 0.0
+    """Every worker adds this multiple of the parameters to its gradient, as torch.optim.SGD; at least 0."""
     qv_size: int = 10
     """Samples in the server's quasi-validation (QV) set."""
     qv_source: Spec = "held_out"
@@ -110,6 +112,7 @@ class Setup:
     learning_rate: LearningRate
     momentum: float
     worker_momentum: float
+    weight_decay: float
     qv_size: int
     draw_qv: Callable[[tasks.Task, int, torch.Generator], tuple[Tensor, Tensor]]
     qv_source_name: str
@@ -195,6 +198,7 @@ def resolve(config: SimulationConfig) -> Setup:
         learning_rate=LearningRate(rate, rounds),
         momentum=_below_one("momentum", config.momentum),
         worker_momentum=_below_one("worker_momentum", config.worker_momentum),
+        weight_decay=check_real("weight_decay", config.weight_decay, low=0),
         qv_size=qv_size,
         draw_qv=qv_source,
         qv_source_name=describe(config.qv_source),

@@ -131,6 +131,7 @@ class Workers:
                 env, worker = (weights != 1).any(2).nonzero(as_tuple=True)
                 batches = x[env, worker], y[env, worker], weights[env, worker]
                 out[env, worker] = weighted_gradients(self._engine, theta[env], *batches)
+            self._decay(out, theta)
         else:
             place(self._local_changes(theta, x, y, weights, context), out, 0, rows)
         if self.momentum is not None:
@@ -252,8 +253,14 @@ class Workers:
             if len(crafting):
                 own = x[crafting, batch], y[crafting, batch], crafted[crafting, batch]
                 gradients[crafting] = weighted_gradients(self._engine, point[crafting], *own)
+            self._decay(gradients[:, None], point)
             total += gradients
         return total.unflatten(0, (num_envs, num_workers))
+
+    def _decay(self, gradients: Tensor, theta: Tensor) -> None:
+        """Add the gradient of half the weight decay times |theta|^2, theta [k, d], to gradients [k, h, d]."""
+        if self._setup.weight_decay:
+            gradients.add_(theta[:, None], alpha=self._setup.weight_decay)
 
     def _attack(
         self, number: int, members: Tensor, index: Tensor, out: Tensor, context: AttackContext

@@ -20,6 +20,7 @@ CHANGES = {
     "learning_rate": {"initial": 0.1, "schedule": "cosine"},
     "momentum": 0.5,
     "worker_momentum": 0.5,
+    "weight_decay": 0.5,
     "qv_size": 3,
     "qv_source": "train",
     "qv_period": 5,

@@ -39,6 +39,7 @@ COUNTS = ("num_workers", "batch_size", "qv_size", "secure_group_size", "rounds")
         ({"learning_rate": -0.1}, "learning_rate must be a finite number greater than 0"),
         ({"momentum": 1.0}, "momentum must be at least 0 and less than 1, got 1.0"),
         ({"worker_momentum": -0.1}, "worker_momentum must be"),
+        ({"weight_decay": -0.1}, "weight_decay must be a finite number of at least 0, got -0.1"),
         ({"qv_size": 100_000}, "qv_size.*100000|qv_size.*100,000"),
         ({"qv_period": 0}, "qv_period must be an integer of at least 1, got 0"),
         ({"secure_group_size": 4}, "secure_group_size must divide num_workers=6, got 4"),

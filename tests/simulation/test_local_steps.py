@@ -32,7 +32,7 @@ def models_by_loop(simulation):
     reached = torch.empty_like(simulation.gradients)
     for e, i in torch.cartesian_prod(*map(torch.arange, reached.shape[:2])).tolist():
         nn.utils.vector_to_parameters(simulation.view.theta[e].clone(), module.parameters())
-        optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
+        optimizer = torch.optim.SGD(module.parameters(), lr=RATE, weight_decay=setup.weight_decay)
         for batch in samples[e, i].split(setup.batch_size):
             optimizer.zero_grad()
             F.cross_entropy(module(x_train[batch]), y_train[batch]).backward()
@@ -45,6 +45,15 @@ def models_by_loop(simulation):
 def test_submissions_are_the_changes_of_local_models(model):
     task = images() if model == "lenet" else "synthetic"
     simulation = make(attack="none", local_steps=STEPS, learning_rate=RATE, model=model, task=task)
+    for _ in range(2):
+        expected = (simulation.view.theta[:, None] - models_by_loop(simulation)) / RATE
+        torch.testing.assert_close(simulation.gradients, expected, rtol=1e-3, atol=2e-5)
+        simulation.apply(simulation.gradients.mean(1))
+
+
+@pytest.mark.parametrize("steps", [1, STEPS])
+def test_weight_decay_is_that_of_torch(steps):
+    simulation = make(attack="none", local_steps=steps, learning_rate=RATE, weight_decay=0.3)
     for _ in range(2):
         expected = (simulation.view.theta[:, None] - models_by_loop(simulation)) / RATE
         torch.testing.assert_close(simulation.gradients, expected, rtol=1e-3, atol=2e-5)

@@ -36,6 +36,21 @@ def test_momentum_averages_honest_gradients():
         play(plain, smooth)
 
 
+@pytest.mark.parametrize("attack", ["label_flip", "leaked_qv", "gaussian", "ipm", "gambler:factor=1"])
+@BOTH_SIZES
+def test_weight_decay_is_in_every_gradient_and_in_no_attack_without_one(attack, model):
+    settings = {"attack": attack, "num_byzantine": 2, "model": model}
+    plain, decayed = make(**settings), make(**settings, weight_decay=0.5)
+    shift = (0.5 * plain.view.theta)[:, None].expand_as(plain.gradients).clone()
+    if attack == "gaussian":
+        shift[plain.byzantine] = 0
+    if attack == "ipm":
+        shift[plain.byzantine] *= -0.5  # -epsilon times the mean of honest gradients
+    torch.testing.assert_close(decayed.gradients, plain.gradients + shift)
+    if attack.startswith("gambler"):
+        torch.testing.assert_close(decayed.sent_mean, plain.sent_mean + shift[:, 0])
+
+
 def test_momentum_begins_anew_after_an_overflow():
     simulation = make(attack="none", worker_momentum=0.75, learning_rate=1.0, model="mlp:16,16")
     huge = 1e15 * torch.randn(simulation.view.theta.shape, generator=torch.Generator().manual_seed(0))
