@@ -92,13 +92,13 @@ class Train(Episodes):
 
         with mistakes():
             config = self._config(terminal)
+            trackers = tracking.make(self.track, self.out, complain)
             if not self.resume:  # wrong arguments leave no folder
                 learners.environments(replace(config, num_envs=1)).close()
         with mistakes(OSError), files.lock(self.out):
             with mistakes():
                 config = self._config(terminal)  # another training may have ended since
                 self._check_folder(training.held(self.out))
-                trackers = tracking.make(self.track, self.out, complain)
                 run = training.Training(self.out, config, self.resume)
             self._say_what_begins(run, terminal)
             try:

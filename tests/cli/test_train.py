@@ -1,9 +1,10 @@
 import shlex
+import sys
 from dataclasses import replace
 
 import pytest
 
-from byzgym import files
+from byzgym import files, tracking
 from byzgym.cli import main
 from byzgym.experiments.results import Results
 from byzgym.integrations.sb3 import evaluation, training
@@ -141,6 +142,28 @@ def test_a_damaged_checkpoint_is_named(tmp_path, output, mistake):
     for path in (tmp_path / "checkpoints").iterdir():
         path.write_text("")
     assert "--overwrite begins anew" in mistake("train", "--out", tmp_path, "--resume", "--steps", "9999")
+
+
+class Recorder(list):
+    def __getattr__(self, name):
+        return lambda *arguments: self.append((name, *arguments))
+
+
+def test_a_training_is_tracked(tmp_path, output, monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setitem(tracking.KINDS, "wandb", lambda folder: recorder)
+    output(*TRAIN, tmp_path / "mine", "--track", "wandb")
+    assert recorder[0][:2] == ("start", "mine")
+    assert {call[0] for call in recorder[1:-1]} == {"log"}
+    assert recorder[-1][0] == "finish"
+    assert "final/return" in recorder[-1][1]
+
+
+def test_a_missing_tracker_leaves_no_folder(tmp_path, mistake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    out = tmp_path / "mine"
+    assert "pip install 'byzgym[mlflow]'" in mistake(*TRAIN, out, "--track", "mlflow")
+    assert not out.exists()
 
 
 def test_without_tensorboard_it_is_said_once(tmp_path, output, monkeypatch):

@@ -13,7 +13,7 @@ def main():
         task="synthetic", policies="gaa", attacks=("ipm", "zero"), rounds=50, seeds=2, first_seed=9
     )
     tuning = Tuning(comparison, [Parameter.read("learning_rate=0.001:1:log")], Path(sys.argv[1]))
-    tuning.play(6, Here(), lambda name, rounds: print(".", end="", flush=True))
+    tuning.play(4, Here(), lambda name, rounds: print(".", end="", flush=True))
     print(tuning.trials())
 
 
