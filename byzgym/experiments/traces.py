@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
-from byzgym.experiments.results import Results
+from byzgym.experiments.results import RUN, Results
 from byzgym.experiments.store import Store
 
 MOST_WORKERS = 40
@@ -46,18 +47,18 @@ def read(results: Results, num_byzantine: int, bins: int = MOST_BINS) -> list[Tr
     """
     if results.folder is None:
         return []
-    keyed = results.runs.merge(results.expected, on=["policy", "num_byzantine", "attack", "seed"])
-    first = keyed.sort_values("seed", kind="stable").drop_duplicates(["policy", "num_byzantine", "attack"])
-    keys = first[first["num_byzantine"] == num_byzantine].set_index(["policy", "attack"])
+    runs = results.runs[results.runs["num_byzantine"] == num_byzantine].merge(results.expected, on=list(RUN))
+    runs = runs.sort_values("seed", kind="stable").drop_duplicates(["policy", "attack"])
+    first = {
+        (policy, attack): (int(seed), str(key))
+        for policy, attack, seed, key in runs[["policy", "attack", "seed", "key"]].itertuples(index=False)
+    }
     traces = []
     with Store(results.folder) as store:
-        for policy in results.played(num_byzantine):
-            for attack in results.comparison.attacks:
-                if (policy, attack) not in keys.index:
-                    continue
-                run = keys.loc[(policy, attack)]
-                if held := store.credits(str(run["key"])):
-                    traces.append(Trace(policy, attack, int(run["seed"]), *thinned(held, bins)))
+        for policy, attack in product(results.played(num_byzantine), results.comparison.attacks):
+            seed, key = first.get((policy, attack), (0, ""))
+            if held := store.credits(key):
+                traces.append(Trace(policy, attack, seed, *thinned(held, bins)))
     return traces
 
 

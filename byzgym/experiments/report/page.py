@@ -26,6 +26,7 @@ from byzgym.experiments.tables import Table
 
 _FILES = resources.files(__package__)
 _PLOTLY = "plotly-cartesian-4.1.1.min.js.gz"
+_COLUMN = 330  # pixels, where three figures stand side by side
 # The browser refuses whatever would leave the page.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -176,8 +177,9 @@ def _group(group: Group) -> list[str]:
         )
         lines.append(f'<p><label>policy <select autocomplete="off">{options}</select></label></p>')
     together = len(group.plots) // max(1, len(shown))
-    # Two or four stand in two columns.
-    size = " wide" if group.wide else " large" if together in (2, 4) else ""
+    # Two or four stand in two columns, and so do those that need room.
+    two = together in (2, 4) or any(plot.width > _COLUMN for plot in group.plots)
+    size = " wide" if group.wide else " large" if two else ""
     lines.append(f'<div class="plots{size}">')
     for number, plot in enumerate(group.plots):
         about = group.choice[number] if shown else ""

@@ -302,11 +302,11 @@ def settings(found: Sequence[Results], names: Sequence[str]) -> Group:
     ends = limits(list(maps.values()))
     several = len(numbers) > 1
     columns = [f"f = {f}" for f in numbers] if several else [label(found, policy) for policy in policies]
+    listed = ", ".join(map(str, numbers))
     plots = []
     for policy, part in maps.items():
-        title = label(found, policy) if several else f"attacks: {attacks}, f = {numbers[0]}"
-        plots.append(_map(part, names, columns, ends, title))
-    listed = ", ".join(map(str, numbers))
+        who = f"{label(found, policy)}: " if several else ""
+        plots.append(_map(part, names, columns, ends, f"{who}worst of {attacks}, f = {listed}"))
     heading = f"Worst case in every setting, f = {listed} of {found[0].comparison.num_workers} workers"
     caption = f"Test accuracy in %, mean over seeds, under the worst of the attacks {attacks}."
     return Group(heading, caption, plots, wide=len(plots) == 1)
@@ -352,7 +352,7 @@ def _layout(
 ) -> dict[str, Any]:
     axis: dict[str, Any] = {"automargin": True, "zeroline": False, "gridcolor": "#e4e4e4"}
     layout: dict[str, Any] = {
-        "margin": {"l": 8, "r": 14, "t": 26, "b": 8},  # room for the buttons above
+        "margin": {"l": 8, "r": 14, "t": 24, "b": 8},  # room for the buttons above
         "height": 270,
         "showlegend": False,
         "hovermode": "closest",
