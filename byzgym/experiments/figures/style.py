@@ -24,6 +24,7 @@ _AGENT_DASHES: dict[str, tuple[float, ...]] = {"set": (), "gaa": (4, 1.2)}
 _REFERENCE_COLOR = "#222222"
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1, 1), (4, 1, 1, 1))
 _GREY = "#bdbdbd"
+_GREY_TEXT = "#707070"
 _GAP = 0.06  # between two names at the ends of lines, as a part of the height of the axes, at most
 _MARGIN = 0.01  # between the names and the ends of the axes
 
@@ -137,7 +138,7 @@ def label_ends(axes: Any) -> None:
         heights[number] = min(heights[number], highest)
         highest = heights[number] - gap
     for line, height in zip(lines, heights, strict=True):
-        color = line.get_color()
+        color = _GREY_TEXT if line.get_color() == _GREY else line.get_color()
         axes.annotate(
             line.get_label(),
             xy=(line.get_xdata()[-1], line.get_ydata()[-1]),
