@@ -20,6 +20,16 @@ _EVERY = 30.0  # seconds between two lines where the output is no terminal
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How figures look."""
+
+    highlight: tuple[str, ...] = ()
+    """Policies in colour, all others grey; none for colours everywhere."""
+    formats: tuple[Literal["png", "pdf", "svg"], ...] = ("png",)
+    """Formats of the figures' files: png, pdf, svg, or several of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Playing:
     """Where runs go, and who plays them."""
 
@@ -38,8 +48,8 @@ class Playing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tracked(Playing):
-    """The same, and who else is told of the runs."""
+class Tracked(Playing, Shape):
+    """The same, with figures, and who else is told of the runs."""
 
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Where finished runs are logged, too: files for TensorBoard in the folder, Weights & Biases, MLflow."""
@@ -61,6 +71,7 @@ def play(playing: Tracked, comparisons: Sequence[Comparison], terminal: Terminal
         elif any(comparison.device != "cpu" for comparison in comparisons):
             processes = 1
         engine = engine_for(playing.engine, processes, playing.address, terminal.imports)
+        _check_highlight(playing, comparisons)
         grid = Grid.plan(comparisons, playing.out, terminal.imports)
         trackers = tracking.make(playing.track, playing.out, complain)
     finished = 0
@@ -72,7 +83,7 @@ def play(playing: Tracked, comparisons: Sequence[Comparison], terminal: Terminal
                 grid.play(store, engine, advance, written)
             finished = len(store)
             found = [results for results in read_all(store) if results.setting in grid.settings]
-        show(found, playing.out, terminal)
+        show(found, playing.out, terminal, playing)
     except KeyboardInterrupt:
         print(f"byzgym: interrupted; {_left(playing.out, terminal, finished)}", file=sys.stderr)
         raise
@@ -83,16 +94,19 @@ def complain(problem: str) -> None:
     print(f"byzgym: {problem}", file=sys.stderr)
 
 
-def show(found: Sequence[Results], folder: Path, terminal: Terminal) -> None:
+def show(found: Sequence[Results], folder: Path, terminal: Terminal, shape: Shape) -> None:
     """Print the tables of every setting, and write its report: into the folder, or one of its own below."""
     from byzgym.experiments import report, threat_model
     from byzgym.experiments.store import NAME
     from byzgym.experiments.sweep import named
 
+    with mistakes():
+        _check_highlight(shape, [results.comparison for results in found])
     names = named([results.comparison for results in found])
+    places = ["." if len(found) == 1 else _folder_name(name) for name in names]
     written = []
-    for results, name in zip(found, names, strict=True):
-        place = folder if len(found) == 1 else folder / _folder_name(name)
+    for results, name, below in zip(found, names, places, strict=True):
+        place = folder / below
         if results.unfinished:
             print(f"byzgym: unfinished: {results.unfinished}", file=sys.stderr)
             for error, runs in results.failed.groupby("error", sort=False):
@@ -103,12 +117,23 @@ def show(found: Sequence[Results], folder: Path, terminal: Terminal) -> None:
             terminal.print(f"\n{name}")
         with mistakes(OSError):
             place.mkdir(exist_ok=True)
-            paths = report.write(results, place) + threat_model.write(results.threat_models, place)
+            paths = report.write(results, place, shape.highlight, shape.formats)
+            paths += threat_model.write(results.threat_models, place)
             written += [path.relative_to(folder) for path in paths]
         report.show(results, terminal.console)
     if not written:
         raise InputError(f"{folder} holds no finished runs yet")
+    if len(found) > 1:
+        with mistakes(OSError):
+            files = report.write_sweep(found, names, places, folder, shape.formats)
+        written = [path.relative_to(folder) for path in files] + written
     terminal.print(f"\n{folder}: {NAME}, {', '.join(map(str, written))}")
+
+
+def _check_highlight(shape: Shape, comparisons: Sequence[Comparison]) -> None:
+    from byzgym.experiments.figures.style import check_highlight
+
+    check_highlight(shape.highlight, dict.fromkeys(name for one in comparisons for name in one.policies))
 
 
 def _folder_name(name: str) -> str:

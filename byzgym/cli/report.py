@@ -7,12 +7,12 @@ from pathlib import Path
 
 import tyro
 
-from byzgym.cli.playing import show
+from byzgym.cli.playing import Shape, show
 from byzgym.cli.terminal import Terminal, mistakes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Shape):
     """Make the figures and the report of all that a folder holds, finished or not."""
 
     folder: tyro.conf.Positional[Path]
@@ -25,4 +25,4 @@ class Report:
 
         with mistakes(), Store(self.folder) as store:
             found = read_all(store)
-        show(found, self.folder, terminal)
+        show(found, self.folder, terminal, self)

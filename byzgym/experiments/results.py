@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,9 @@ class Results:
         imports: The user's modules that had been imported (`byzgym --import`).
         setting: The hash of what all runs have in common.
         stored: The finished runs again, with all that the store keeps of them but credits.
+        configuration: What all runs have in common, every default resolved.
+        machines: What the runs were played on.
+        folder: Where the store is; None for results that were not read from one.
     """
 
     comparison: Comparison
@@ -89,6 +93,9 @@ class Results:
     imports: Sequence[str] = ()
     setting: str = ""
     stored: pd.DataFrame = field(default_factory=pd.DataFrame)
+    configuration: dict[str, Any] = field(default_factory=dict)
+    machines: Sequence[str] = ()
+    folder: Path | None = None
 
     def played(self, num_byzantine: int) -> list[str]:
         """The policies with runs at this number of Byzantine workers, references last."""
@@ -208,7 +215,16 @@ def _read(store: Store, setting: str, asked: Sequence[Mapping[str, Any]]) -> Res
         last["imports"],
         setting,
         done.drop(columns="index").reset_index(drop=True),
+        _configuration(table),
+        sorted(set(done["machine"])),
+        store.path.parent,
     )
+
+
+def _configuration(table: pd.DataFrame) -> dict[str, Any]:
+    """What all runs of a setting have in common, of rows of the store."""
+    held = json.loads(table["configuration"].iloc[0]) if len(table) else {}
+    return {name: value for name, value in held.items() if name not in (*RUN, "files")}
 
 
 _LISTS = ("policies", "attacks", "num_byzantine")
@@ -231,8 +247,11 @@ def _together(comparisons: Sequence[Comparison]) -> Comparison:
     return replace(comparisons[-1], first_seed=first, seeds=last - first, **lists)
 
 
-_FIGURES = r"overview\.png|(accuracy|final|profile|credits)_f\d+\.png"
-_DRAWN = re.compile(rf"{_FIGURES}|report\.(html|md)|threat_model\.(json|md)", re.ASCII)
+_DRAWN = re.compile(
+    r"((overview|breakdown|settings|(accuracy|final|profile|detection|credits)_f\d+)\.(png|pdf|svg))"
+    r"|report\.(html|md)|threat_model\.(json|md)",
+    re.ASCII,
+)
 
 
 def drawings(folder: Path) -> list[Path]:

@@ -123,7 +123,9 @@ def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), 
             text = signs.missing if policy == rule else _with_interval(beats[policy], 0, signs)
             cells.append(Cell(text))
         if named:
-            cells.append(Cell(attack or signs.missing))
+            cells.append(
+                Cell(attack if isinstance(attack, str) else signs.missing)
+            )  # NaN where there is none
         table.rows.append(Row(results.label(policy), cells, policy in results.references))
     if any(diverged.values()):
         table.notes.append(f"{signs.diverged} a run diverged and counts as chance")

@@ -31,6 +31,9 @@ def test_a_sweep_has_a_report_for_each_setting(file, tmp_path, output):
     for size in (5, 10):
         assert f"qv_size={size}" in text
         assert (out / f"qv_size={size}" / "report.html").exists()
+        assert f'href="qv_size%3D{size}/report.html"' in (out / "report.html").read_text()
+        assert f"(<qv_size={size}/report.md>)" in (out / "report.md").read_text()
+    assert (out / "settings.png").exists()
     again = output("report", out)
     assert again.split() == text.split()
 

@@ -6,10 +6,28 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from byzgym.experiments import figures
+from byzgym.experiments import figures, series, traces
+from byzgym.experiments.figures import credits, curves, maps, style
 from byzgym.experiments.statistics import counted
 
-NAMES = ["overview.png", "accuracy_f7.png", "final_f7.png", "profile_f7.png", "credits_f7.png"]
+KINDS = ["overview", "accuracy_f7", "final_f7", "profile_f7", "detection_f7", "credits_f7"]
+NAMES = [f"{kind}.png" for kind in KINDS]
+
+
+def palette(results, *highlight):
+    return style.Palette(results, highlight)
+
+
+def with_more_f(results, *numbers):
+    """The results with the same runs for other numbers of Byzantine workers."""
+    comparison = dataclasses.replace(results.comparison, num_byzantine=(*numbers, 7))
+    tables = {
+        name: pd.concat(
+            [*(getattr(results, name).assign(num_byzantine=f) for f in numbers), getattr(results, name)]
+        )
+        for name in ("runs", "curves")
+    }
+    return dataclasses.replace(results, comparison=comparison, **tables)
 
 
 def test_all_figures_are_drawn(results, tmp_path):
@@ -37,13 +55,13 @@ def test_dollars_in_names_are_no_formula(results, tmp_path):
 @pytest.mark.parametrize(("roles", "drawn"), [("static", True), ("fluctuating", False)])
 def test_equal_credits_where_they_are_known(results, roles, drawn):
     comparison = dataclasses.replace(results.comparison, roles=roles)
-    figure = figures.byzantine_credits(dataclasses.replace(results, comparison=comparison), 7)
-    (labels,) = [axes.get_legend_handles_labels()[1] for axes in figure.axes]
+    figure = credits.detection(dataclasses.replace(results, comparison=comparison), 7)
+    labels = figure.axes[0].get_legend_handles_labels()[1]
     assert ("equal credits" in labels) is drawn
 
 
 def test_profiles_fit_the_data_and_name_what_was_played(results):
-    (axes, *_) = figures.profiles(results, 7).axes
+    (axes, *_) = curves.profiles(results, 7, palette(results)).axes
     low, high = axes.get_xlim()
     scores = counted(results.runs)["accuracy"]
     assert scores.min() - 0.05 < low < scores.min()
@@ -63,14 +81,15 @@ def test_no_bands_beyond_six_lines(results, lines, bands):
     one = results.runs[results.runs["policy"] == "mean"]
     runs = pd.concat([one.assign(policy=name) for name in names])
     comparison = dataclasses.replace(results.comparison, policies=names)
-    figure = figures.profiles(dataclasses.replace(results, comparison=comparison, runs=runs), 7)
+    changed = dataclasses.replace(results, comparison=comparison, runs=runs)
+    figure = curves.profiles(changed, 7, palette(changed))
     assert len(figure.axes[0].lines) == lines
     assert len(figure.axes[0].collections) == bands
 
 
 def test_no_bands_from_one_seed(results):
     one = dataclasses.replace(results, runs=results.runs[results.runs["seed"] == 0])
-    assert not figures.profiles(one, 7).axes[0].collections
+    assert not curves.profiles(one, 7, palette(one)).axes[0].collections
 
 
 @pytest.mark.parametrize("count", [1, 16, 17, 40])
@@ -79,7 +98,7 @@ def test_names_at_line_ends_do_not_overlap(count, end):
     axes = Figure(figsize=(8, 4)).subplots()
     for number in range(count):
         axes.plot([0, 10], [0.1, end], label=f"policy {number}")
-    figures._label_ends(axes)
+    style.label_ends(axes)
     heights = [text.xyann[1] for text in axes.texts]
     assert len(heights) == count
     assert min(heights) >= 0.005
@@ -87,3 +106,73 @@ def test_names_at_line_ends_do_not_overlap(count, end):
     # What a line of text takes of the height of the axes, which are 4 * 0.77 inches high.
     taken = axes.texts[0].get_fontsize() / 72 / (4 * 0.77)
     assert all(above - below > taken for below, above in pairwise(heights))
+
+
+def test_each_format_has_a_file(results, tmp_path):
+    files = figures.draw(results, tmp_path, formats=("png", "pdf", "svg"))
+    assert [path.name for path in files] == [
+        f"{kind}.{end}" for kind in KINDS for end in ("png", "pdf", "svg")
+    ]
+    assert (tmp_path / "overview.pdf").read_bytes().startswith(b"%PDF")
+    assert "<svg" in (tmp_path / "overview.svg").read_text()
+
+
+def test_highlighted_policies_keep_their_colours(results):
+    plain, chosen = palette(results), palette(results, "krum")
+    assert chosen.line("krum").color == plain.line("krum").color
+    grey = {chosen.line(policy).color for policy in results.comparison.policies if policy != "krum"}
+    assert len(grey) == 1
+    assert chosen.line("krum").order > chosen.line("oracle").order
+    assert chosen.banded(results.comparison.policies) == ["krum"]
+    assert palette(results, "not there").line("mean") == plain.line("mean")
+    with pytest.raises(ValueError, match="unknown policy to highlight 'krumm'"):
+        style.check_highlight(["krumm"], results.comparison.policies)
+
+
+def test_axes_fit_the_data_and_cut_nothing(results):
+    curve = results.curves.assign(accuracy=0.9 + results.curves["accuracy"] / 20)
+    figure = curves.accuracy_over_rounds(dataclasses.replace(results, curves=curve), 7, palette(results))
+    low, high = figure.axes[0].get_ylim()
+    assert 0.8 < low < curve["accuracy"].min()
+    drawn = [axes.dataLim for axes in figure.axes]  # with the bands
+    assert low < min(box.y0 for box in drawn)
+    assert high > max(box.y1 for box in drawn)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "sign_flip, f = 7",
+        "ipm:epsilon=2.0, f = 7",
+    ]
+
+
+def test_breakdown_curves_have_the_worst_case_first(results):
+    several = with_more_f(results, 3)
+    table = series.breakdown(several)
+    worst = table[table["attack"] == series.WORST].set_index(["policy", "num_byzantine"])["mean"]
+    means = counted(results.runs).groupby(["policy", "attack"])["accuracy"].mean().groupby("policy").min()
+    for f in (3, 7):
+        assert worst.xs(f, level=1).to_dict() == pytest.approx(means.to_dict())
+    figure = curves.breakdown(several, palette(several))
+    assert figure.axes[0].get_title(loc="left") == "worst case, f = 3, 7"
+    assert [line.get_xdata().tolist() for line in figure.axes[0].lines] == [[3, 7]] * 5
+
+
+def test_a_sweep_has_a_map_of_settings_and_f(results):
+    several = with_more_f(results, 3)
+    other = dataclasses.replace(several, runs=several.runs[several.runs["num_byzantine"] == 3])
+    numbers, found = series.setting_maps([several, other], ["mean", "krum"])
+    assert numbers == [3, 7]
+    worst = series.final(results, 7, ["mean", "krum"])[series.WORST]
+    assert found["mean"][:, 0].tolist() == [worst["mean"]] * 2
+    assert found["krum"][0].tolist() == [worst["krum"]] * 2
+    assert pd.isna(found["krum"][1, 1])
+    figure = maps.settings([several, other], ["iid", "dirichlet"])
+    shown = [axes for axes in figure.axes if axes.get_title(loc="left")]
+    assert [axes.get_title(loc="left") for axes in shown][-1] == "oracle (reference)"
+    assert [text.get_text() for text in shown[0].texts][-1] == "–"
+
+
+def test_shades_say_the_role_and_the_credit(results):
+    oracle = next(trace for trace in traces.read(results, 7) if trace.policy == "oracle")
+    colors = credits.shades(oracle)
+    red, blue = colors[..., 0], colors[..., 2]
+    assert (red[oracle.byzantine.T] > blue[oracle.byzantine.T]).all()
+    assert (red[~oracle.byzantine.T] < blue[~oracle.byzantine.T]).all()

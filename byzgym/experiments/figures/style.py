@@ -1,0 +1,161 @@
+"""How figures look: a colour and dashes for each policy, and axes that fit the data."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from byzgym.experiments.results import Results
+from byzgym.validation import unknown
+
+MOST_BANDS = 6
+"""Bands of more lines than this hide each other."""
+GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.8}
+
+# Okabe and Ito's colours, which colour-blind people can tell apart, without black, the references' colour,
+# and with yellow darkened for a white ground.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00", "#6A3D9A")
+_AGENT_COLOR = "#D55E00"
+_AGENT_DASHES: dict[str, tuple[float, ...]] = {"set": (), "gaa": (4, 1.2)}
+_REFERENCE_COLOR = "#222222"
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1, 1), (4, 1, 1, 1))
+_GREY = "#bdbdbd"
+_GREY_TEXT = "#707070"
+_GAP = 0.06  # between two names at the ends of lines, as a part of the height of the axes, at most
+_MARGIN = 0.01  # between the names and the ends of the axes
+
+
+@dataclass(frozen=True)
+class Line:
+    """A policy's line: its colour, its dashes in widths of the line (none: solid), its width in points."""
+
+    color: str
+    dashes: tuple[float, ...]
+    width: float
+    order: int  # a higher one is drawn on top
+
+    @property
+    def matplotlib(self) -> dict[str, Any]:
+        """As keyword arguments of `Axes.plot`."""
+        style: Any = (0, self.dashes) if self.dashes else "-"
+        return {"color": self.color, "linestyle": style, "linewidth": self.width, "zorder": self.order}
+
+
+class Palette:
+    """The lines of the policies, the same in every figure of a report.
+
+    Args:
+        results: Whose policies.
+        highlight: These policies keep their colours, and all others are grey; none for colours everywhere.
+    """
+
+    def __init__(self, results: Results, highlight: Sequence[str] = ()) -> None:
+        policies = results.comparison.policies
+        special = {*_AGENT_DASHES, *results.references}
+        plain = [policy for policy in policies if policy not in special]
+        lines = {policy: _plain_line(number) for number, policy in enumerate(plain)}
+        lines |= {name: Line(_AGENT_COLOR, dashes, 2.4, 5) for name, dashes in _AGENT_DASHES.items()}
+        lines |= {name: Line(_REFERENCE_COLOR, (3.7, 1.6), 1.6, 4) for name in results.references}
+        self._lines = {policy: lines[policy] for policy in policies}
+        # A setting without any of the chosen policies is shown in colours.
+        self._chosen = [policy for policy in policies if policy in highlight]
+        for policy in policies if self._chosen else ():
+            line = lines[policy]
+            chosen = policy in self._chosen
+            changes: dict[str, Any] = {"width": 2.4, "order": 6} if chosen else _dimmed(line)
+            self._lines[policy] = replace(line, **changes)
+
+    def line(self, policy: str) -> Line:
+        """A policy's line."""
+        return self._lines[policy]
+
+    def banded(self, policies: Sequence[str]) -> list[str]:
+        """Those of the policies in one figure that get bands: all that have colours, or none if too many."""
+        coloured = [policy for policy in policies if not self._chosen or policy in self._chosen]
+        return coloured if len(coloured) <= MOST_BANDS else []
+
+
+def check_highlight(highlight: Sequence[str], policies: Iterable[str]) -> None:
+    """Raise a ValueError if one of the names is not that of a policy."""
+    known = list(policies)
+    for name in highlight:
+        if name not in known:
+            raise unknown("policy to highlight", name, known)
+
+
+def fitted(values: Iterable[Any]) -> tuple[float, float]:
+    """Limits of an axis that holds all finite values, each a number or an array, and is little longer."""
+    everything = np.concatenate([np.ravel(np.asarray(value, float)) for value in values])
+    finite = everything[np.isfinite(everything)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    margin = max(0.01, 0.04 * (high - low))
+    return low - margin, high + margin
+
+
+def dress(axes: Any, grid: str = "y") -> None:
+    """Give axes a light grid behind the data, and no frame."""
+    axes.grid(axis=grid, **GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def folded(title: str, width: int) -> str:
+    """A title in lines of at most this many letters, where its words allow that."""
+    return textwrap.fill(title, width, break_long_words=False, break_on_hyphens=False)
+
+
+def legend_below(figure: Any, columns: int) -> None:
+    """A legend below all axes of a figure, with each label once."""
+    lines = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
+    figure.legend(list(lines.values()), list(lines), ncols=max(1, min(len(lines), columns)), **place)
+
+
+def label_ends(axes: Any) -> None:
+    """Write each line's name at its end; names that would overlap are moved apart.
+
+    Where there are too many for the height of the axes, they stand closer and are smaller.
+    """
+    bottom, top = axes.get_ylim()
+    ends = {line: (line.get_ydata()[-1] - bottom) / (top - bottom) for line in axes.lines}
+    lines = sorted(ends, key=lambda line: (ends[line], line.get_label()))
+    gap = min(_GAP, (1 - 2 * _MARGIN) / max(1, len(lines) - 1))
+    heights = [max(ends[line], _MARGIN) for line in lines]
+    for number in range(1, len(heights)):  # up, away from the name below
+        heights[number] = max(heights[number], heights[number - 1] + gap)
+    highest = 1 - _MARGIN
+    for number in reversed(range(len(heights))):  # and back down into the axes
+        heights[number] = min(heights[number], highest)
+        highest = heights[number] - gap
+    for line, height in zip(lines, heights, strict=True):
+        color = _GREY_TEXT if line.get_color() == _GREY else line.get_color()
+        axes.annotate(
+            line.get_label(),
+            xy=(line.get_xdata()[-1], line.get_ydata()[-1]),
+            xytext=(1.04, height),
+            textcoords="axes fraction",
+            color=color,
+            va="center",
+            fontsize=10 * gap / _GAP,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.8, "alpha": 0.7, "relpos": (0, 0.5)},
+        )
+
+
+def _plain_line(number: int) -> Line:
+    dashes = _DASHES[(number // len(COLORS)) % len(_DASHES)]
+    return Line(COLORS[number % len(COLORS)], dashes, 1.8, 3)
+
+
+def _dimmed(line: Line) -> dict[str, Any]:
+    return {"color": _GREY, "width": min(line.width, 1.4), "order": 2}

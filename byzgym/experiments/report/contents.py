@@ -1,0 +1,121 @@
+"""Which tables a report has, in the order in which it shows them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from byzgym.experiments import series
+from byzgym.experiments.figures.maps import every_policy, label
+from byzgym.experiments.results import RUN, Results
+from byzgym.experiments.tables import (
+    Cell,
+    Row,
+    Table,
+    accuracy_table,
+    detection_table,
+    difference_table,
+    success_table,
+    summary_table,
+)
+
+
+def tables_of(results: Results, num_byzantine: int) -> list[tuple[int, Table]]:
+    """The tables of one f, the summary first, with the levels of their headings."""
+    parts = [
+        (2, summary_table),
+        (3, accuracy_table),
+        (3, success_table),
+        (3, difference_table),
+        (3, detection_table),
+    ]
+    tables = [(level, build(results, num_byzantine)) for level, build in parts]
+    return [(level, table) for level, table in tables if table.rows]
+
+
+def breakdown_table(results: Results) -> Table:
+    """The worst case of each policy against f; no rows where there is only one f."""
+    numbers = results.played_numbers
+    title = f"{results.comparison.task}: worst case over attacks, against f"
+    workers = f"{results.comparison.num_workers} workers"
+    note = f"Test accuracy in %, mean over seeds under the worst attack, with f of {workers} Byzantine."
+    table = Table(title, ["policy", *(f"f = {f}" for f in numbers)], [note])
+    policies = every_policy([results]) if len(numbers) > 1 else []
+    found = series.worst_cases([results], policies)
+    columns = [_marked(dict(zip(policies, found[0, f], strict=True)), results) for f in numbers]
+    for number, policy in enumerate(policies):
+        cells = [column[number] for column in columns]
+        table.rows.append(Row(results.label(policy), cells, policy in results.references))
+    return table
+
+
+def settings_table(found: Sequence[Results], names: Sequence[str]) -> Table:
+    """The settings of a sweep with each f: the worst case of every policy, and how much is finished."""
+    policies = every_policy(found)
+    worst = series.worst_cases(found, policies)
+    note = "Test accuracy in %, mean over seeds under the worst attack. A setting's name leads to its report."
+    columns = ["setting", "f", *(label(found, policy) for policy in policies), "runs"]
+    table = Table("Worst case over attacks", columns, [note])
+    for number, (results, name) in enumerate(zip(found, names, strict=True)):
+        runs = results.unfinished or f"{len(results.runs)}"
+        for f in results.played_numbers:
+            cells = _marked(dict(zip(policies, worst[number, f], strict=True)), results)
+            table.rows.append(Row(name, [Cell(str(f)), *cells, Cell(runs)], False))
+        if results.runs.empty:
+            missing = [Cell("–") for _ in policies]
+            table.rows.append(Row(name, [Cell("–"), *missing, Cell(runs)], False))
+    return table
+
+
+def failures_table(found: Sequence[Results]) -> Table:
+    """The runs that failed, with their errors; no rows without any."""
+    table = Table("Failed runs", ["policy", "f", "attack", "seeds", "error"], [])
+    for results in found:
+        cells: Any = results.failed.groupby([*RUN[:-1], "error"], sort=False)["seed"]
+        for (policy, f, attack, error), seeds in cells:
+            entries = [str(f), attack, " ".join(map(str, sorted(seeds))), error]
+            table.rows.append(Row(policy, [Cell(entry) for entry in entries], False))
+    return table
+
+
+def records(results: Results) -> list[Table]:
+    """What was played, and with what, for the end of a report."""
+    comparison = results.comparison
+    own = {
+        "policies": " ".join(comparison.policies),
+        "attacks": " ".join(comparison.attacks),
+        "num_byzantine": " ".join(map(str, comparison.num_byzantine)),
+        "seeds": f"{comparison.first_seed} to {comparison.first_seed + comparison.seeds - 1}",
+    }
+    held = {name: value for name, value in results.configuration.items() if name != "code"}
+    code = {"code": results.configuration["code"]} if "code" in results.configuration else {}
+    machines = {"machine": "; ".join(results.machines)} if results.machines else {}
+    seconds = {"time of all runs": f"{float(results.runs['seconds'].sum()):.0f} s"}
+    settings, made = {**own, **held}, {**results.versions, **code, **machines, **seconds}
+    return [_pairs("Configuration", "setting", settings), _pairs("Versions and machine", "what", made)]
+
+
+def _marked(accuracies: Mapping[str, float], results: Results) -> list[Cell]:
+    """Accuracies of policies in %, the best one marked, references aside."""
+    values = {policy: round(value, 6) for policy, value in accuracies.items()}
+    ranked = [value for policy, value in values.items() if policy not in results.references]
+    best = max((value for value in ranked if not math.isnan(value)), default=math.nan)
+    return [
+        Cell(_percent(value), best=policy not in results.references and value == best)
+        for policy, value in values.items()
+    ]
+
+
+def _pairs(title: str, kind: str, values: dict[str, object]) -> Table:
+    rows = [Row(name, [Cell(_shown(value))], False) for name, value in values.items()]
+    return Table(title, [kind, "value"], [], rows)
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"
