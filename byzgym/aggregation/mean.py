@@ -41,7 +41,7 @@ class Mean(Weighting):
         return gradients.new_full(gradients.shape[:-1], 1 / gradients.shape[-2])
 
     def _credits_accepted(self, gradients: Tensor, accepted: Tensor | None, rest: float) -> Tensor:
-        """See `Weighting`; rounds with rejected submissions, as of diverged runs, take no longer than others."""
+        """See `Weighting`; rounds of diverged runs take no longer than others."""
         if accepted is None or not gradients.numel():
             return super()._credits_accepted(gradients, accepted, rest)
         counts = accepted.sum(-1, keepdim=True)
