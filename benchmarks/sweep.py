@@ -3,8 +3,8 @@
     python benchmarks/sweep.py
     python benchmarks/sweep.py --against ../byzgym-of-yesterday
 
-The grid: ten policies, four attacks, five seeds, 300 rounds on the digits, 7 of 10 workers Byzantine. Whole commands are
-timed, from the start of Python to the report, in turns. `--against` times `byzgym compare` of this checkout
+The grid: ten policies, four attacks, five seeds, 300 rounds on the digits, 7 of 10 workers Byzantine. Whole
+commands are timed, from the start of Python to the report, in turns. `--against` times `byzgym compare` of this checkout
 with its default (a process for each core) beside that of another one. Each command writes to a new folder.
 Compare ratios: times are those of your machine, which must do nothing else.
 """
@@ -23,13 +23,15 @@ from _timing import medians, print_versions, verdict
 from rich.console import Console
 from rich.table import Table
 
+from byzgym.experiments.config import DEFAULT_POLICIES
+
 HERE = Path(__file__).parents[1]
-POLICIES = "mean krum median geometric_median faba trimmed_mean gaa trust set oracle".split()
+POLICIES = [*DEFAULT_POLICIES, "trimmed_mean"]
 FASTER = 1.7  # times, on two processes
 NO_SLOWER = 1.0  # times the other checkout
 
 
-def main(rounds: int = 300, repeats: int = 1, warm_up: bool = True, against: Path | None = None) -> None:
+def main(rounds: int = 300, repeats: int = 1, against: Path | None = None) -> None:
     """Time whole commands.
 
     Args:
