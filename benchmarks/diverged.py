@@ -7,8 +7,8 @@ The plain mean diverges under strong attacks. Then gradients are no longer finit
 every round, and a comparison plays on. Such rounds must not take longer than others. The setting is that of
 `byzgym compare`: 20 runs side by side on the digits, 7 of 10 workers Byzantine, one thread. All runs have the
 same attack, or (mixed) they have the four of the default comparison and those under sign_flip have diverged.
-Parameters are multiplied by 1e30 to make a run diverge. All are timed in turns in one process. Compare ratios:
-times are those of your machine.
+Parameters are multiplied by 1e30 to make a run diverge. All are timed in turns in one process. Compare
+ratios: times are those of your machine.
 """
 
 from __future__ import annotations

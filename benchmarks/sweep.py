@@ -4,9 +4,9 @@
     python benchmarks/sweep.py --against ../byzgym-of-yesterday
 
 The grid: ten policies, four attacks, five seeds, 300 rounds on the digits, 7 of 10 workers Byzantine. Whole
-commands are timed, from the start of Python to the report, in turns. `--against` times `byzgym compare` of this checkout
-with its default (a process for each core) beside that of another one. Each command writes to a new folder.
-Compare ratios: times are those of your machine, which must do nothing else.
+commands are timed, from the start of Python to the report, in turns. `--against` times `byzgym compare` of
+this checkout with its default (a process for each core) beside that of another one. Each command writes to a
+new folder. Compare ratios: times are those of your machine, which must do nothing else.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from byzgym.cli.terminal import InputError, Terminal, mistakes
+from byzgym.cli.terminal import FailedRunsError, InputError, Terminal, mistakes
 from byzgym.experiments.config import Comparison, command
 from byzgym.validation import check_int
 
@@ -57,8 +57,11 @@ def play(playing: Playing, comparisons: Sequence[Comparison], terminal: Terminal
             with terminal.progress(total, total - left, every=_EVERY) as advance:
                 grid.play(store, engine, advance)
             finished = len(store)
+            failed = any(task.left(store) for task in grid.tasks)
             found = [results for results in read_all(store) if results.setting in grid.settings]
         show(found, playing.out, terminal)
+        if failed:  # as `show` has said
+            raise FailedRunsError
     except KeyboardInterrupt:
         print(f"byzgym: interrupted; {_left(playing.out, terminal, finished)}", file=sys.stderr)
         raise

@@ -4,7 +4,8 @@
 
 Every second time the driver is killed, otherwise one of its workers, each by SIGKILL: while modules are
 imported, runs are played or rows are written. What was finished must be there after each kill of a driver,
-unchanged. Linux only; it takes some minutes, so no test runs it. It ends with status 1 at the first difference.
+unchanged. Linux only; it takes some minutes, so no test runs it. It ends with status 1 at the first
+difference.
 """
 
 from __future__ import annotations
