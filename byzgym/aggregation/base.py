@@ -164,7 +164,9 @@ class Rule(Policy):
             runs = (counts == count).nonzero()[:, 0]
             rows = first[runs, :count]
             rule = self._for_fewer(count, accepted.shape[-1] - count)
-            yield rule, runs, rows, gradients[runs[:, None], rows]
+            numbers = runs[:, None] * accepted.shape[-1] + rows  # by run and row takes five times as long
+            kept = gradients.flatten(0, 1).index_select(0, numbers.flatten())
+            yield rule, runs, rows, kept.unflatten(0, rows.shape)
 
     def _for_fewer(self, num_workers: int, num_rejected: int) -> Rule:
         """This rule for the workers left when some were rejected."""

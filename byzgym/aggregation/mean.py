@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from byzgym.aggregation.base import EQUIVARIANT, Weighting
@@ -21,7 +22,6 @@ class Mean(Weighting):
     Condition: n >= f + 1. Cost: n d.
 
     Example:
-        >>> import torch
         >>> Mean()(torch.tensor([[1.0], [2.0], [9.0]]))
         tensor([4.])
     """
@@ -39,3 +39,10 @@ class Mean(Weighting):
 
     def _credits(self, gradients: Tensor) -> Tensor:
         return gradients.new_full(gradients.shape[:-1], 1 / gradients.shape[-2])
+
+    def _credits_accepted(self, gradients: Tensor, accepted: Tensor | None, rest: float) -> Tensor:
+        """See `Weighting`; rounds of diverged runs take no longer than others."""
+        if accepted is None or not gradients.numel():
+            return super()._credits_accepted(gradients, accepted, rest)
+        counts = accepted.sum(-1, keepdim=True)
+        return torch.where(counts > 0, accepted.to(gradients.dtype) / counts.clamp(min=1), rest)

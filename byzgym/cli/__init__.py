@@ -27,7 +27,7 @@ from byzgym.cli.properties import Properties
 from byzgym.cli.replay import Replay
 from byzgym.cli.report import Report
 from byzgym.cli.sweep import Sweep
-from byzgym.cli.terminal import InputError, Terminal
+from byzgym.cli.terminal import FailedRunsError, InputError, Terminal
 from byzgym.cli.train import Train
 from byzgym.cli.tune import Tune
 
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Those of the command line where None.
 
     Returns:
-        The exit status: 0, 1 where nobody reads the output to its end, 2 for a mistake of the user, 130 where
-        interrupted.
+        The exit status: 0, 1 where nobody reads the output to its end or runs of a comparison failed, 2 for a
+        mistake of the user, 130 where interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's stream has no such method
@@ -95,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
+        return 1
+    except FailedRunsError:
         return 1
     except KeyboardInterrupt:
         return 130

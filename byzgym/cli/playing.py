@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from byzgym import tracking
-from byzgym.cli.terminal import InputError, Terminal, mistakes
+from byzgym.cli.terminal import FailedRunsError, InputError, Terminal, mistakes
 from byzgym.experiments.config import Comparison, command
 from byzgym.validation import check_int
 
@@ -82,8 +82,11 @@ def play(playing: Tracked, comparisons: Sequence[Comparison], terminal: Terminal
             with terminal.progress(total, total - left, every=_EVERY) as advance:
                 grid.play(store, engine, advance, written)
             finished = len(store)
+            failed = any(task.left(store) for task in grid.tasks)
             found = [results for results in read_all(store) if results.setting in grid.settings]
         show(found, playing.out, terminal, playing)
+        if failed:  # as `show` has said
+            raise FailedRunsError
     except KeyboardInterrupt:
         print(f"byzgym: interrupted; {_left(playing.out, terminal, finished)}", file=sys.stderr)
         raise

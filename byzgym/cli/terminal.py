@@ -16,6 +16,10 @@ class InputError(Exception):
     """A mistake of the user, reported in one line."""
 
 
+class FailedRunsError(Exception):
+    """Some runs of a comparison failed, which the command has said."""
+
+
 class Terminal:
     """Where a command prints.
 

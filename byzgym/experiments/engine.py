@@ -23,8 +23,10 @@ from byzgym.experiments.units import Played, Unit, failed, play_unit
 
 TRIES = 3
 """How often a unit is played whose process gets killed."""
+_ENDING = 10.0  # seconds from the end of a process's output to its own
 _START = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 sys.path[:] = json.loads(sys.argv[1])
 from byzgym.experiments.worker import main
 main()
@@ -81,7 +83,7 @@ class Processes:
     """Processes on this machine, each with one thread; this one where there is a single unit.
 
     They are fresh Python interpreters, so that scripts and notebooks need no guard around their code. A unit
-    whose process is killed is played again.
+    whose process is killed is played again. They do not hear Ctrl-C: this process decides what it means.
 
     Args:
         processes: How many.
@@ -121,7 +123,7 @@ class Processes:
                     raise RuntimeError(f"a process could not begin: {message}")
                 elif worker in workers:
                     workers.remove(worker)
-                    status = worker.end()
+                    status = worker.status()
                     deaths[worker.number] += 1
                     if deaths[worker.number] < TRIES:
                         waiting.appendleft(worker.number)
@@ -164,6 +166,12 @@ class _Worker:
         self.number, self.unit = number, unit
         self._send(unit)
 
+    def status(self) -> int:
+        """The exit status of a process that has ended, or is about to."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_ENDING)
+        return self.end()
+
     def end(self) -> int:
         """Stop, and give the exit status."""
         assert self._process.stdin is not None
@@ -194,8 +202,9 @@ def one_thread(environment: Any) -> dict[str, str]:
 
 
 def _killed(status: int) -> str:
-    how = f"by signal {-status}" if status < 0 else f"with status {status}"
-    return f"its process ended {how} {TRIES} times, perhaps for want of memory"
+    if status < 0:
+        return f"its process ended by signal {-status} {TRIES} times, perhaps for want of memory"
+    return f"its process ended with status {status} {TRIES} times"
 
 
 def cores() -> int:

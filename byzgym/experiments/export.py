@@ -28,6 +28,7 @@ def runs(store: Store) -> pd.DataFrame:
     table = store.table()
     settings = pd.DataFrame([_flat(text) for text in table["configuration"]], index=table.index)
     settings = settings.drop(columns=[name for name in settings if name in RUN_COLUMNS or name in _RECORD])
+    settings = settings.apply(_of_one_type)
     own = table[list(RUN_COLUMNS)].assign(diverged=table["diverged"].astype("boolean"))
     own["num_classes"] = own["num_classes"].astype("Int64")
     return pd.concat([own, settings, table[list(_RECORD)]], axis=1)
@@ -86,6 +87,16 @@ def write_records(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     as_text = threat_model.as_json if path.suffix == ".json" else threat_model.as_markdown
     files.write_texts({path: as_text(entries)})
+
+
+def _of_one_type(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column as text where some values are, such as a schedule beside a number: Parquet has one type."""
+    known = column.dropna()
+    if known.map(type).nunique() <= 1:
+        return column
+    return column.where(
+        column.isna(), column.map(lambda value: value if isinstance(value, str) else str(value))
+    )
 
 
 def _flat(configuration: str) -> dict[str, object]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from byzgym.aggregation.registry import parse
+from byzgym.aggregation.registry import registry as rule_registry
 from byzgym.experiments import identity, play
 from byzgym.experiments.config import Comparison
 from byzgym.experiments.engine import Engine, Here, Processes, cores
@@ -77,7 +79,7 @@ class Grid:
     settings: list[str]
     """For each comparison the hash of what its runs have in common."""
     tasks: list[Task]
-    """All units, in the order of playing."""
+    """All units, in the order in which they are asked for."""
     imports: Sequence[str]
 
     @classmethod
@@ -141,12 +143,13 @@ class Grid:
     def play(
         self, store: Store, engine: Engine, progress: Progress, written: Written = lambda rows: None
     ) -> None:
-        """Play all that is missing, and write each unit as soon as it is finished.
+        """Play all that is missing, agents before rules, and write each unit as soon as it is finished.
 
         Of several processes in one folder the first goes through the units in order, others in an order of
         their own, so that they seldom play the same at the same time; if they do, the first one's rows stay.
         """
-        tasks = [task for task in self.tasks if task.left(store)]
+        # Who learns or has a network takes longer than a rule. Last, it would keep one process busy alone.
+        tasks = sorted((task for task in self.tasks if task.left(store)), key=Task.is_rule)
         with _first(self.folder) as first:
             if not first:
                 random.Random(os.getpid()).shuffle(tasks)
@@ -170,6 +173,10 @@ class Task:
         """Its runs, as `Comparison.runs` has them, and their keys."""
         for (attack, seed), key in self._keys.items():
             yield (self.unit.policy, self.unit.num_byzantine, attack, seed), key
+
+    def is_rule(self) -> bool:
+        """Whether its policy is a rule, alone or behind pre-aggregators."""
+        return parse(self.unit.policy)["name"] in rule_registry.names()
 
     def left(self, store: Store) -> Unit | None:
         """What is not finished; None where all is."""

@@ -103,6 +103,13 @@ class Results:
         policies = [policy for policy in self.comparison.policies if policy in found]
         return sorted(policies, key=lambda policy: policy in self.references)
 
+    def absent(self, num_byzantine: int) -> list[str]:
+        """The policies that were asked for at this number of Byzantine workers and have no finished run."""
+        asked = set(self.expected.loc[self.expected["num_byzantine"] == num_byzantine, "policy"])
+        return [
+            policy for policy in self.comparison.policies if policy in asked - set(self.played(num_byzantine))
+        ]
+
     @property
     def played_numbers(self) -> list[int]:
         """The numbers of Byzantine workers with runs."""

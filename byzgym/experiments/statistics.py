@@ -110,11 +110,11 @@ def counted(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(
-    runs: pd.DataFrame, num_byzantine: int, attacks: Sequence[str] = ()
+    runs: pd.DataFrame, num_byzantine: int, attacks: Sequence[str] = (), policies: Sequence[str] = ()
 ) -> dict[tuple[str, str], dict[str, float]]:
     """The numbers of each policy under each attack, by (policy, attack).
 
-    For policies without runs under one of ``attacks`` they are NaN.
+    For policies without runs under one of ``attacks``, and for others in ``policies``, they are NaN.
 
     They are the mean and std of the accuracy over seeds (NaN for a single seed), the number of runs that
     diverged, which count as chance (`counted`), and the means of byzantine_credit and detection_auc (NaN
@@ -130,7 +130,8 @@ def summarise(
     )
     found: dict[tuple[str, str], dict[str, float]] = summary.to_dict("index")
     nothing = {name: 0 if name == "diverged" else math.nan for name in summary}
-    absent = {(policy, attack): nothing for policy in chosen["policy"].unique() for attack in attacks}
+    named = {*chosen["policy"], *policies}
+    absent = {(policy, attack): nothing for policy in named for attack in attacks}
     return absent | found
 
 

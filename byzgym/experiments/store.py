@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -65,9 +66,24 @@ class Store:
                 raise OSError(_unusable(folder, error.strerror)) from None
         elif not self.path.is_file():
             raise FileNotFoundError(f"{folder} holds no runs: {NAME} is missing")
+        # In a folder that cannot be written to, SQLite makes no files of its own beside the database.
+        fixed = not create and not os.access(self.path.parent, os.W_OK) and not self._log().exists()
+        self._uri = self.path.resolve().as_uri() + ("?immutable=1" if fixed else "")
         with self._errors():
-            self._db = sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)
-            self._set_up()
+            self._db = sqlite3.connect(self._uri, timeout=_BUSY, isolation_level=None, uri=True)
+            if fixed:
+                self._check_version()
+            else:
+                self._set_up()
+
+    def _log(self) -> Path:
+        """What SQLite has not yet moved into the database."""
+        return self.path.with_name(f"{NAME}-wal")
+
+    def _check_version(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version not in (0, VERSION):
+            raise ValueError(f"{self.path} has version {version} of byzgym's tables, not {VERSION}")
 
     def _set_up(self) -> None:
         until = time.monotonic() + _BUSY
@@ -81,9 +97,7 @@ class Store:
                 time.sleep(0.05)
         self._db.execute("PRAGMA synchronous=FULL")  # also a power cut loses nothing
         with self._transaction():
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version not in (0, VERSION):
-                raise ValueError(f"{self.path} has version {version} of byzgym's tables, not {VERSION}")
+            self._check_version()
             columns = ", ".join(f'"{name}" {_TYPES[kind]}' for name, kind in list(_COLUMNS.items())[1:])
             self._db.execute(f"CREATE TABLE IF NOT EXISTS runs (key TEXT PRIMARY KEY, {columns})")
             self._db.execute("CREATE INDEX IF NOT EXISTS by_setting ON runs (setting)")
@@ -196,9 +210,9 @@ class Store:
         """Take over the runs of other folders; finished ones win over failed ones."""
         for folder in others:
             with Store(folder) as other:
-                path = other.path
+                uri = other._uri
             with self._errors():
-                self._db.execute("ATTACH ? AS other", [str(path)])
+                self._db.execute("ATTACH ? AS other", [uri])
                 try:
                     with self._transaction():
                         self._db.execute("INSERT OR IGNORE INTO units SELECT * FROM other.units")
@@ -234,7 +248,9 @@ class Store:
         except sqlite3.OperationalError as error:
             if not self.path.exists():
                 raise OSError(_unusable(self.path.parent, error)) from None
-            raise OSError(f"cannot use {self.path}: {error}") from error
+            unfit = any(word in str(error) for word in ("open", "readonly", "I/O", "locking"))
+            hint = "; its folder must be on a local disk, with room, and not write-protected" if unfit else ""
+            raise OSError(f"cannot use {self.path}: {error}{hint}") from error
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{self.path} is not a store of runs: {error}") from error
 

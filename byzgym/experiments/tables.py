@@ -127,6 +127,11 @@ def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), 
                 Cell(attack if isinstance(attack, str) else signs.missing)
             )  # NaN where there is none
         table.rows.append(Row(results.label(policy), cells, policy in results.references))
+    for policy in results.absent(num_byzantine):
+        cells = [Cell(signs.missing) for _ in table.columns[1:]]
+        table.rows.append(
+            Row(f"{results.label(policy)} (no finished runs)", cells, policy in results.references)
+        )
     if any(diverged.values()):
         table.notes.append(f"{signs.diverged} a run diverged and counts as chance")
     if unfinished := results.unfinished:
@@ -136,8 +141,9 @@ def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), 
 
 def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs()) -> Table:
     """Accuracy at the end of the runs."""
-    comparison, policies = results.comparison, results.played(num_byzantine)
-    summary = summarise(results.runs, num_byzantine, comparison.attacks)
+    comparison, absent = results.comparison, results.absent(num_byzantine)
+    policies = results.played(num_byzantine) + absent
+    summary = summarise(results.runs, num_byzantine, comparison.attacks, absent)
     # To six digits, so that equal means compare as equal.
     means = {key: round(entry["mean"], 6) for key, entry in summary.items()}
     title = f"{comparison.task}, {comparison.heading(num_byzantine)}"
@@ -233,7 +239,8 @@ def success_table(results: Results, num_byzantine: int) -> Table:
     attacks = [attack for attack in results.comparison.attacks if attack in set(runs["attack"])]
     table = Table("Success of backdoors", ["policy", *attacks], [_SUCCESS])
     for policy in results.played(num_byzantine) if attacks else ():
-        cells = [Cell(f"{100 * rates[policy, attack]:.1f}") for attack in attacks]
+        found = [100 * rates.get((policy, attack), math.nan) for attack in attacks]
+        cells = [Cell("–" if math.isnan(rate) else f"{rate:.1f}") for rate in found]
         table.rows.append(Row(results.label(policy), cells, policy in results.references))
     return table
 

@@ -77,7 +77,7 @@ def play_unit(unit: Unit, progress: Callable[[int], None] = lambda rounds: None)
     """
     try:
         batch = play.play_batch(unit.comparison, unit.policy, unit.num_byzantine, progress, unit.members)
-    except Exception as error:  # rules, attacks and models may be anybody's code
+    except (Exception, SystemExit) as error:  # rules, attacks and models may be anybody's code
         if len(unit.members) == 1:
             return failed(unit, told(error))
         parts = [play_unit(part) for part in unit.parts()]

@@ -7,11 +7,9 @@ soon as its input does, in the middle of a round, so that nobody plays on for a 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import queue
-import signal
 import sys
 import threading
 import time
@@ -27,8 +25,6 @@ _EVERY = 0.2  # seconds between two messages about rounds
 
 def main() -> None:
     """Play units until the input ends."""
-    with contextlib.suppress(ValueError):  # of a thread that is not the main one
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the user's code prints is no message
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()

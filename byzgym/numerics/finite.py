@@ -20,9 +20,10 @@ def finite_rows(rows: Tensor) -> Tensor:
     """Which rows [..., n, d] have finite entries only: bool [..., n]."""
     rows = rows.detach()
     finite = rows.sum(-1).isfinite()
-    if not finite.all():  # huge entries may make a sum overflow
-        # NaN is the largest and the smallest of all. A pass of isfinite takes twenty times as long as these.
-        finite = rows.amax(-1).isfinite() & rows.amin(-1).isfinite()
+    if not finite.all():  # huge entries may make a sum overflow, but not half a mean
+        # It takes half the time of a largest and a smallest entry, and a pass of isfinite ten times as long.
+        width = rows.shape[-1]
+        finite = (rows @ rows.new_full((width,), 0.5 / width)).isfinite()
     return finite
 
 

@@ -79,7 +79,9 @@ def receive(submissions: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     """
     rows = submissions if group_size == 1 else submissions.unflatten(1, (-1, group_size)).mean(2)
     rejected = ~finite_rows(rows)
-    if rejected.any():
-        # Faster than an assignment by the mask, which is slow where many rows are rejected.
-        rows.view(-1, rows.shape[-1]).index_fill_(0, rejected.flatten().nonzero()[:, 0], 0)
+    if rejected.all():  # as in a run that has diverged: its rounds must not take longer than others
+        rows.zero_()
+    elif rejected.any():
+        # An assignment by the mask is slow where many rows are rejected.
+        rows.view(-1, rows.shape[-1])[rejected.flatten().nonzero()[:, 0]] = 0
     return rows, rejected

@@ -1,5 +1,7 @@
 import json
+import sys
 
+import duckdb
 import pandas as pd
 import pytest
 
@@ -86,16 +88,29 @@ def test_an_export_has_the_runs_and_their_settings(file, tmp_path, output, mista
     assert "holds no runs" in mistake("export", tmp_path, table)
 
 
-def test_an_export_to_parquet(file, tmp_path, output, mistake):
-    out, table = tmp_path / "out", tmp_path / "runs.parquet"
+def test_an_export_to_parquet(file, tmp_path, output):
+    """DuckDB and pandas read it, also where a setting is a number in some runs and a schedule in others."""
+    file.write_text(GRID + 'learning_rate = [0.1, {initial = 0.1, schedule = "cosine"}]\n')
+    out, table, curves = tmp_path / "out", tmp_path / "runs.parquet", tmp_path / "curves.parquet"
     output("sweep", file, "--out", out, "--processes", 1)
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        assert "Parquet needs pyarrow" in mistake("export", out, table)
-        return
-    output("export", out, table)
-    assert len(pd.read_parquet(table)) == 8
+    output("export", out, table, "--curves", curves)
+    runs = pd.read_parquet(table)
+    assert len(runs) == 16
+    assert set(runs["learning_rate"]) == {"0.1", '{"initial": 0.1, "schedule": "cosine"}'}
+    query = f"SELECT qv_size, policy, avg(accuracy) FROM '{table}' GROUP BY ALL ORDER BY ALL"
+    found = duckdb.sql(query).fetchall()
+    means = runs.groupby(["qv_size", "policy"])["accuracy"].mean()
+    assert [entry[:2] for entry in found] == list(means.index)
+    assert [entry[2] for entry in found] == pytest.approx(means.tolist())
+    joined = (
+        f"SELECT count(*) FROM '{curves}' JOIN '{table}' USING (key) WHERE batch_size > 0 AND NOT diverged"
+    )
+    assert duckdb.sql(joined).fetchall() == [(16 * 4,)]
+
+
+def test_parquet_needs_pyarrow(tmp_path, mistake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "Parquet needs pyarrow: pip install" in mistake("export", tmp_path, tmp_path / "runs.parquet")
 
 
 def test_folders_are_merged(file, tmp_path, output, mistake):

@@ -136,6 +136,28 @@ def test_an_error_costs_only_the_runs_that_have_it(small, tmp_path, failing, mon
     assert len(rows(tmp_path)) == 8
 
 
+class Leaving(attacks.SignFlip):
+    def __call__(self, gradients, byzantine, context):
+        if int(context.round[0]) == 2:
+            sys.exit(3)
+        return super().__call__(gradients, byzantine, context)
+
+
+def test_code_that_ends_python_is_an_error_like_others(small, tmp_path):
+    attacks.register("test_leaving", Leaving)
+    comparison = small(policies="mean", attacks=("ipm", "test_leaving"), rounds=5, seeds=1)
+    results = compare(comparison, tmp_path)
+    assert results.unfinished == "1 of 2 runs, 1 failed"
+    assert results.failed["error"].tolist() == ["SystemExit: 3"]
+
+
+def test_agents_are_played_before_rules(small, tmp_path):
+    played = []
+    comparison = small(policies=("mean", "gaa", "nnm+krum", "oracle"), attacks="ipm", seeds=1, rounds=2)
+    compare(comparison, tmp_path, progress=lambda policy, rounds: played.append(policy))
+    assert list(dict.fromkeys(played)) == ["gaa", "oracle", "mean", "nnm+krum"]
+
+
 def test_progress_counts_every_round_once(small, tmp_path, failing):
     told = []
     comparison = small(policies=("mean", "krum"), attacks=("ipm", "test_failing"), rounds=5)

@@ -1,3 +1,4 @@
+import os
 import sqlite3
 import subprocess
 import sys
@@ -57,6 +58,25 @@ def test_stores_are_merged(tmp_path):
             store.merge([tmp_path / "nowhere"])
     with Store(tmp_path / "a") as store:
         assert store.done("1234") == {"1"}
+
+
+def test_a_store_that_cannot_be_written_to_is_read(tmp_path, monkeypatch):
+    with Store(tmp_path / "a", create=True) as store:
+        store.add([row("1", accuracy=0.5)])
+    before = (tmp_path / "a" / NAME).read_bytes()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "a" and access(path, mode))
+    with Store(tmp_path / "a") as store:
+        assert numbers(store) == {"1": 0.5}
+        with pytest.raises(
+            OSError, match=r"cannot use .*: attempt to write a readonly database; its folder must"
+        ):
+            store.add([row("2")])
+        assert [path.name for path in (tmp_path / "a").iterdir()] == [NAME]
+    with Store(tmp_path / "b", create=True) as store:
+        store.merge([tmp_path / "a"])
+        assert numbers(store) == {"1": 0.5}
+    assert (tmp_path / "a" / NAME).read_bytes() == before
 
 
 def test_two_processes_write_to_one_store(tmp_path):

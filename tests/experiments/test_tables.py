@@ -6,7 +6,14 @@ import pytest
 from byzgym import attacks
 from byzgym.experiments.results import Told
 from byzgym.experiments.statistics import counted
-from byzgym.experiments.tables import Signs, accuracy_table, detection_table, difference_table, summary_table
+from byzgym.experiments.tables import (
+    Signs,
+    accuracy_table,
+    detection_table,
+    difference_table,
+    success_table,
+    summary_table,
+)
 
 
 def test_rules_beyond_their_condition_get_a_mark(results):
@@ -151,3 +158,27 @@ def test_detection_lists_policies_with_credits(results):
     rows = {row.name: [cell.text for cell in row.cells] for row in detection_table(results, 7).rows}
     assert "median" not in rows
     assert rows["oracle (reference)"] == ["0.00 / 1.00"] * 2
+
+
+def test_a_policy_without_finished_runs_has_a_row_that_says_so(results):
+    runs = results.runs[results.runs["policy"] != "krum"]
+    runs = runs[(runs["policy"] != "gaa") | (runs["attack"] == "sign_flip")]
+    some = dataclasses.replace(results, runs=runs)
+    last = accuracy_table(some, 7).rows[-1]
+    assert last.name.startswith("krum")
+    assert [cell.text for cell in last.cells] == ["– (0 of 2)"] * 2
+    (gaa,) = [row for row in accuracy_table(some, 7).rows if row.name == "gaa"]
+    assert gaa.cells[1].text == "– (0 of 2)"
+    assert "of 2" not in gaa.cells[0].text
+    table = summary_table(some, 7)
+    assert table.rows[-1].name == "krum (no finished runs)"
+    assert {cell.text for cell in table.rows[-1].cells} == {"–"}
+    assert not any(cell.best for cell in last.cells)
+
+
+def test_a_policy_without_runs_under_a_backdoor(results):
+    runs = results.runs.assign(attack_success_rate=0.5)
+    runs = runs[(runs["policy"] != "gaa") | (runs["attack"] == "sign_flip")]
+    table = success_table(dataclasses.replace(results, runs=runs), 7)
+    (gaa,) = [row for row in table.rows if row.name == "gaa"]
+    assert [cell.text for cell in gaa.cells] == ["50.0", "–"]
