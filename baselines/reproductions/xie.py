@@ -7,8 +7,9 @@ Usage: python baselines/reproductions/xie.py --mnist DATA_ROOT --cifar10 DATA_RO
 
 The paper draws curves and prints no numbers, so that a claim is a sentence; a check says what counts as true.
 20 workers. On MNIST all is as in the paper (MLP 784-128-128-10, learning rate 0.1, batches of 32, 500
-rounds) but for the number of seeds. On CIFAR-10 the paper's network gets a small part of the paper's 4000
-rounds with batches of 128, at a larger learning rate.
+rounds) but for the number of seeds. On CIFAR-10 the paper's network gets 100 rounds with batches of 8 in
+place of 4000 with 128, and so the learning rate 0.05 with momentum 0.9 in place of 5e-4. (On seed 1000,
+without failures and with 4 workers, this learns in 100 rounds; 0.1 does not.)
 """
 
 from __future__ import annotations
