@@ -277,7 +277,7 @@ def credits(results: Results, num_byzantine: int, traces: Sequence[Trace]) -> Gr
     heading = f"Credits over rounds, {results.comparison.heading(num_byzantine)}"
     caption = (
         f"A row is a {unit}. Blue: honest in that round; orange: Byzantine. The darker, the more credit: "
-        "dark orange is credit that an attacker got."
+        "dark orange is credit that an attacker got. White: it took no part, or there were no credits."
     )
     # First one whose credits say something: not equal for all.
     telling = (trace.policy for trace in traces if np.nanmax(np.nanstd(trace.credits, 1)) > 0.01)
