@@ -164,7 +164,10 @@ def test_an_unfinished_comparison_says_so(results):
     failed = results.runs.tail(1)[["policy", "num_byzantine", "attack", "seed"]].assign(error="Error: <no>")
     part = dataclasses.replace(results, runs=results.runs.head(-2), failed=failed)
     page = report.html(part)
-    assert '<p class="warning"><b>Unfinished: 18 of 20 runs</b>, <a href="#failed">1 failed</a>.' in page
+    assert (
+        '<p class="warning"><b>Unfinished: 18 of 20 runs, 1 failed</b> (<a href="#failed">errors</a>).'
+        in page
+    )
     assert "<td>Error: &lt;no&gt;</td>" in page
     assert "Unfinished" not in report.html(results)
 
