@@ -17,7 +17,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--virtual-time-budget=20000",
+    "--virtual-time-budget=60000",
 )
 
 # Counts what goes wrong, from before the page's own scripts run.
@@ -30,7 +30,15 @@ for (const kind of ["error", "warn"]) console[kind] = (...words) => wrong.push(k
 </script>"""
 # Uses the page as a reader does, and leaves what came of it in the document.
 PROBE = """<script>
-setTimeout(() => {
+const shown = () => [...document.querySelectorAll(".plot")].filter(plot => plot.offsetParent);
+const drawn = () => shown().filter(plot => plot.querySelector("svg.main-svg .cartesianlayer path"));
+// All that are visible are drawn for print, at once: a headless browser may have no frames to wait for.
+async function settled() {
+  dispatchEvent(new Event("beforeprint"));
+  for (let step = 0; step < 20; step++) await null;
+}
+async function probe() {
+  await settled();
   const table = document.querySelector("table"), button = table.querySelectorAll("th button")[1];
   const column = () => [...table.tBodies[0].rows].map(row => row.cells[1].textContent);
   const order = () => button.parentElement.getAttribute("aria-sort");
@@ -46,27 +54,24 @@ setTimeout(() => {
   found.lines = [visible()];
   name.click();
   found.lines.push(visible());
-  const choices = document.querySelector("select");
-  if (choices) {
-    choices.value = choices.options[0].value;
-    choices.dispatchEvent(new Event("change"));
-    const boxes = [...document.querySelectorAll("[data-choice]")];
-    found.shown = boxes.filter(box => !box.hidden).map(box => box.dataset.choice);
-    found.chosen = choices.value;
-  }
-  setTimeout(() => {
-    const all = [...document.querySelectorAll(".plot")].filter(plot => plot.offsetParent);
-    found.plots = all.length;
-    found.drawn = all.filter(plot => plot.querySelector("svg.main-svg .cartesianlayer path")).length;
-    found.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-    found.requests = performance.getEntriesByType("resource").map(entry => entry.name);
-    found.wrong = wrong;
-    const result = document.createElement("pre");
-    result.id = "probe";
-    result.textContent = JSON.stringify(found);
-    document.body.append(result);
-  }, 3000);
-}, 3000);
+  const choices = document.querySelector("select"), boxes = [...document.querySelectorAll("[data-choice]")];
+  choices.value = choices.options[0].value;
+  choices.dispatchEvent(new Event("change"));
+  found.shown = boxes.filter(box => !box.hidden).map(box => box.dataset.choice);
+  found.chosen = choices.value;
+  await settled();
+  found.plots = shown().length;
+  found.drawn = drawn().length;
+  found.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  found.requests = performance.getEntriesByType("resource").map(entry => entry.name);
+  return found;
+}
+probe().catch(error => ({ wrong: wrong.push("probe: " + error) })).then(found => {
+  const result = document.createElement("pre");
+  result.id = "probe";
+  result.textContent = JSON.stringify({ ...found, wrong });
+  document.body.append(result);
+});
 </script>"""
 
 
@@ -159,7 +164,10 @@ def test_an_unfinished_comparison_says_so(results):
     failed = results.runs.tail(1)[["policy", "num_byzantine", "attack", "seed"]].assign(error="Error: <no>")
     part = dataclasses.replace(results, runs=results.runs.head(-2), failed=failed)
     page = report.html(part)
-    assert '<p class="warning"><b>Unfinished: 18 of 20 runs</b>, <a href="#failed">1 failed</a>.' in page
+    assert (
+        '<p class="warning"><b>Unfinished: 18 of 20 runs, 1 failed</b> (<a href="#failed">errors</a>).'
+        in page
+    )
     assert "<td>Error: &lt;no&gt;</td>" in page
     assert "Unfinished" not in report.html(results)
 

@@ -32,7 +32,7 @@ def traces(results: Results, num_byzantine: int, found: Sequence[Trace]) -> Figu
         return None
     policies = list(dict.fromkeys(trace.policy for trace in found))
     attacks = list(dict.fromkeys(trace.attack for trace in found))
-    height = 0.35 + 0.075 * max(len(trace.workers) for trace in found)
+    height = min(2.0, 0.35 + 0.075 * max(len(trace.workers) for trace in found))
     figure = Figure(figsize=(1.6 + 2.6 * len(attacks), 1.6 + height * len(policies)), layout="constrained")
     grid = figure.subplots(len(policies), len(attacks), sharex=True, squeeze=False)
     for axes in grid.flat:

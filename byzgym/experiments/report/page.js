@@ -46,7 +46,8 @@ const seen = new IntersectionObserver(entries => entries.forEach(entry => {
   if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }
 }), { rootMargin: "400px" });
 document.querySelectorAll(".plot").forEach(plot => seen.observe(plot));
-addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach(draw));
+addEventListener("beforeprint", () =>
+  [...document.querySelectorAll(".plot")].filter(plot => plot.offsetParent).forEach(draw));
 
 // Legends: a name hides and shows its lines in all figures of its group.
 function hiddenIn(figure) {

@@ -105,9 +105,10 @@ def _unfinished(found: Sequence[Results]) -> list[str]:
     if done >= asked:
         return []
     failed = sum(len(results.failed) for results in found)
-    errors = f', <a href="#failed">{failed} failed</a>' if failed else ""
+    count = f", {failed} failed" if failed else ""
+    errors = ' (<a href="#failed">errors</a>)' if failed else ""
     told = "All numbers are those of the finished runs. The same command again goes on."
-    return [f'<p class="warning"><b>Unfinished: {done} of {asked} runs</b>{errors}. {told}</p>']
+    return [f'<p class="warning"><b>Unfinished: {done} of {asked} runs{count}</b>{errors}. {told}</p>']
 
 
 def _navigation(places: Mapping[str, str]) -> str:

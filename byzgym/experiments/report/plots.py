@@ -277,7 +277,7 @@ def credits(results: Results, num_byzantine: int, traces: Sequence[Trace]) -> Gr
     heading = f"Credits over rounds, {results.comparison.heading(num_byzantine)}"
     caption = (
         f"A row is a {unit}. Blue: honest in that round; orange: Byzantine. The darker, the more credit: "
-        "dark orange is credit that an attacker got."
+        "dark orange is credit that an attacker got. White: it took no part, or there were no credits."
     )
     # First one whose credits say something: not equal for all.
     telling = (trace.policy for trace in traces if np.nanmax(np.nanstd(trace.credits, 1)) > 0.01)
@@ -342,7 +342,7 @@ def _map(
     }
     layout["yaxis"] |= {**plain, "tickvals": list(range(len(rows))), "ticktext": names}
     layout["yaxis"] |= {"range": [len(rows) - 0.5, -0.5]}
-    layout["height"] = 60 + 30 * len(rows) + (5 * longest if slanted else 0)
+    layout["height"] = 66 + 30 * len(rows) + (5 * longest if slanted else 0)
     left = 7 * max(len(short(name)) for name in rows)
     return Plot(title, [data], layout, left + len(columns) * (56 if slanted else max(48, 7 * longest)))
 
@@ -352,8 +352,8 @@ def _layout(
 ) -> dict[str, Any]:
     axis: dict[str, Any] = {"automargin": True, "zeroline": False, "gridcolor": "#e4e4e4"}
     layout: dict[str, Any] = {
-        "margin": {"l": 8, "r": 14, "t": 24, "b": 8},  # room for the buttons above
-        "height": 270,
+        "margin": {"l": 8, "r": 14, "t": 30, "b": 8},  # room for the buttons above
+        "height": 276,
         "showlegend": False,
         "hovermode": "closest",
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#1b1b1b"},
