@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,11 @@ def wandb_records(folder):
         return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
     found = {}
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+    paths = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    until = time.monotonic() + 30  # wandb's own process may write after the run's end
+    while any(path.stat().st_size <= 7 for path in paths) and time.monotonic() < until:
+        time.sleep(0.05)
+    for path in paths:
         name, config, history, summary = "", {}, [], {}
         for message in messages(path):
             record = Record.FromString(message)
