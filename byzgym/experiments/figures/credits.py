@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
-from byzgym.experiments.figures.style import COLORS, dress, fitted, folded
+from byzgym.experiments.figures.style import COLORS, dress, fitted, folded, shortened
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import summarise
 from byzgym.experiments.traces import Trace
@@ -44,7 +45,8 @@ def traces(results: Results, num_byzantine: int, found: Sequence[Trace]) -> Figu
         axes.set_title(folded(f"{attack}, f = {num_byzantine}", 26), loc="left", fontsize=10)
     for axes, policy in zip(grid[:, 0], policies, strict=True):
         axes.text(
-            -0.03, 0.5, folded(results.label(policy), 18), transform=axes.transAxes, ha="right", va="center"
+            *(-0.03, 0.5, "\n".join(textwrap.wrap(shortened(results.label(policy)), 18))),
+            **{"transform": axes.transAxes, "ha": "right", "va": "center"},
         )
     for axes in grid[-1]:
         axes.set_xlabel("round")
@@ -97,7 +99,7 @@ def detection(results: Results, num_byzantine: int) -> Figure | None:
         dress(axes, "x")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    left.set_yticks(range(len(policies)), [results.label(policy) for policy in policies])
+    left.set_yticks(range(len(policies)), [shortened(results.label(policy)) for policy in policies])
     left.set(xlim=fitted([credits, 0]), ylim=(len(policies) - 0.5, -0.5))
     left.set_xlabel("credit on Byzantine workers,\nlast tenth of the rounds")
     right.set(xlim=fitted([aucs, 0.5]), xlabel="detection AUC,\nlast half of the rounds")

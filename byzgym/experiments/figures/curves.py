@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 
 from byzgym.experiments import series
 from byzgym.experiments.estimates import performance_profile, same_seeds
-from byzgym.experiments.figures.style import Palette, dress, fitted, folded, label_ends, legend_below
+from byzgym.experiments.figures.style import (
+    Palette,
+    dress,
+    fitted,
+    folded,
+    label_ends,
+    legend_below,
+    shortened,
+)
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import counted
 
@@ -69,7 +77,7 @@ def breakdown(results: Results, palette: Palette) -> Figure:
                 axes.fill_between(own["num_byzantine"], mean - std, mean + std, color=line.color, **_BAND)
                 values += [mean - std, mean + std]
             values.append(mean)
-            marks = {"marker": "o", "markersize": 4, "label": results.label(policy)}
+            marks = {"marker": "o", "markersize": 4, "label": shortened(results.label(policy))}
             axes.plot(own["num_byzantine"], mean, **marks, **line.matplotlib)
         axes.set_title(folded(f"{attack}, f = {_listed(numbers)}", 40), loc="left", fontsize=11)
         axes.set_xticks(numbers)
@@ -95,7 +103,7 @@ def profiles(results: Results, num_byzantine: int, palette: Palette) -> Figure:
         own, line = profile[profile["policy"] == policy], palette.line(policy)
         if policy in banded and own["low"].notna().all():
             axes.fill_between(thresholds, own["low"], own["high"], step="post", color=line.color, **_BAND)
-        label = results.label(policy)
+        label = shortened(results.label(policy))
         axes.plot(thresholds, own["value"], drawstyle="steps-post", label=label, **line.matplotlib)
     axes.set(xlim=(low, high), ylim=(-0.02, 1.02), yticks=[0, 0.25, 0.5, 0.75, 1])
     axes.set(xlabel="test accuracy", ylabel="share of runs above it")
@@ -128,7 +136,7 @@ def _curves(axes: Any, results: Results, attack: str, num_byzantine: int, palett
             axes.fill_between(curve.index, mean - std, mean + std, color=line.color, **_BAND)
             heights += [mean - std, mean + std]
         heights.append(mean)
-        axes.plot(curve.index, mean, label=results.label(policy), **line.matplotlib)
+        axes.plot(curve.index, mean, label=shortened(results.label(policy)), **line.matplotlib)
     axes.set_xlim(0, results.comparison.rounds)
     dress(axes)
     return heights or [math.nan]

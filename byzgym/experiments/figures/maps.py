@@ -11,10 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from byzgym.experiments import series
-from byzgym.experiments.figures.style import folded
+from byzgym.experiments.figures.style import folded, shortened
 from byzgym.experiments.results import Results
-
-_LONGEST = 32  # letters of a name beside a map
 
 
 def final_accuracy(results: Results, num_byzantine: int) -> Figure:
@@ -97,11 +95,6 @@ def limits(maps: Sequence[np.ndarray]) -> tuple[float, float]:
     return max(0.0, low - missing), min(1.0, high + missing)
 
 
-def short(name: str) -> str:
-    """A name that has room beside a map."""
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
-
-
 def _map(axes: Any, values: np.ndarray, ends: tuple[float, float]) -> Any:
     image = axes.imshow(values, cmap="cividis", vmin=ends[0], vmax=ends[1], aspect="auto")
     for (row, column), value in np.ndenumerate(values):
@@ -114,12 +107,12 @@ def _map(axes: Any, values: np.ndarray, ends: tuple[float, float]) -> Any:
 
 def _name(axes: Any, rows: Sequence[str], columns: Sequence[str]) -> None:
     slanted = max(map(len, columns)) >= 12
-    axes.set_xticks(range(len(columns)), map(short, columns))
+    axes.set_xticks(range(len(columns)), map(shortened, columns))
     if slanted:
         axes.tick_params(axis="x", labelrotation=25)
         for text in axes.get_xticklabels():
             text.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), map(short, rows))
+    axes.set_yticks(range(len(rows)), map(shortened, rows))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 

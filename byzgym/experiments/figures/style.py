@@ -110,6 +110,19 @@ def folded(title: str, width: int) -> str:
     return textwrap.fill(title, width, break_long_words=False, break_on_hyphens=False)
 
 
+def shortened(name: str, most: int = 32) -> str:
+    """A name with its middle left out if it is longer than this, such as that of a model in a deep folder.
+
+    Example:
+        >>> shortened("model:/a/folder/in/a/folder/model.zip", 25)
+        'model:/a/fold…r/model.zip'
+    """
+    if len(name) <= most:
+        return name
+    end = (most - 1) // 2
+    return f"{name[: most - 1 - end]}…{name[-end:]}"
+
+
 def legend_below(figure: Any, columns: int) -> None:
     """A legend below all axes of a figure, with each label once."""
     lines = {

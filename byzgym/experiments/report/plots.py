@@ -18,8 +18,8 @@ from byzgym.experiments import series
 from byzgym.experiments.estimates import performance_profile, same_seeds
 from byzgym.experiments.figures.credits import BYZANTINE, HONEST
 from byzgym.experiments.figures.curves import shown_first
-from byzgym.experiments.figures.maps import every_policy, label, limits, short
-from byzgym.experiments.figures.style import COLORS, Line, Palette, fitted
+from byzgym.experiments.figures.maps import every_policy, label, limits
+from byzgym.experiments.figures.style import COLORS, Line, Palette, fitted, shortened
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import counted, summarise
 from byzgym.experiments.traces import Trace
@@ -195,7 +195,7 @@ def detection(results: Results, num_byzantine: int) -> Group | None:
         ("byzantine_credit", "credit on Byzantine workers, last tenth of the rounds", equal, "equal credits"),
         ("detection_auc", "detection AUC, last half of the rounds", 0.5, "chance"),
     ):
-        rows = [short(results.label(policy)) for policy in policies]
+        rows = [shortened(results.label(policy)) for policy in policies]
         data: list[dict[str, Any]] = []
         for number, attack in enumerate(attacks):
             values = [summary[policy, attack][column] for policy in policies]
@@ -316,7 +316,7 @@ def _map(
     values: np.ndarray, rows: Sequence[str], columns: Sequence[str], ends: tuple[float, float], title: str
 ) -> Plot:
     """A heat map of accuracies, its rows from the top."""
-    names = list(map(_text, map(short, rows)))
+    names = list(map(_text, map(shortened, rows)))
     scale = [[i / (len(_CIVIDIS) - 1), color] for i, color in enumerate(_CIVIDIS)]
     written = [["–" if math.isnan(value) else f"{100 * value:.1f}" for value in row] for row in values]
     data = {
@@ -332,18 +332,18 @@ def _map(
         "showscale": False,
     }
     layout = _layout("", "")
-    longest = max(len(short(name)) for name in columns)
+    longest = max(len(shortened(name)) for name in columns)
     slanted = longest > 12
     plain: dict[str, Any] = {"showgrid": False, "tickformat": "", "ticks": ""}
     layout["xaxis"] |= {**plain, "tickvals": list(range(len(columns)))}
     layout["xaxis"] |= {
-        "ticktext": [_text(short(name)) for name in columns],
+        "ticktext": [_text(shortened(name)) for name in columns],
         "tickangle": -30 if slanted else 0,
     }
     layout["yaxis"] |= {**plain, "tickvals": list(range(len(rows))), "ticktext": names}
     layout["yaxis"] |= {"range": [len(rows) - 0.5, -0.5]}
     layout["height"] = 66 + 30 * len(rows) + (5 * longest if slanted else 0)
-    left = 7 * max(len(short(name)) for name in rows)
+    left = 7 * max(len(shortened(name)) for name in rows)
     return Plot(title, [data], layout, left + len(columns) * (56 if slanted else max(48, 7 * longest)))
 
 
