@@ -32,10 +32,11 @@ for (const kind of ["error", "warn"]) console[kind] = (...words) => wrong.push(k
 PROBE = """<script>
 const shown = () => [...document.querySelectorAll(".plot")].filter(plot => plot.offsetParent);
 const drawn = () => shown().filter(plot => plot.querySelector("svg.main-svg .cartesianlayer path"));
-// All that are visible are drawn for print, at once: a headless browser may have no frames to wait for.
+// The page draws its figures one after the other.
 async function settled() {
-  dispatchEvent(new Event("beforeprint"));
-  for (let step = 0; step < 20; step++) await null;
+  for (let step = 0; step < 1000 && drawn().length < shown().length; step++) {
+    await new Promise(resolve => setTimeout(resolve, 20));
+  }
 }
 async function probe() {
   await settled();
@@ -55,7 +56,7 @@ async function probe() {
   name.click();
   found.lines.push(visible());
   const choices = document.querySelector("select"), boxes = [...document.querySelectorAll("[data-choice]")];
-  choices.value = choices.options[0].value;
+  choices.value = choices.options[choices.options.length - 1].value;
   choices.dispatchEvent(new Event("change"));
   found.shown = boxes.filter(box => !box.hidden).map(box => box.dataset.choice);
   found.chosen = choices.value;

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from byzgym.experiments import series
+from byzgym.experiments import series, threat_model
 from byzgym.experiments.figures.maps import every_policy, label
 from byzgym.experiments.results import RUN, Results
 from byzgym.experiments.tables import (
@@ -94,7 +94,27 @@ def records(results: Results) -> list[Table]:
     machines = {"machine": "; ".join(results.machines)} if results.machines else {}
     seconds = {"time of all runs": f"{float(results.runs['seconds'].sum()):.0f} s"}
     settings, made = {**own, **held}, {**results.versions, **code, **machines, **seconds}
-    return [_pairs("Configuration", "setting", settings), _pairs("Versions and machine", "what", made)]
+    tables = [_pairs("Configuration", "setting", settings), _pairs("Versions and machine", "what", made)]
+    return tables + _threat_model(results.threat_models)
+
+
+def _threat_model(found: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """What the results say of robustness: what is the same for all policies and attacks, and what is not."""
+    if not found:
+        return []
+    common, differing = threat_model.split(found)
+    same = {threat_model.label(name): threat_model.text(value) for name, value in common.items()}
+    # What is kept of each run takes much room; threat_model.md has it.
+    columns = [name for name in differing if name not in ("policy", "evidence")]
+    title, note = (
+        "Threat model of each policy and attack",
+        "threat_model.md beside this page explains the columns.",
+    )
+    table = Table(title, ["policy", *map(threat_model.label, columns)], [note])
+    for entry in found:
+        cells = [Cell(threat_model.text(entry[name])) for name in columns]
+        table.rows.append(Row(entry["policy"], cells, entry["policy_kind"] == "reference"))
+    return [_pairs("Threat model", "of all policies and attacks", same), table]
 
 
 def _marked(accuracies: Mapping[str, float], results: Results) -> list[Cell]:
@@ -108,7 +128,7 @@ def _marked(accuracies: Mapping[str, float], results: Results) -> list[Cell]:
     ]
 
 
-def _pairs(title: str, kind: str, values: dict[str, object]) -> Table:
+def _pairs(title: str, kind: str, values: Mapping[str, object]) -> Table:
     rows = [Row(name, [Cell(_shown(value))], False) for name, value in values.items()]
     return Table(title, [kind, "value"], [], rows)
 

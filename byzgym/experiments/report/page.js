@@ -28,7 +28,7 @@ function sort(heading) {
 document.querySelectorAll("th[aria-sort] button").forEach(button =>
   button.addEventListener("click", () => sort(button.parentElement)));
 
-// Figures: each is drawn when it comes into view, as large as its place.
+// Figures: each is drawn as large as its place.
 const buttons = [["toImage", "resetScale2d"]];
 function draw(plot) {
   if (plot.dataset.drawn) return;
@@ -42,12 +42,14 @@ function draw(plot) {
   Plotly.newPlot(plot, figure.data, figure.layout,
     { displaylogo: false, responsive: true, modeBarButtons: buttons, toImageButtonOptions: image });
 }
-const seen = new IntersectionObserver(entries => entries.forEach(entry => {
-  if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }
-}), { rootMargin: "400px" });
-document.querySelectorAll(".plot").forEach(plot => seen.observe(plot));
-addEventListener("beforeprint", () =>
-  [...document.querySelectorAll(".plot")].filter(plot => plot.offsetParent).forEach(draw));
+// One after the other, so that the page can be read and scrolled meanwhile; what a choice hides comes later.
+const waiting = [...document.querySelectorAll(".plot")].filter(plot => plot.offsetParent);
+function drawNext() {
+  if (!waiting.length) return;
+  draw(waiting.shift());
+  setTimeout(drawNext);
+}
+setTimeout(drawNext);
 
 // Legends: a name hides and shows its lines in all figures of its group.
 function hiddenIn(figure) {
@@ -67,4 +69,5 @@ document.querySelectorAll(".legend button").forEach(button => button.addEventLis
 document.querySelectorAll("select").forEach(select => select.addEventListener("change", () =>
   select.closest("figure").querySelectorAll("[data-choice]").forEach(box => {
     box.hidden = box.dataset.choice !== select.value;
+    if (!box.hidden) box.querySelectorAll(".plot").forEach(draw);
   })));
