@@ -115,7 +115,8 @@ def _read(file: Path, label: str, delimiter: str) -> tuple[Any, np.ndarray]:
             header = pd.read_csv(file, header=None, nrows=1, dtype=str, na_filter=False, **form)
             names = pd.read_csv(file, nrows=0, **form).columns
             if label in names:
-                missing = {name: _MISSING for name in names if name != label}
+                missing: dict[Any, Any] = {name: _MISSING for name in names if name != label}
+                missing[len(names)] = _MISSING  # the column behind a delimiter at the end of each line
                 form |= {"dtype": {label: str}, "na_values": missing, "keep_default_na": False}
                 table = pd.read_csv(file, low_memory=False, **form)
     except (ValueError, pd.errors.ParserWarning) as error:  # or no columns, another encoding

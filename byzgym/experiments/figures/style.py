@@ -115,7 +115,7 @@ def shortened(name: str, most: int = 32) -> str:
 
     Example:
         >>> shortened("model:/a/folder/in/a/folder/model.zip", 25)
-        'model:/a/fold…r/model.zip'
+        'model:/a/fol…er/model.zip'
     """
     if len(name) <= most:
         return name
