@@ -268,7 +268,7 @@ def whole(tmp_path_factory):
 
 def without_folder(folder):
     """The rows, in which the folder's name stands; keys depend on it, too."""
-    table = rows(folder).drop(columns=["key", "setting", "unit", "configuration"])
+    table = rows(folder).drop(columns=["key", "setting", "unit", "configuration", "threat_model"])
     table["attack"] = [attack.split(":")[0] for attack in table["attack"]]
     return table.sort_values(["policy", "num_byzantine", "attack", "seed"], ignore_index=True)
 
