@@ -36,7 +36,7 @@ STATIC = ("random", "sign_flip")
 """Random updates are the paper's; reversed ones are those of its reconstruction (github.com/nicehiro)."""
 PARTLY = ("missing_label", "leaked_qv:leak=distribution")
 FULLY = ("leaked_qv:leak=samples",)
-"""Adaptive attacks, which know labels or the distribution of the QV samples, or the samples."""
+"""Adaptive attacks, which know the labels or the distribution of the QV samples, or the samples."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,17 @@ class Study:
     rounds: int
     learning_rate: float | None = None  # None is the task's own
     classical: tuple[str, ...] = ("krum",)  # which rules it plays under static attacks
+    partly: tuple[str, ...] = PARTLY[:1]  # the other one is slow where inputs are large
+    model: str | None = None  # None is the task's own
 
 
 STUDIES = {
-    "CMS": Study("cms", 300, None, CLASSICAL),
+    "CMS": Study("cms", 300, None, CLASSICAL, PARTLY),  # of two labels none is missing
     "MNIST": Study("mnist", 300, 0.01, CLASSICAL),  # the learning rate of the reconstruction
     "MNIST at 0.1": Study("mnist", 300, 0.1),  # byzgym's own, at which single steps overshoot
     "Yelp": Study("yelp", 150),
-    "CIFAR-10": Study("cifar10", 100, 0.1),  # LeNet
+    # LeNet is no better than 16 % after 100 rounds. The rate: the mean without an attack, seed 100, 39 %.
+    "CIFAR-10": Study("cifar10", 300, 0.03, model="mlp:32"),
 }
 
 
@@ -69,7 +72,7 @@ class Config:
     out: Path = Path("runs/gaa")
     """Folder for the runs."""
     seeds: int = 2
-    """Runs of each cell, with the seeds first_seed, first_seed + 1, ...; on CIFAR-10 only the first."""
+    """Runs of each cell, with the seeds first_seed, first_seed + 1, ..."""
     first_seed: int = 0
     """Of them."""
 
@@ -84,15 +87,16 @@ def parts(study: Study, **common: object) -> Iterator[tuple[str, Comparison]]:
     yield "randomized", Comparison(**attacked, attacks=STATIC, num_byzantine=7, roles=roles)
     roles = f"pretense:until={study.rounds // 2}"
     yield "pretense", Comparison(**attacked, attacks=STATIC, num_byzantine=9, roles=roles)
-    yield "adaptive", Comparison(**attacked, attacks=PARTLY + FULLY, num_byzantine=7)
+    yield "adaptive", Comparison(**attacked, attacks=study.partly + FULLY, num_byzantine=7)
 
 
 def play(name: str, config: Config) -> pd.DataFrame:
     """All runs of a study; a diverged one counts as chance."""
-    study, seeds = STUDIES[name], 1 if name == "CIFAR-10" else config.seeds
+    study = STUDIES[name]
     task = study.task if study.task in ("digits", "synthetic") else f"{study.task}:root={config.root}"
     common = {"task": task, "rounds": study.rounds, "learning_rate": study.learning_rate, "batch_size": 32}
-    common |= {"seeds": seeds, "first_seed": config.first_seed, "evaluate_every": study.rounds}
+    common |= {"model": study.model, "seeds": config.seeds, "first_seed": config.first_seed}
+    common |= {"evaluate_every": study.rounds}
     frames = []
     with Progress() as bars:
         for kind, comparison in parts(study, **common):
@@ -161,7 +165,8 @@ def main(config: Config) -> None:
     for name in config.studies:
         runs = play(name, config)
         table = runs.pivot(index=["kind", "num_byzantine", "attack"], columns="policy", values="accuracy")
-        print(f"\n{name}: accuracy in %\n{table.round(1).to_string()}\n", flush=True)
+        shown = table.round(1).to_string(na_rep="")
+        print(f"\n{name}: accuracy in %\n{shown}\n", flush=True)
         rows += [(name, *claim) for claim in claims(runs)]
     task = "synthetic" if "synthetic" in STUDIES else f"mnist:root={config.root}"
     policies = ("mean", *CLASSICAL, "gaa")
