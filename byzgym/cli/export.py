@@ -38,6 +38,8 @@ class Export:
             export.check(self.file, export.SUFFIXES + export.RECORDS)
             if self.curves is not None:
                 export.check(self.curves)
+                if self.curves.resolve() == self.file.resolve():
+                    raise ValueError(f"curves must be another file than that of the runs, got {self.curves}")
             with Store(self.folder) as store:
                 if self.file.suffix in export.RECORDS:
                     entries = export.records(store)

@@ -130,8 +130,11 @@ class Tune(Playing, Comparison):
         if winner is control:
             terminal.line("no trial was better than the control")
             return
-        report = replace(report, policies=tuple(dict.fromkeys((control.policy, winner.policy))), **winner.run)
-        shown = command(terminal.imports, "compare", *options(report, Comparison))
+        beside = (control.policy, winner.policy) if not winner.run else (winner.policy,)
+        reports = [replace(report, policies=beside, **winner.run)]
+        if winner.run:  # which the control does not have
+            reports.insert(0, replace(report, policies=(control.policy,)))
+        shown = "\n".join(command(terminal.imports, "compare", *options(one, Comparison)) for one in reports)
         terminal.line(
             f"best: {_name(winner)}. It is the best of {len(trials)} on what it was chosen by; report it on "
             f"other attacks and seeds:\n{shown}"

@@ -75,6 +75,11 @@ class Comparison(RunConfig):
             object.__setattr__(self, name, value)
 
     @property
+    def measured(self) -> str:
+        """What accuracies are, as captions begin: "Test accuracy in %"."""
+        return f"{measured(self.task)} in %".capitalize()
+
+    @property
     def interval(self) -> int:
         """Rounds between points of the curves."""
         return self.evaluate_every or max(1, self.rounds // 30)
@@ -99,6 +104,15 @@ class Comparison(RunConfig):
         else:
             who = f"{who} assigned to be Byzantine, roles {self.roles}{cohort}"
         return f"{who} (none under {', '.join(faults)})" if faults else who
+
+
+def measured(task: Any) -> str:
+    """What accuracies of a task are measured on.
+
+    >>> measured("digits"), measured("validation:digits")
+    ('test accuracy', 'validation accuracy')
+    """
+    return "validation accuracy" if specs.parse(str(task))["name"] == "validation" else "test accuracy"
 
 
 def corrupts_transmissions(attack: str) -> bool:

@@ -44,7 +44,9 @@ def begin(comparison: Comparison) -> Results:
             agent.reset()
             simulation.memory.reset()  # of what another policy has kept there
             agent.decide(simulation.view)
-            results.told += told_less(policy, agent, simulation)
+            # Tables name f; of a cohort fewer workers may be Byzantine.
+            told = told_less(policy, agent, simulation)
+            results.told += [replace(one, num_byzantine=f) for one in told]
             if agent.reference and policy not in results.references:
                 results.references.append(policy)
             notes = [f"{policy}: {line}" for line in agent.differences(arguments(comparison, RunConfig))]

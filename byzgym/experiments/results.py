@@ -219,7 +219,7 @@ def _read(store: Store, setting: str, asked: Sequence[Mapping[str, Any]]) -> Res
         [name for name in comparison.policies if any(name in entry["refs"] for entry in asked)],
         list(dict.fromkeys(note for entry in asked for note in entry["notes"])),
         last["versions"],
-        last["imports"],
+        list(dict.fromkeys(name for entry in asked for name in entry["imports"])),
         setting,
         done.drop(columns="index").reset_index(drop=True),
         _configuration(table),

@@ -82,6 +82,9 @@ class Store:
 
     def _check_version(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version == 0 and tables:
+            raise ValueError(f"{self.path} is not a store of runs: it has tables of something else")
         if version not in (0, VERSION):
             raise ValueError(f"{self.path} has version {version} of byzgym's tables, not {VERSION}")
 
@@ -89,6 +92,7 @@ class Store:
         until = time.monotonic() + _BUSY
         while True:  # the change to WAL does not wait for another process that is about it
             try:
+                self._check_version()
                 self._db.execute("PRAGMA journal_mode=WAL")
                 break
             except sqlite3.OperationalError as error:

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from byzgym.experiments import identity
 from byzgym.experiments.config import Comparison
 from byzgym.validation import shown, unknown, within
 
@@ -87,7 +89,7 @@ def _check(given: Mapping[str, Any], grid: Any) -> None:
 
 def _comparison(given: Mapping[str, Any], chosen: Mapping[str, Any]) -> Comparison:
     where = ", ".join(f"{name}={shown(value)}" for name, value in chosen.items())
-    if not where:
-        return Comparison(**given)
-    with within(f"[grid] {where}"):
-        return Comparison(**given, **chosen)
+    with within(f"[grid] {where}") if where else nullcontext():
+        comparison = Comparison(**given, **chosen)
+        identity.setting(comparison)  # also the simulation's own checks
+    return comparison

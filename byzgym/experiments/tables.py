@@ -280,10 +280,13 @@ def _with_interval(estimate: Mapping[Any, Any], digits: int, signs: Signs) -> st
 def _notes_on_estimates(results: Results, runs: pd.DataFrame, rule: str, signs: Signs) -> list[str]:
     counts = {name: runs[name].nunique() for name in ("attack", "seed")}
     product = " x ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items())
+    played = runs.groupby("policy").size()
+    whole = bool((played == math.prod(counts.values())).all())
+    runs_of = f"{played.max()} runs ({product})" if whole else "runs, of which not all policies have the same"
     notes = [
-        f"Test accuracy in % after {results.comparison.rounds} rounds. Worst case: mean over seeds under the "
-        "attack where that is lowest. IQM, interquartile mean: mean of the middle half of a policy's "
-        f"{math.prod(counts.values())} runs ({product}). {_best(results, signs).capitalize()}."
+        f"{results.comparison.measured} after {results.comparison.rounds} rounds. Worst case: mean over "
+        "seeds under the attack where that is lowest. IQM, interquartile mean: mean of the middle half of a "
+        f"policy's {runs_of}. {_best(results, signs).capitalize()}."
     ]
     if (seeds := counts["seed"]) > 1:
         few = f"; {seeds} seeds are few, and the intervals too narrow" if seeds < _FEW_SEEDS else ""
@@ -304,9 +307,11 @@ def _notes_on_estimates(results: Results, runs: pd.DataFrame, rule: str, signs: 
 
 
 def _caption(results: Results, signs: Signs) -> str:
-    seeds = results.comparison.seeds
-    spread = f" {signs.spread} standard deviation over {seeds} seeds" if seeds > 1 else " of one seed"
-    return f"test accuracy in %{spread}, after {results.comparison.rounds} rounds; {_best(results, signs)}"
+    counts = results.runs.groupby(["policy", "attack", "num_byzantine"])["seed"].nunique()
+    seeds = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else str(counts.max())
+    spread = f" {signs.spread} standard deviation over {seeds} seeds" if counts.max() > 1 else " of one seed"
+    what = f"{results.comparison.measured.lower()}{spread}"
+    return f"{what}, after {results.comparison.rounds} rounds; {_best(results, signs)}"
 
 
 def _best(results: Results, signs: Signs) -> str:

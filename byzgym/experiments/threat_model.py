@@ -25,6 +25,7 @@ from byzgym.aggregation.registry import parse
 from byzgym.aggregation.registry import registry as rule_registry
 from byzgym.attacks import DataPoisoning, Triggered
 from byzgym.attacks.registry import registry as attack_registry
+from byzgym.experiments.config import measured
 from byzgym.files import write_texts
 from byzgym.registry import Registry, describe
 from byzgym.simulation import Simulation
@@ -62,8 +63,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "actual_num_byzantine": "Workers that are assigned to be Byzantine; 0 under a fault in transmission.",
         "actual_fraction": "The same as a share of the workers.",
         "within_bound": "Whether the bad submissions that are expected in a round, rounded up, are at most "
-        "the tolerated ones; null where there is no bound, and under a fault in transmission, which can hit "
-        "anybody.",
+        "the tolerated ones and those the rule was told; null where there is no bound, and under a fault in "
+        "transmission, which can hit anybody.",
         "roles": "When assigned workers attack; other roles than static change who is Byzantine.",
     },
     "Sampling": {
@@ -114,7 +115,7 @@ RUN_FIELDS = {
     "code": "The version of byzgym with a hash of its sources.",
     "machine": "What it was played on.",
     "finished": "When, in UTC.",
-    "accuracy": "Test accuracy after the last round, from 0 to 1.",
+    "accuracy": "Accuracy after the last round, from 0 to 1, also of a run that diverged; see metric.",
     "attack_success_rate": "Of a backdoor, from 0 to 1; null of other attacks.",
     "qv_loss": "Loss on the server's trusted samples.",
     "byzantine_credit": "Credit on Byzantine submissions in the last tenth of the rounds; null without any.",
@@ -155,7 +156,7 @@ def record(policy: str, task: str, agent: Agent, simulation: Simulation, env: in
         "qv_source": setup.qv_source_name,
         "task": task,
         "partition": setup.partition_name,
-        "metric": f"test accuracy after round {setup.rounds}; a run that diverged counts as a guess, "
+        "metric": f"{measured(task)} after round {setup.rounds}; a run that diverged counts as a guess, "
         f"1/{setup.task.num_classes}",
         "non_finite_updates": "such submissions are rejected; steps to such parameters are refused",
         "client_authentication": f"{_NOT_PROVIDED}: the simulation knows which worker sends a row",
@@ -263,9 +264,10 @@ def _policy(policy: str, agent: Agent, simulation: Simulation) -> dict[str, Any]
 def _numbers(agent: Agent, simulation: Simulation, env: int, attack: NamedAttack) -> dict[str, Any]:
     """How many workers may be bad, and how many are."""
     setup, rows, rule = simulation.setup, simulation.num_rows, _decides(agent)
-    tolerated = None
+    tolerated, told = None, rows
     if isinstance(rule, Rule) and rule.condition != Rule.condition:
         tolerated = rule.max_byzantine(rows)
+        told = rule.num_byzantine if rule.uses_num_byzantine else rows
     fault = is_fault(attack.attack)
     actual = 0 if fault else int(simulation.workers.assigned[env].sum())
     expected = min(rows, math.ceil(actual * setup.cohort_size / setup.num_workers))
@@ -275,7 +277,7 @@ def _numbers(agent: Agent, simulation: Simulation, env: int, attack: NamedAttack
         "tolerated_fraction": None if tolerated is None else _share(tolerated, rows),
         "actual_num_byzantine": actual,
         "actual_fraction": _share(actual, setup.num_workers),
-        "within_bound": None if tolerated is None or fault else expected <= tolerated,
+        "within_bound": None if tolerated is None or fault else expected <= min(tolerated, told),
     }
 
 

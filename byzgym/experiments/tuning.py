@@ -16,7 +16,7 @@ import ast
 import math
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,13 @@ from byzgym.experiments.grid import Grid, Progress
 from byzgym.experiments.results import discard_drawings
 from byzgym.experiments.store import NAME as STORE
 from byzgym.experiments.store import Store
-from byzgym.simulation.config import RunConfig
 from byzgym.validation import check_int, shown, unknown, within
 
 NAME = "tuning.sqlite"
 OF_THE_RUN = "run."
 """What begins the name of a parameter that is an argument of the run, such as run.learning_rate."""
-_NOT_SEARCHED = ("task", "num_workers", "rounds", "device")
-_RUN = [one.name for one in fields(RunConfig) if one.name not in _NOT_SEARCHED]
+_RUN = ("learning_rate", "batch_size", "momentum", "worker_momentum", "weight_decay", "local_steps", "model")
+"""Arguments of the run that may be searched: how it learns, not who attacks and what the server has."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,8 @@ class Tuning:
             ImportError: If Optuna is not installed.
         """
         _optuna()
-        play.begin(self._comparison({}))
+        if play.begin(self._comparison({})).references:
+            raise ValueError(f"policy must not be a reference, got {self.comparison.policies[0]}")
         for parameter in self.search:
             for value in parameter.corners:
                 with within(f"search {parameter.name}={value}"):

@@ -88,6 +88,12 @@ def test_an_export_has_the_runs_and_their_settings(file, tmp_path, output, mista
     assert "holds no runs" in mistake("export", tmp_path, table)
 
 
+def test_runs_and_curves_go_to_files_of_their_own(file, tmp_path, output, mistake):
+    out, table = tmp_path / "out", tmp_path / "runs.csv"
+    output("sweep", file, "--out", out, "--processes", 1)
+    assert "curves must be another file" in mistake("export", out, table, "--curves", table)
+
+
 def test_an_export_to_parquet(file, tmp_path, output):
     """DuckDB and pandas read it, also where a setting is a number in some runs and a schedule in others."""
     file.write_text(GRID + 'learning_rate = [0.1, {initial = 0.1, schedule = "cosine"}]\n')

@@ -55,12 +55,15 @@ def test_a_winner_is_named_with_its_command(tmp_path, output):
         "ipm",
     ]
     text = output(*words, "--trials", 3, "--num-byzantine", 2, "--out", tmp_path)
-    best, command = text.strip().splitlines()[-2:]
+    best, control, command = text.strip().splitlines()[-3:]
     _, policy, _, size = best.split(". ")[0].split()
     assert policy in ("test_share:share=0.5", "test_share:share=1.0")
     assert "It is the best of 3 on what it was chosen by" in best
-    given = ["--task", "synthetic", "--batch-size", size, "--rounds", "5", "--policies", "test_share", policy]
-    assert shlex.split(command) == ["byzgym", "compare", *given, "--attacks", "ipm", "--num-byzantine", "2"]
+    rest = ["--attacks", "ipm", "--num-byzantine", "2"]
+    given = ["--task", "synthetic", "--rounds", "5", "--policies", "test_share"]
+    assert shlex.split(control) == ["byzgym", "compare", *given, *rest]
+    given = ["--task", "synthetic", "--batch-size", size, "--rounds", "5", "--policies", policy]
+    assert shlex.split(command) == ["byzgym", "compare", *given, *rest]
 
 
 def test_the_same_command_goes_on(tmp_path, output, capsys, monkeypatch):

@@ -119,6 +119,12 @@ def test_what_rules_are_told_is_noted(small, policy, f, told):
     assert [entry.told for entry in noted] == ([] if told is None else [told])
 
 
+def test_a_cohort_has_its_note_under_the_true_f(small):
+    # 6 of 10 workers take part, of whom at most 3 are Byzantine; krum accepts f = 1 of 6.
+    (noted,) = play.begin(small(policies="krum", num_byzantine=3, cohort_size=6)).told
+    assert (noted.num_byzantine, noted.told) == (3, 1)
+
+
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [

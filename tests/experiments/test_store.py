@@ -148,3 +148,13 @@ def test_curves_and_numbers_agree(small, tmp_path):
     last = results.curves[results.curves["round"] == 20].reset_index(drop=True)
     assert last["accuracy"].tolist() == results.runs["accuracy"].tolist()
     assert last["qv_loss"].tolist() == results.runs["qv_loss"].tolist()
+
+
+def test_a_database_of_somebody_else_is_refused_and_stays(tmp_path):
+    path = tmp_path / "runs.sqlite"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE mine (x)")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="it has tables of something else"):
+        Store(tmp_path, create=True)
+    assert path.read_bytes() == before

@@ -61,6 +61,10 @@ def test_a_file_without_a_grid_is_a_comparison(read):
             "[grid]\nrounds = [3, 0]\nqv_size = [5]",
             "my.toml: [grid] rounds=0, qv_size=5: rounds must be an integer of at least 1, got 0",
         ),
+        (
+            "[grid]\nbatch_size = [16, -1]",
+            "my.toml: [grid] batch_size=-1: batch_size must be an integer of at least 1, got -1",
+        ),
         ('attacks = ["ipm", "ipm"]', "my.toml: attacks must not repeat ipm"),
     ],
 )

@@ -52,6 +52,20 @@ def test_krum_with_more_byzantine_workers_than_its_bound():
     check(record_of("krum:num_byzantine=1"), told_num_byzantine=1, tolerated_num_byzantine=3)
 
 
+def test_a_rule_that_is_told_too_little():
+    # trimmed_mean tolerates 4 of 10, but cuts off a single one on either side.
+    record = record_of("trimmed_mean:num_byzantine=1", num_byzantine=3)
+    check(record, told_num_byzantine=1, tolerated_num_byzantine=4, actual_num_byzantine=3, within_bound=False)
+
+
+def test_the_metric_says_what_accuracies_are_measured_on():
+    simulation = Simulation.make(task="validation:synthetic", rounds=5, num_byzantine=3, seed=0)
+    agent = agents.build("mean", simulation)
+    assert record_of("mean")["metric"].startswith("test accuracy")
+    record = threat_model.record("mean", "validation:synthetic", agent, simulation)
+    assert record["metric"].startswith("validation accuracy")
+
+
 def test_a_rule_without_a_bound_claims_none():
     for policy in ("mean", "foolsgold", "trust"):
         check(

@@ -235,11 +235,17 @@ def test_a_failing_run_fails_its_trial(tmp_path):
         (["window=1:3", "window=1:4"], "search must not repeat window"),
         (["run.round=1:3"], "unknown argument of the run 'round'"),
         (["run.task=digits,mnist"], "unknown argument of the run 'task'"),
+        (["run.roles=static,rotating"], "unknown argument of the run 'roles'"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(tmp_path, search, message):
     with pytest.raises(ValueError, match=message):
         tuning(tmp_path, search=search)
+
+
+def test_references_are_not_tuned(tmp_path):
+    with pytest.raises(ValueError, match="policy must not be a reference, got oracle"):
+        tuning(tmp_path, "oracle", search=["run.batch_size=4:8"]).check()
 
 
 def test_fixed_parameters_are_not_searched(tmp_path):

@@ -32,7 +32,7 @@ def overview(results: Results, num_byzantine: int, palette: Palette) -> Figure:
     figure = Figure(figsize=(8, 4))
     axes = figure.subplots()
     values = _curves(axes, results, attack, num_byzantine, palette)
-    axes.set(xlabel="round", ylabel="test accuracy", ylim=fitted(values))
+    axes.set(xlabel="round", ylabel="accuracy", ylim=fitted(values))
     title = f"{comparison.task}, attack {attack}, {comparison.heading(num_byzantine, [attack])}"
     axes.set_title(folded(title, 90), loc="left", fontsize=12)
     label_ends(axes)
@@ -57,7 +57,7 @@ def accuracy_over_rounds(results: Results, num_byzantine: int, palette: Palette)
     for axes in panels:
         axes.set_ylim(fitted(values))
     title = f"{comparison.task}: accuracy over rounds, {comparison.heading(num_byzantine)}"
-    _finish(figure, panels, title, "round", "test accuracy")
+    _finish(figure, panels, title, "round", "accuracy")
     return figure
 
 
@@ -74,8 +74,14 @@ def breakdown(results: Results, palette: Palette) -> Figure:
             own = table[(table["policy"] == policy) & (table["attack"] == attack)]
             mean, std, line = own["mean"], own["std"], palette.line(policy)
             if policy in banded:
-                axes.fill_between(own["num_byzantine"], mean - std, mean + std, color=line.color, **_BAND)
-                values += [mean - std, mean + std]
+                axes.fill_between(
+                    own["num_byzantine"],
+                    (mean - std).clip(0, 1),
+                    (mean + std).clip(0, 1),
+                    color=line.color,
+                    **_BAND,
+                )
+                values += [(mean - std).clip(0, 1), (mean + std).clip(0, 1)]
             values.append(mean)
             marks = {"marker": "o", "markersize": 4, "label": shortened(results.label(policy))}
             axes.plot(own["num_byzantine"], mean, **marks, **line.matplotlib)
@@ -85,7 +91,7 @@ def breakdown(results: Results, palette: Palette) -> Figure:
     for axes in panels:
         axes.set_ylim(fitted(values))
     told = f"f = {_listed(numbers)} of {comparison.num_workers} workers"
-    _finish(figure, panels, f"{comparison.task}: accuracy against {told}", "f", "test accuracy")
+    _finish(figure, panels, f"{comparison.task}: accuracy against {told}", "f", "accuracy")
     return figure
 
 
@@ -106,7 +112,7 @@ def profiles(results: Results, num_byzantine: int, palette: Palette) -> Figure:
         label = shortened(results.label(policy))
         axes.plot(thresholds, own["value"], drawstyle="steps-post", label=label, **line.matplotlib)
     axes.set(xlim=(low, high), ylim=(-0.02, 1.02), yticks=[0, 0.25, 0.5, 0.75, 1])
-    axes.set(xlabel="test accuracy", ylabel="share of runs above it")
+    axes.set(xlabel="accuracy", ylabel="share of runs above it")
     dress(axes, "both")
     attacks = ", ".join(results.comparison.attacks)
     title = f"{results.comparison.task}, {results.comparison.heading(num_byzantine)}, attacks {attacks}"
@@ -133,8 +139,10 @@ def _curves(axes: Any, results: Results, attack: str, num_byzantine: int, palett
     for policy, curve in found.items():
         line, mean, std = palette.line(policy), curve["mean"], curve["std"]
         if policy in banded:
-            axes.fill_between(curve.index, mean - std, mean + std, color=line.color, **_BAND)
-            heights += [mean - std, mean + std]
+            axes.fill_between(
+                curve.index, (mean - std).clip(0, 1), (mean + std).clip(0, 1), color=line.color, **_BAND
+            )
+            heights += [(mean - std).clip(0, 1), (mean + std).clip(0, 1)]
         heights.append(mean)
         axes.plot(curve.index, mean, label=shortened(results.label(policy)), **line.matplotlib)
     axes.set_xlim(0, results.comparison.rounds)

@@ -31,7 +31,7 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     if 0 < references < len(policies):
         axes.axhline(len(policies) - references - 0.5, color="white", linewidth=4)
     heading = results.comparison.heading(num_byzantine)
-    title = f"{results.comparison.task}: test accuracy in %, {heading}"
+    title = f"{results.comparison.task}: {results.comparison.measured.lower()}, {heading}"
     axes.set_title(folded(title, 24 + 12 * len(table.columns)), loc="left", fontsize=11)
     _bar(figure, image, [axes])
     return figure
@@ -63,7 +63,7 @@ def settings(found: Sequence[Results], names: Sequence[str]) -> Figure:
     comparison = found[0].comparison
     attacks = ", ".join(dict.fromkeys(attack for one in found for attack in one.comparison.attacks))
     told = f"f = {', '.join(map(str, numbers))} of {comparison.num_workers} workers"
-    title = f"{comparison.task}: test accuracy in %, the worst of the attacks {attacks}; {told}"
+    title = f"{comparison.task}: {comparison.measured.lower()}, the worst of the attacks {attacks}; {told}"
     figure.suptitle(folded(title, int(14 * figure.get_figwidth())), x=0.01, ha="left", fontsize=12)
     _bar(figure, image, panels)
     return figure

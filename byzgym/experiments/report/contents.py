@@ -40,7 +40,7 @@ def breakdown_table(results: Results) -> Table:
     numbers = results.played_numbers
     title = f"{results.comparison.task}: worst case over attacks, against f"
     workers = f"{results.comparison.num_workers} workers"
-    note = f"Test accuracy in %, mean over seeds under the worst attack, with f of {workers} Byzantine."
+    note = f"{results.comparison.measured}, mean over seeds under the worst attack, f of {workers} Byzantine."
     table = Table(title, ["policy", *(f"f = {f}" for f in numbers)], [note])
     policies = every_policy([results]) if len(numbers) > 1 else []
     found = series.worst_cases([results], policies)
@@ -55,7 +55,7 @@ def settings_table(found: Sequence[Results], names: Sequence[str]) -> Table:
     """The settings of a sweep with each f: the worst case of every policy, and how much is finished."""
     policies = every_policy(found)
     worst = series.worst_cases(found, policies)
-    note = "Test accuracy in %, mean over seeds under the worst attack. A setting's name leads to its report."
+    note = "Accuracy in %, mean over seeds under the worst attack. A setting's name leads to its report."
     columns = ["setting", "f", *(label(found, policy) for policy in policies), "runs"]
     table = Table("Worst case over attacks", columns, [note])
     for number, (results, name) in enumerate(zip(found, names, strict=True)):

@@ -90,7 +90,7 @@ def sweep_html(found: Sequence[Results], names: Sequence[str], places: Sequence[
     body += _table(2, failures_table(found), "failed")
     body.append('<h2 id="made">How it was made</h2>')
     body += ["<p>Each setting by itself:</p>", f"<pre>{escape(_commands(found))}</pre>"]
-    body += _table(3, records(found[-1])[-1], kind="text") + _reading()
+    body += _table(3, records(found[-1])[1], kind="text") + _reading()
     return _page(title, body)
 
 

@@ -81,8 +81,10 @@ def curves(results: Results, num_byzantine: int, palette: Palette) -> Group:
             mean, std = curve["mean"], curve["std"]
             line = palette.line(policy)
             if policy in banded:
-                data += _band(curve.index, mean - std, mean + std, line, results.label(policy))
-                heights += [mean - std, mean + std]
+                data += _band(
+                    curve.index, (mean - std).clip(0, 1), (mean + std).clip(0, 1), line, results.label(policy)
+                )
+                heights += [(mean - std).clip(0, 1), (mean + std).clip(0, 1)]
             heights.append(mean)
             shown = "round %{x}: %{y:.1%} ± %{customdata:.1%}"
             data.append(
@@ -91,11 +93,13 @@ def curves(results: Results, num_byzantine: int, palette: Palette) -> Group:
         panels[attack] = data
     span = fitted(heights or [math.nan])
     plots = [
-        Plot(f"{attack}, f = {num_byzantine}", data, _layout("round", "test accuracy", y=span))
+        Plot(f"{attack}, f = {num_byzantine}", data, _layout("round", "accuracy", y=span))
         for attack, data in panels.items()
     ]
     bands = "; bands are one standard deviation" if banded else ""
-    caption = f"Mean over seeds{bands}. A click on a name hides or shows its lines."
+    caption = (
+        f"Mean over seeds{bands}. As measured, also of runs that diverged. A click hides or shows lines."
+    )
     heading = f"Accuracy over rounds, {comparison.heading(num_byzantine)}"
     return Group(heading, caption, plots, _legend(results, results.played(num_byzantine), palette))
 
@@ -115,8 +119,10 @@ def breakdown(results: Results, palette: Palette) -> Group:
             mean, std, line = own["mean"], own["std"], palette.line(policy)
             if policy in banded:
                 name = results.label(policy)
-                panels[attack] += _band(own["num_byzantine"], mean - std, mean + std, line, name)
-                heights += [mean - std, mean + std]
+                panels[attack] += _band(
+                    own["num_byzantine"], (mean - std).clip(0, 1), (mean + std).clip(0, 1), line, name
+                )
+                heights += [(mean - std).clip(0, 1), (mean + std).clip(0, 1)]
             shown = "f = %{x}: %{y:.1%} ± %{customdata:.1%}"
             drawn = _line(
                 own["num_byzantine"], mean, line, results.label(policy), shown, customdata=_rounded(std)
@@ -127,7 +133,7 @@ def breakdown(results: Results, palette: Palette) -> Group:
     listed = ", ".join(map(str, numbers))
     plots = []
     for attack, data in panels.items():
-        layout = _layout("f", "test accuracy", y=span)
+        layout = _layout("f", "accuracy", y=span)
         layout["xaxis"] |= {"tickvals": numbers}
         plots.append(Plot(f"{attack}, f = {listed}", data, layout))
     heading = f"Accuracy against f = {listed} of {comparison.num_workers} workers"
@@ -147,7 +153,7 @@ def final(results: Results, num_byzantine: int) -> Group:
     title = f"attacks: {', '.join(results.comparison.attacks)}, f = {num_byzantine}"
     heading = f"Accuracy at the end, {results.comparison.heading(num_byzantine)}"
     plot = _map(table.to_numpy(), rows, list(map(str, table)), limits([table.to_numpy()]), title)
-    return Group(heading, "Test accuracy in %, mean over seeds.", [plot], wide=True)
+    return Group(heading, f"{results.comparison.measured}, mean over seeds.", [plot], wide=True)
 
 
 def profiles(results: Results, num_byzantine: int, palette: Palette) -> Group:
@@ -169,7 +175,7 @@ def profiles(results: Results, num_byzantine: int, palette: Palette) -> Group:
         data.append(drawn)
     attacks = ", ".join(results.comparison.attacks)
     title = f"attacks: {attacks}, f = {num_byzantine}"
-    layout = _layout("test accuracy", "share of runs above it", x=span, y=(-0.02, 1.02))
+    layout = _layout("accuracy", "share of runs above it", x=span, y=(-0.02, 1.02))
     layout["xaxis"]["tickformat"] = ".0%"
     heading = f"Performance profile, {results.comparison.heading(num_byzantine)}"
     bands = " Bands are 95% bootstrap intervals." if banded else ""
@@ -308,7 +314,7 @@ def settings(found: Sequence[Results], names: Sequence[str]) -> Group:
         who = f"{label(found, policy)}: " if several else ""
         plots.append(_map(part, names, columns, ends, f"{who}worst of {attacks}, f = {listed}"))
     heading = f"Worst case in every setting, f = {listed} of {found[0].comparison.num_workers} workers"
-    caption = f"Test accuracy in %, mean over seeds, under the worst of the attacks {attacks}."
+    caption = f"{found[0].comparison.measured}, mean over seeds, under the worst of the attacks {attacks}."
     return Group(heading, caption, plots, wide=len(plots) == 1)
 
 
