@@ -265,7 +265,7 @@ def drawings(folder: Path) -> list[Path]:
     """The files of a folder that have names of figures or reports."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if _DRAWN.fullmatch(path.name))
+    return sorted(path for path in folder.iterdir() if _DRAWN.fullmatch(path.name) and path.is_file())
 
 
 def discard_drawings(folder: Path) -> None:
