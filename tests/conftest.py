@@ -24,13 +24,23 @@ REGISTRIES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _registries_as_before():
-    """What a test registers is gone after it, so that the order of tests does not matter."""
+def _registries():
     before = [dict(registry._factories) for registry in REGISTRIES]
     yield
     for registry, factories in zip(REGISTRIES, before, strict=True):
         registry._factories = factories
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registries_as_before_the_module():
+    """The same for fixtures that live as long as a module."""
+    yield from _registries()
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_before():
+    """What a test registers is gone after it, so that the order of tests does not matter."""
+    yield from _registries()
 
 
 @pytest.fixture(autouse=True)
