@@ -199,7 +199,12 @@ class Playing:
             runs.append({**common, **{k: v for k, v in last.items() if k != "round"}, **measured})
         traces = [self._log.trace(env) for env in range(count)]
         named = self._policy, str(comparison.task)
-        models = [threat_model.record(*named, self.agent, simulation, env) for env in range(count)]
+        # Beside runs with credits, those without have NaN.
+        given = [bool(np.isfinite(trace.get("credits", np.nan)).any()) for trace in traces]
+        models = [
+            threat_model.record(*named, self.agent, simulation, env, credits=given[env])
+            for env in range(count)
+        ]
         return Batch(runs, self.curves, traces, models)
 
     def _play_round(self) -> None:

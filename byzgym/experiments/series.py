@@ -66,6 +66,14 @@ def breakdown(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["policy", "attack", "num_byzantine", "mean", "std"])
 
 
+def detected(results: Results, num_byzantine: int) -> tuple[list[str], list[str]]:
+    """The policies that give credits, and the attacks under which some worker is Byzantine."""
+    runs = results.runs[results.runs["num_byzantine"] == num_byzantine].dropna(subset=["byzantine_credit"])
+    known = {name: set(runs[name]) for name in ("policy", "attack")}
+    policies = [policy for policy in results.played(num_byzantine) if policy in known["policy"]]
+    return policies, [attack for attack in results.comparison.attacks if attack in known["attack"]]
+
+
 def worst_cases(found: Sequence[Results], policies: Sequence[str]) -> dict[tuple[int, int], list[float]]:
     """The worst case over attacks (0 to 1) of these policies, by the number of a setting from 0 and f."""
     return {

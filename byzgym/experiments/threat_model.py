@@ -125,7 +125,14 @@ RUN_FIELDS = {
 """What each entry of a run in a record means."""
 
 
-def record(policy: str, task: str, agent: Agent, simulation: Simulation, env: int = 0) -> dict[str, Any]:
+def record(
+    policy: str,
+    task: str,
+    agent: Agent,
+    simulation: Simulation,
+    env: int = 0,
+    credits: bool | None = None,
+) -> dict[str, Any]:
     """The threat model of a run: an entry for each of `FIELDS`.
 
     Args:
@@ -134,6 +141,7 @@ def record(policy: str, task: str, agent: Agent, simulation: Simulation, env: in
         agent: The policy, as `agents.build` makes it for the simulation.
         simulation: Where it decides.
         env: The environment of the run.
+        credits: Whether the run has credits; None: what the agent says. (The oracle has none under a fault.)
 
     Example:
         >>> from byzgym import agents
@@ -147,7 +155,9 @@ def record(policy: str, task: str, agent: Agent, simulation: Simulation, env: in
     numbers = _numbers(agent, simulation, env, attack)
     found = {**_policy(policy, agent, simulation), **numbers, **_attack(attack, simulation)}
     group = setup.secure_group_size
+    gives = bool(agent.linear) if credits is None else credits
     found |= {
+        "gives_credits": gives,
         "roles": setup.roles_name,
         "cohort_size": setup.cohort_size,
         "num_submissions": simulation.num_rows,
@@ -164,7 +174,7 @@ def record(policy: str, task: str, agent: Agent, simulation: Simulation, env: in
         "secure_aggregation": f"{_NOT_PROVIDED}: the server sees every submission"
         if group == 1
         else f"simulated, without cryptography: the server sees means over groups of {group} workers",
-        "evidence": _evidence(agent),
+        "evidence": _evidence(gives, numbers["actual_num_byzantine"] > 0),
     }
     return {name: found[name] for name in FIELDS}
 
@@ -255,7 +265,6 @@ def _policy(policy: str, agent: Agent, simulation: Simulation) -> dict[str, Any]
         "told_num_byzantine": rule.num_byzantine if rule is not None and rule.uses_num_byzantine else None,
         "told_qv_samples": NOT_DECLARED if needs is None else simulation.setup.qv_size * ("qv" in needs),
         "keeps_memory": NOT_DECLARED if needs is None else "memory" in needs,
-        "gives_credits": bool(agent.linear),
         "update_bound": "; ".join(filter(None, bounds)) or undeclared,
         "sybil_resistance": sybils or undeclared,
     }
@@ -298,10 +307,12 @@ def _attack(attack: NamedAttack, simulation: Simulation) -> dict[str, Any]:
     }
 
 
-def _evidence(agent: Agent) -> list[str]:
+def _evidence(credits: bool, byzantine: bool) -> list[str]:
     kept = ["full configuration", "hashes of configuration and code", "curve", "what was played side by side"]
-    if agent.linear:
-        kept += ["credits of every round, and who was Byzantine", "detection AUC"]
+    if credits:
+        kept.append("credits of every round, and who was Byzantine")
+    if credits and byzantine:
+        kept.append("detection AUC")
     return kept
 
 

@@ -144,6 +144,16 @@ def test_a_fault_in_transmission_has_no_byzantine_workers():
     check(record, told_num_byzantine=3, tolerated_num_byzantine=3, within_bound=None)
 
 
+def test_evidence_is_what_the_runs_have(small, tmp_path):
+    runs = small(policies=("mean", "oracle"), attacks=("gambler", "ipm"), num_byzantine=2)
+    found = {(one["policy"], one["attack"]): one for one in compare(runs, tmp_path).threat_models}
+    credits = "credits of every round, and who was Byzantine"
+    for (policy, attack), record in found.items():
+        assert record["gives_credits"] == (credits in record["evidence"])
+        assert record["gives_credits"] == ((policy, attack) != ("oracle", "gambler"))
+        assert ("detection AUC" in record["evidence"]) == (attack == "ipm")
+
+
 def test_rules_and_attacks_of_the_user():
     aggregation.register("test_middle", lambda: lambda gradients: gradients.median(-2).values)
     attacks.register("test_zero", lambda: lambda gradients, byzantine, context: gradients * 0)

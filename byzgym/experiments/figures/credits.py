@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
+from byzgym.experiments import series
 from byzgym.experiments.figures.style import COLORS, dress, fitted, folded, shortened
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import summarise
@@ -69,20 +69,19 @@ def detection(results: Results, num_byzantine: int) -> Figure | None:
     """
     comparison = results.comparison
     summary = summarise(results.runs, num_byzantine, comparison.attacks)
-    given = {key for key, entry in summary.items() if not math.isnan(entry["byzantine_credit"])}
-    policies = [policy for policy in results.played(num_byzantine) if policy in {name for name, _ in given}]
-    attacks = [attack for attack in comparison.attacks if attack in {name for _, name in given}]
+    policies, attacks = series.detected(results, num_byzantine)
     if not policies:
         return None
     figure = Figure(figsize=(9, 1.3 + 0.5 * len(policies)))
     left, right = figure.subplots(1, 2, sharey=True)
     share = num_byzantine / comparison.num_workers
-    credits = [summary[key]["byzantine_credit"] for key in given]
+    given = [summary[policy, attack] for policy in policies for attack in attacks]
+    credits = [entry["byzantine_credit"] for entry in given]
     if comparison.roles == "static":  # elsewhere it depends on the round
         _guide(left, share, "equal credits")
         credits.append(share)
     _guide(right, 0.5, "chance")
-    aucs = [summary[key]["detection_auc"] for key in given]
+    aucs = [entry["detection_auc"] for entry in given]
     for axes, column in ((left, "byzantine_credit"), (right, "detection_auc")):
         for number, attack in enumerate(attacks):
             offset = 0.5 * ((number + 0.5) / len(attacks) - 0.5)

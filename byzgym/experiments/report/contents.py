@@ -80,7 +80,7 @@ def failures_table(found: Sequence[Results]) -> Table:
     return table
 
 
-def records(results: Results) -> list[Table]:
+def details(results: Results) -> list[Table]:
     """What was played, and with what, for the end of a report."""
     comparison = results.comparison
     own = {

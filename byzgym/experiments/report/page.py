@@ -15,8 +15,8 @@ from byzgym.experiments.figures.style import Line, Palette
 from byzgym.experiments.report import plots, text
 from byzgym.experiments.report.contents import (
     breakdown_table,
+    details,
     failures_table,
-    records,
     settings_table,
     tables_of,
 )
@@ -90,7 +90,7 @@ def sweep_html(found: Sequence[Results], names: Sequence[str], places: Sequence[
     body += _table(2, failures_table(found), "failed")
     body.append('<h2 id="made">How it was made</h2>')
     body += ["<p>Each setting by itself:</p>", f"<pre>{escape(_commands(found))}</pre>"]
-    body += _table(3, records(found[-1])[1], kind="text") + _reading()
+    body += _table(3, details(found[-1])[1], kind="text") + _reading()
     return _page(title, body)
 
 
@@ -117,12 +117,12 @@ def _navigation(places: Mapping[str, str]) -> str:
 
 
 def _made(results: Results) -> list[str]:
-    """How to get the same again. Tables of what else is recorded belong to `records`."""
+    """How to get the same again. Tables of what else is recorded belong to `details`."""
     lines = ['<h2 id="made">How it was made</h2>', f"<pre>{escape(results.command)}</pre>"]
     if results.folder is not None:
         again = command(results.imports, "report", "FOLDER")
         lines.append(f'<p class="note">{escape(again)} makes this page again from the runs of a folder.</p>')
-    for table in records(results):
+    for table in details(results):
         lines += _table(3, table, kind="text")
     return lines
 

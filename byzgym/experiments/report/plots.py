@@ -189,9 +189,7 @@ def detection(results: Results, num_byzantine: int) -> Group | None:
     """Credit on Byzantine workers and detection AUC; None where there is nothing to detect."""
     comparison = results.comparison
     summary = summarise(results.runs, num_byzantine, comparison.attacks)
-    given = {key for key, entry in summary.items() if not math.isnan(entry["byzantine_credit"])}
-    policies = [policy for policy in results.played(num_byzantine) if policy in {name for name, _ in given}]
-    attacks = [attack for attack in comparison.attacks if attack in {name for _, name in given}]
+    policies, attacks = series.detected(results, num_byzantine)
     if not policies:
         return None
     lines = {attack: Line(COLORS[i % len(COLORS)], (), 2, i) for i, attack in enumerate(attacks)}
