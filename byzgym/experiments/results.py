@@ -79,6 +79,8 @@ class Results:
         configuration: What all runs have in common, every default resolved.
         machines: What the runs were played on.
         folder: Where the store is; None for results that were not read from one.
+        asked: The comparisons that were asked for one after the other, without those that others contain;
+            ``comparison`` has the policies, attacks, numbers and seeds of all.
     """
 
     comparison: Comparison
@@ -96,6 +98,7 @@ class Results:
     configuration: dict[str, Any] = field(default_factory=dict)
     machines: Sequence[str] = ()
     folder: Path | None = None
+    asked: Sequence[Comparison] = ()
 
     def played(self, num_byzantine: int) -> list[str]:
         """The policies with runs at this number of Byzantine workers, references last."""
@@ -145,8 +148,13 @@ class Results:
 
     @property
     def command(self) -> str:
-        """The command line that plays this comparison, without its results folder."""
-        return command(self.imports, "compare", *options(self.comparison, Comparison))
+        """The command lines that play what was asked for, without a results folder: one, or a line for each.
+
+        One does it wherever every policy was to meet every attack with every seed.
+        """
+        whole = len(self.expected) in (0, len(list(self.comparison.runs())))
+        comparisons = [self.comparison] if whole else self.asked
+        return "\n".join(command(self.imports, "compare", *options(one, Comparison)) for one in comparisons)
 
     @classmethod
     def read(cls, folder: str | Path) -> Results:
@@ -225,6 +233,7 @@ def _read(store: Store, setting: str, asked: Sequence[Mapping[str, Any]]) -> Res
         _configuration(table),
         sorted(set(done["machine"])),
         store.path.parent,
+        _without_parts(comparisons),
     )
 
 
@@ -252,6 +261,16 @@ def _together(comparisons: Sequence[Comparison]) -> Comparison:
         for name in _LISTS
     }
     return replace(comparisons[-1], first_seed=first, seeds=last - first, **lists)
+
+
+def _without_parts(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons whose runs are not all among those of another one."""
+    kept: dict[Comparison, set[Any]] = {}
+    for comparison in comparisons:
+        runs = set(comparison.runs())
+        if not any(runs <= others for others in kept.values()):
+            kept = {one: others for one, others in kept.items() if not others <= runs} | {comparison: runs}
+    return list(kept)
 
 
 _DRAWN = re.compile(

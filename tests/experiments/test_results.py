@@ -45,6 +45,25 @@ def test_references_come_last(results):
     assert reordered.played(3) == []
 
 
+def test_the_command_plays_what_was_asked_for_and_no_more(small, tmp_path):
+    def lines(**changes):
+        return compare(small(rounds=1, **changes), tmp_path).command.splitlines()
+
+    only = lines(policies="mean", attacks="ipm", seeds=2)
+    assert len(only) == 1
+    assert only[0].startswith("byzgym compare ")
+    gap = lines(policies="mean", attacks="ipm", seeds=1, first_seed=5)
+    assert gap[0] == only[0]
+    assert "--first-seed 5" in gap[1]
+    assert len(gap) == 2
+    other = lines(policies="krum", attacks="alie", seeds=2)
+    assert other[:2] == gap
+    assert "krum" in other[2]
+    (whole,) = lines(policies=("mean", "krum"), attacks=("ipm", "alie"), seeds=6)
+    assert "--seeds 6" in whole
+    assert "krum" in whole
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_ones_own_files_stay(tiny, tmp_path, overwrite):
     for name in OWN:
