@@ -35,27 +35,28 @@ def traces(results: Results, num_byzantine: int, found: Sequence[Trace]) -> Figu
     attacks = list(dict.fromkeys(trace.attack for trace in found))
     height = min(2.0, 0.35 + 0.075 * max(len(trace.workers) for trace in found))
     figure = Figure(figsize=(1.6 + 2.6 * len(attacks), 1.6 + height * len(policies)), layout="constrained")
-    grid = figure.subplots(len(policies), len(attacks), sharex=True, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
+    grid = figure.subplots(1, len(attacks), sharex=True, sharey=True, squeeze=False)[0]
     for trace in found:
-        row, column = policies.index(trace.policy), attacks.index(trace.attack)
-        _trace(grid[row, column], trace)
-    for axes, attack in zip(grid[0], attacks, strict=True):
+        _trace(grid[attacks.index(trace.attack)], trace, policies.index(trace.policy))
+    for axes, attack in zip(grid, attacks, strict=True):
         axes.set_title(folded(f"{attack}, f = {num_byzantine}", 26), loc="left", fontsize=10)
-    for axes, policy in zip(grid[:, 0], policies, strict=True):
-        axes.text(
-            *(-0.03, 0.5, "\n".join(textwrap.wrap(shortened(results.label(policy)), 18))),
-            **{"transform": axes.transAxes, "ha": "right", "va": "center"},
-        )
-    for axes in grid[-1]:
         axes.set_xlabel("round")
+        axes.locator_params("x", integer=True)
+        axes.tick_params(labelsize=8)
+        axes.tick_params(axis="y", length=0, labelsize=10)
+        axes.spines[:].set_visible(False)
+    names = ["\n".join(textwrap.wrap(shortened(results.label(policy)), 18)) for policy in policies]
+    grid[0].set_yticks([row + 0.5 for row in range(len(policies))], names)
+    first, last = min(trace.rounds[0] for trace in found), max(trace.rounds[-1] for trace in found)
+    grid[0].set(xlim=(first, last), ylim=(len(policies), 0))
     heading = results.comparison.heading(num_byzantine, attacks)
     title = f"{results.comparison.task}: credit of each worker (a row), seed {found[0].seed}, {heading}"
     figure.suptitle(folded(title, 30 + 24 * len(attacks)), x=0.01, ha="left", fontsize=11)
     for name, colors in (("Byzantine", BYZANTINE), ("honest", HONEST)):
         image = ScalarMappable(_norm(), _colors(colors))
-        bar = figure.colorbar(image, ax=grid[-1], location="bottom", aspect=40, ticks=[0, 0.1, 0.5, 1])
+        part = 0.25 / figure.get_figheight()
+        shape: Any = {"location": "bottom", "fraction": part, "aspect": 40, "pad": 0.02}
+        bar = figure.colorbar(image, ax=list(grid), ticks=[0, 0.1, 0.5, 1], **shape)
         bar.set_label(f"credit of {name} workers", fontsize=9)
         bar.ax.tick_params(labelsize=8, length=0)
         bar.outline.set_visible(False)
@@ -118,13 +119,10 @@ def shades(trace: Trace) -> np.ndarray:
     return colors
 
 
-def _trace(axes: Any, trace: Trace) -> None:
-    axes.set_axis_on()
-    extent = (trace.rounds[0], trace.rounds[-1], len(trace.workers), 0)
+def _trace(axes: Any, trace: Trace, place: int) -> None:
+    """Draw a trace between ``place`` and the next whole number; axes of its own would take longer."""
+    extent = (trace.rounds[0], trace.rounds[-1], place + 0.95, place + 0.05)
     axes.imshow(shades(trace), aspect="auto", interpolation="nearest", extent=extent)
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    axes.tick_params(labelsize=8)
 
 
 def _guide(axes: Any, place: float, label: str) -> None:
