@@ -34,6 +34,8 @@ class Samples:
         self.redrawn = torch.zeros(num_envs, dtype=torch.bool, device=device)
         """In which environments QV samples were drawn after the last round, bool, shape [E]."""
         self._loss_before_redraw = torch.zeros(num_envs, device=device)  # [E], meaningful there
+        # By environment: what attackers draw from, and the QV and reward samples of which that is true.
+        self._pools: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
     def reset(self, envs: Sequence[int]) -> None:
         """Draw reward and QV samples for new episodes."""
@@ -63,13 +65,48 @@ class Samples:
         """
         if not knowing:
             return None
-        qv = self.quasi_validation
+        task, qv = self._setup.task.without_test(), self.quasi_validation
+        assert task.held_out is not None  # a task without one splits it off its training set
         x, y = (torch.zeros_like(part[list(envs)]) for part in (qv.x, qv.y))
         for env in knowing:
-            task = self._seen_by_source(env).without_held_out(qv.x[env], self._setup.qv_size)
-            place = envs.index(env)
-            x[place], y[place] = draw_samples(self._setup, task, self._generators[env])
+            pool, place = self._pool(env), envs.index(env)
+            others = task.with_held_out(*(part.index_select(0, pool) for part in task.held_out))
+            x[place], y[place] = draw_samples(self._setup, others, self._generators[env])
         return x, y
+
+    def _pool(self, env: int) -> Tensor:
+        """The numbers of the held-out samples that attackers draw from.
+
+        It takes long to compare all inputs, so a pool is kept until QV or reward samples are others.
+        """
+        made_for = [self.quasi_validation.x[env]]
+        if self.reward_set is not None:
+            made_for.append(self.reward_set.samples[env])
+        pool, known = self._pools.get(env, (None, []))
+        if pool is None or not all(map(torch.equal, known, made_for)):
+            pool = self._new_pool(env)
+            self._pools[env] = pool, [part.clone() for part in made_for]
+        return pool
+
+    def _new_pool(self, env: int) -> Tensor:
+        """Held-out samples that are not for the reward, and whose inputs are not in the QV set.
+
+        They are repeated until there are enough for a QV set.
+        """
+        assert self._setup.task.held_out is not None
+        x, y = self._setup.task.held_out
+        pool = torch.arange(len(y), device=y.device) if self.reward_set is None else self.reward_set.left(env)
+        known = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+        for one in self.quasi_validation.x[env].to(x):
+            known |= (x == one).flatten(1).all(1)
+        pool = pool[~known[pool]]
+        size = self._setup.qv_size
+        if not len(pool):
+            raise ValueError(
+                f"the held-out set has no samples beside the {size} of the QV set, of which an attack knows "
+                "the source, and those of the reward, if any; choose a smaller qv_size or reward_size"
+            )
+        return pool.repeat(-(-size // len(pool)))
 
     def _draw_qv(self, envs: Sequence[int]) -> None:
         """Give some environments new QV samples, none of them for their reward."""

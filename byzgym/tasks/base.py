@@ -130,26 +130,6 @@ class Task:
         """This task with another held-out set, part of its own: inputs x [N, ...] and labels y [N]."""
         return self._with(held_out=(x, y))
 
-    def without_held_out(self, inputs: Tensor, size: int) -> Task:
-        """This task without these held-out inputs [q, ...]; the others are repeated until there are ``size``.
-
-        Raises:
-            ValueError: If no other sample is left.
-        """
-        assert self.held_out is not None  # a task without one splits it off its training set
-        x, y = self.held_out
-        left = torch.ones(len(y), dtype=torch.bool, device=y.device)
-        for one in inputs.to(x):
-            left &= (x != one).flatten(1).any(1)
-        if not left.any():
-            raise ValueError(
-                f"the held-out set has no samples beside the {len(inputs)} of the QV set, of which an attack "
-                "knows the source; choose a smaller qv_size"
-            )
-        kept = left.nonzero()[:, 0]
-        kept = kept.repeat(-(-size // len(kept)))
-        return self.with_held_out(x[kept], y[kept])
-
     def without_test(self) -> Task:
         """This task as a QV source may see it: its test set is empty."""
         x, y = self.test
