@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -167,6 +168,15 @@ def split_stratified(
     Raises:
         ValueError: If a class has one sample only, or a part would be smaller than the number of classes.
     """
+    count, (classes, sizes) = len(labels), np.unique(labels, return_counts=True)
+    if sizes.min() < 2:
+        raise ValueError(f"each class must have at least 2 samples, got 1 of {classes[sizes.argmin()]}")
+    if not len(classes) <= math.ceil(fraction * count) <= count - len(classes):
+        low, high = (len(classes) - 1) / count, 1 - len(classes) / count
+        raise ValueError(
+            f"with {count} samples of {len(classes)} classes, the share that is split off must be greater "
+            f"than {low:.4g} and at most {high:.4g}, so that both parts can hold each class, got {fraction}"
+        )
     split = import_sklearn("model_selection").train_test_split
     first, second = split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed)
     return first, second
