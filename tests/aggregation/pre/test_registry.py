@@ -183,7 +183,8 @@ class Doubling(pre.Scaling):
         (lambda rows: rows[..., :3, :], "must have shape"),
         (keep_first, "depends on the order of the workers"),
         (Doubling(), "weights must sum to at most 1"),
-        (lambda rows: rows / 0, "the result must be finite"),
+        (lambda rows: rows / 0, "the result of finite submissions must be finite: it returned infinity"),
+        (lambda rows: rows * torch.nan, "must be finite: it returned NaN"),
     ],
 )
 def test_broken_ones_are_told_what_is_wrong(broken, problem):
