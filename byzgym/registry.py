@@ -36,6 +36,7 @@ class Registry(Generic[T]):
         self.kind, self._accepts, self._objects = kind, accepts, objects
         self._factories: dict[str, Callable[..., T]] = {}
         self._built_in: set[str] = set()
+        self._others: list[Registry[Any]] = []
 
     def names(self) -> list[str]:
         """The known names, sorted."""
@@ -48,7 +49,7 @@ class Registry(Generic[T]):
 
         Raises:
             ValueError: If ``name`` is empty, no string, holds a colon, comma, equals sign, plus sign or
-                space, or is built in.
+                space, is built in, or is in a registry from which this one is kept apart.
             TypeError: If ``factory`` cannot be called.
         """
         if not isinstance(name, str) or not name or set(name) & set(":,=+ "):
@@ -60,7 +61,18 @@ class Registry(Generic[T]):
             raise TypeError(f"the factory of {self.kind} {name!r} must be callable, got {shown(factory)}")
         if name in self._built_in:
             raise ValueError(f"{self.kind} {name!r} is built in and cannot be replaced; choose another name")
+        for other in self._others:
+            if name in other.names():
+                raise ValueError(
+                    f"{self.kind} {name!r} must not have the name of a registered {other.kind}: where names "
+                    "are joined by '+', it could be either; choose another name"
+                )
         self._factories[name] = factory
+
+    def keep_apart(self, other: Registry[Any]) -> None:
+        """Let no name be registered in both, because the same texts may hold names of either."""
+        self._others.append(other)
+        other._others.append(self)
 
     def is_built_in(self, name: str) -> bool:
         """Whether byzgym itself has registered the name."""

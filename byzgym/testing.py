@@ -139,6 +139,8 @@ def check_policy(policy: Any) -> None:
             simulation = Simulation.make(ENVS, seed=0, **TINY, attack=attack)
             agent = agents.build(policy, simulation)
             first, again = (_begin(agent, simulation, ROUNDS) for _ in range(2))
+            if attack != OVERFLOW:  # under which a mean overflows
+                _expect_finite(first[0], "the update must be finite in round 0")
             _expect_same(again, first, "after reset() an episode with the same seed differs")
         for rounds in () if agent.reference else (1, 3):  # a copied reference would see a copied simulation
             _begin(agent, simulation, rounds)
@@ -210,7 +212,14 @@ def _expect(holds: Any, problem: str) -> None:
 def _expect_same(ones: Iterable[Tensor], others: Iterable[Tensor], problem: str) -> None:
     for one, other in zip(ones, others, strict=True):
         _expect(one.shape == other.shape, problem)
-        _expect(torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True), problem)
+        which = ": it returned NaN in one of them" if (one.isnan() != other.isnan()).any() else ""
+        _expect(torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True), problem + which)
+
+
+def _expect_finite(values: Tensor, problem: str) -> None:
+    _expect(
+        values.isfinite().all(), f"{problem}: it returned {'NaN' if values.isnan().any() else 'infinity'}"
+    )
 
 
 @contextmanager
@@ -258,7 +267,7 @@ def _check_pre_aggregator(pre: aggregation.pre.PreAggregator) -> None:
         f"the result must have shape [..., {count}, d] for n = {WORKERS}, got {list(result.shape)}",
     )
     _expect(result.dtype == rows.dtype, "the result must have the type of the submissions")
-    _expect(result.isfinite().all(), "the result must be finite")
+    _expect_finite(result, "the result of finite submissions must be finite")
     _expect_same(pre(rows), result, "two calls with one input differ")
     _expect_same(torch.stack([pre(row) for row in rows]), result, "a batch differs from a loop")
     _expect_same(copy.deepcopy(pre)(rows), result, "a copy differs")
@@ -289,6 +298,7 @@ def _check_tensor_rule(rule: Rule) -> None:
         total.shape == rows.shape[::2], f"the aggregate must have shape [..., d], got {list(total.shape)}"
     )
     _expect(total.dtype == rows.dtype, "the aggregate must have the type of the submissions")
+    _expect_finite(total, "the aggregate of finite submissions must be finite")
     _expect_same(rule(rows), total, "two calls with one input differ")
     _expect_same(torch.stack([rule(row) for row in rows]), total, "a batch differs from a loop")
     order = torch.arange(WORKERS)
@@ -300,7 +310,7 @@ def _check_tensor_rule(rule: Rule) -> None:
     _expect_same(copy.deepcopy(rule)(rows), total, "a copy of the rule differs")
     spoiled, other = rows.clone(), rows.clone()
     spoiled[:, 4, 3], other[:, 4] = torch.nan, torch.inf
-    _expect(rule(spoiled).isfinite().all(), "a rejected submission spoils the aggregate")
+    _expect_finite(rule(spoiled), "a rejected submission spoils the aggregate")
     _expect_same(rule(spoiled), rule(other), "the aggregate depends on what a rejected submission holds")
     for given in (rows, spoiled):
         view = _view(given)
@@ -333,6 +343,7 @@ def _check_server_rule(rule: ServerRule) -> None:
     for number, rows in enumerate(rounds):
         memories.append(memory.state())
         updates.append(_decide_once(rule, _view(rows, memory, number)).update)
+        _expect_finite(updates[-1], f"the update must be finite in round {number}")
     memory.load(memories[3])
     for number in range(3, ROUNDS):
         update = fresh.decide(_view(rounds[number], memory, number)).update
@@ -345,7 +356,7 @@ def _check_server_rule(rule: ServerRule) -> None:
     spoiled = rounds[0].clone()
     spoiled[:, 4, 3] = torch.nan
     decision = _decide_once(rule, _view(spoiled, Memory(ENVS)))
-    _expect(decision.update.isfinite().all(), "a rejected submission spoils the update")
+    _expect_finite(decision.update, "a rejected submission spoils the update")
 
 
 def _check_attack_call(attack: attacks.Attack) -> None:
@@ -386,6 +397,7 @@ def _check_repeats(
 
 def _check_credits(credits: Tensor, *shape: int) -> None:
     _expect(credits.shape == shape, f"credits must have shape {list(shape)}, got {list(credits.shape)}")
+    _expect_finite(credits, "credits must lie on the simplex")
     _expect((credits >= 0).all() and (credits.sum(-1) <= 1 + 1e-3).all(), "credits must lie on the simplex")
 
 

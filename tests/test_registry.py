@@ -83,6 +83,20 @@ def test_registering(rules):
     assert [rules.is_built_in(name) for name in ("scale", "mean", "other")] == [True, False, False]
 
 
+def test_registries_that_are_kept_apart_share_no_name(rules):
+    fronts = Registry("front", is_callable, "a callable")
+    fronts.register("half", scale)
+    rules.keep_apart(fronts)
+    with pytest.raises(ValueError, match=r"rule 'half' must not have the name of a registered front: .*'\+'"):
+        rules.register("half", scale)
+    for name in ("scale", "mean"):
+        with pytest.raises(ValueError, match=f"front '{name}' must not have the name of a registered rule"):
+            fronts.register(name, scale)
+    assert (rules.names(), fronts.names()) == (["mean", "scale"], ["half"])
+    rules.register("mean", scale)  # one's own name can still be registered again
+    fronts.register("half", scale)
+
+
 def test_injection_by_name(rules):
     rules.register("f", lambda num_byzantine, m=1: lambda rows: (num_byzantine, m))
     rules.register("any", lambda **parameters: lambda rows: parameters)

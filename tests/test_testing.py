@@ -84,6 +84,17 @@ class Keeping(ServerRule):
         return Decision(self.total)
 
 
+class Breaking(ServerRule):
+    """NaN from round 3 on."""
+
+    needs = frozenset({"memory"})
+
+    def _decide(self, view):
+        count = view.memory.read("count")
+        view.memory.write("count", count + 1)
+        return Decision(view.gradients.mean(1).where(count[:, None] < 3, torch.nan))
+
+
 class Generous(ServerRule):
     linear = True
 
@@ -123,6 +134,11 @@ class Replaying:
 class Deciding:
     def __init__(self, function):
         self.decide = function
+
+
+class Aggregating:
+    def __init__(self, function):
+        self.aggregate = function
 
 
 class Continuing:
@@ -168,6 +184,33 @@ BROKEN = [
     (check_rule, "ZeroDivisionError: division by zero", lambda v: 1 / 0),
     (check_rule, "credits must have shape [3, 11], got [3, 2]", Credits(lambda v: v.new_ones(3, 2) / 2)),
     (check_rule, "credits must lie on the simplex", Credits(lambda v: v.new_ones(v.shape[:-1]))),
+    (
+        check_rule,
+        "the aggregate of finite submissions must be finite: it returned NaN",
+        lambda v: v.mean(-2) * torch.nan,
+    ),
+    (check_rule, "must be finite: it returned infinity", lambda v: v.mean(-2) / 0),
+    (
+        check_rule,
+        "a rejected submission spoils the aggregate: it returned NaN",  # ten rows are left
+        lambda v: v.mean(-2) if v.shape[-2] == 11 else v.mean(-2) * torch.nan,
+    ),
+    (
+        check_rule,
+        "a batch differs from a loop: it returned NaN in one of them",
+        lambda v: v.mean(-2) if v.dim() > 2 else v.mean(-2) * torch.nan,
+    ),
+    (
+        check_rule,
+        "credits must lie on the simplex: it returned NaN",
+        Credits(lambda v: v.new_full(v.shape[:-1], torch.nan)),
+    ),
+    (check_rule, "the update must be finite in round 3: it returned NaN", Breaking()),
+    (
+        check_policy,
+        "the update must be finite in round 0: it returned NaN",
+        Aggregating(lambda view: view.theta * torch.nan),
+    ),
     (check_rule, "it keeps something outside view.memory", Keeping()),
     (check_rule, "a rejected submission gets credit", Generous()),
     (check_attack, "it writes into its input", Writing()),

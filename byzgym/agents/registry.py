@@ -9,6 +9,7 @@ from typing import Any
 from byzgym import aggregation, specs
 from byzgym.agents.adapter import PolicyAgent
 from byzgym.agents.base import Agent
+from byzgym.aggregation.pre.registry import registry as pre_aggregators
 from byzgym.aggregation.registry import check_behind, label, normalised
 from byzgym.aggregation.registry import registry as rules
 from byzgym.registry import Registry, describe
@@ -28,6 +29,7 @@ def decides(spec: Any) -> bool:
 registry: Registry[Any] = Registry(
     "agent", decides, "an object with decide(view), credits(view) or aggregate(view)"
 )
+registry.keep_apart(pre_aggregators)
 
 
 def names() -> list[str]:
@@ -44,7 +46,8 @@ def register(name: str, factory: Callable[..., Any]) -> None:
     ``reference = True``.
 
     Raises:
-        ValueError: If the name is not allowed, or is that of a built-in agent or rule.
+        ValueError: If the name is not allowed, or is that of a built-in agent or rule, or of a
+            pre-aggregator.
         TypeError: If the factory cannot be called.
     """
     if rules.is_built_in(name):

@@ -23,6 +23,7 @@ Pre-aggregators stand in front of a name, "nnm+bucketing:size=2+krum", or in the
 """
 
 registry: Registry[Any] = Registry("rule", is_callable, "a callable")
+registry.keep_apart(pre_aggregators)
 names = registry.names
 register = registry.register
 _PLUS = re.compile(r"\+\s*(?=[^\W\d])")

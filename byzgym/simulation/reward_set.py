@@ -37,9 +37,14 @@ class RewardSet:
     def rest(self, env: int) -> Task:
         """The task as a QV source may see it: its held-out set is without the samples of an environment."""
         x, y = self._held_out
-        left = torch.ones(len(y), dtype=torch.bool, device=y.device)
-        left[self.samples[env]] = False
+        left = self.left(env)
         return self._task.with_held_out(x[left], y[left])
+
+    def left(self, env: int) -> Tensor:
+        """The numbers of the held-out samples that are not an environment's, in ascending order."""
+        left = torch.ones(len(self._held_out[1]), dtype=torch.bool, device=self.samples.device)
+        left[self.samples[env]] = False
+        return left.nonzero()[:, 0]
 
     @torch.no_grad()
     @without_autocast

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from byzgym.aggregation import Decision, Mean, RulePerEnvironment, ServerView
-from byzgym.ambient import episode_seed, keep_freed_memory, shielded, view_seed
-from byzgym.attacks import AttackContext, Triggered
+from byzgym.ambient import episode_seed, keep_freed_memory, shielded
+from byzgym.attacks import AttackContext
 from byzgym.memory import Memory
-from byzgym.numerics.finite import is_finite
-from byzgym.simulation import snapshots
-from byzgym.simulation.blocks import BlockRule, Blocks
+from byzgym.simulation import metrics, snapshots
+from byzgym.simulation.blocks import BlockRule
+from byzgym.simulation.checks import checked_environments, checked_seeds
 from byzgym.simulation.config import (
     Setup,
     SimulationConfig,
@@ -25,12 +25,10 @@ from byzgym.simulation.config import (
     resolve,
 )
 from byzgym.simulation.gradients import engine_for
-from byzgym.simulation.metrics import success_rates, test_metrics
-from byzgym.simulation.quasi_validation import QuasiValidation, draw_samples
-from byzgym.simulation.reward_set import RewardSet
-from byzgym.simulation.server import Server, receive
+from byzgym.simulation.samples import Samples
+from byzgym.simulation.server import Server
+from byzgym.simulation.views import Views
 from byzgym.simulation.workers import Workers
-from byzgym.tasks import Task
 from byzgym.validation import check_int, check_tensor
 
 ENVIRONMENT_ARGUMENTS = frozenset(
@@ -71,36 +69,14 @@ class Simulation:
         self.engine = engine_for(module.to(setup.device, torch.float32), x[:2], y[:2], setup.one_by_one)
         self.workers = Workers(setup, self.engine, num_envs)
         self.server = Server(setup, num_envs, self.engine.num_parameters)
-        self.reward_set: RewardSet | None = None
-        if setup.reward_size is not None:
-            self.reward_set = RewardSet(setup, self.engine, num_envs, setup.reward_size)
-            self.reward_set.draw(0, generator)
-        x, y = self._draw_qv(0, generator)  # for shapes, and to fail early
-        self.quasi_validation = QuasiValidation(self.engine, num_envs, x, y, setup.task.num_classes)
-        self._blocks: Blocks | None = None
-        if setup.num_servers > 1:
-            check_int("num_servers", setup.num_servers, low=1, high=self.num_parameters)
-            self._blocks = Blocks(self.num_parameters, setup.num_servers, setup.device)
-        num_runs = num_envs * setup.num_servers
-        self.memory = Memory(num_runs, setup.device)
-        """What rules keep from round to round."""
+        self.samples = Samples(setup, self.engine, self.workers.generators)
+        self.quasi_validation, self.reward_set = self.samples.quasi_validation, self.samples.reward_set
+        self.views = Views(setup, self.server, self.workers, self.quasi_validation)
+        self.memory, self._blocks = self.views.memory, self.views.blocks
         self.rules: list[Callable[[Tensor], Tensor]] = [Mean()]
         self._rule_numbers = torch.zeros(num_envs, dtype=torch.int64, device=setup.device)  # [E]
         self.initial_loss = torch.zeros(num_envs, device=setup.device)
         """The QV loss with which each episode began, shape [E]."""
-        self._redrawn = torch.zeros(num_envs, dtype=torch.bool, device=setup.device)  # after the last round
-        self._loss_before_redraw = torch.zeros(num_envs, device=setup.device)  # [E], meaningful there
-        self.previous_credits = torch.zeros(num_runs, setup.num_rows, device=setup.device)
-        """The credits of the last round that had any, shape [E, rows] (with several servers [E S, rows]);
-        uniform at first."""
-        self._last_credits = torch.zeros(num_runs, setup.num_workers, device=setup.device)  # of each worker
-        self._view_seeds = torch.zeros(num_envs, dtype=torch.int64, device=setup.device)
-        self.rejected = torch.zeros(num_runs, setup.num_rows, dtype=torch.bool, device=setup.device)
-        # What servers receive, [E, rows, d] or in blocks [E S, rows, w], if that is not what workers submit.
-        self._received: Tensor | None = None
-        if setup.secure_group_size > 1 or self._blocks is not None:
-            width = self.num_parameters if self._blocks is None else self._blocks.width
-            self._received = torch.zeros(num_runs, setup.num_rows, width, device=setup.device)
         self._view: ServerView | None = None
         self._reward_loss: tuple[ServerView, Tensor] | None = None  # [E], at the parameters in the view
         self._in_round = False
@@ -129,18 +105,11 @@ class Simulation:
         """
         check_int("num_envs", num_envs, low=1)
         seed = None if seed is None else check_int("seed (unless None)", seed, low=0)
-        overrides = [{}] * num_envs if per_environment is None else per_environment
-        if (
-            not isinstance(overrides, Sequence)
-            or len(overrides) != num_envs
-            or not all(isinstance(override, Mapping) for override in overrides)
-        ):
-            raise ValueError(f"per_environment must be {num_envs} mappings, got {per_environment!r}")
         given = {key: value for key, value in arguments.items() if key not in ENVIRONMENT_ARGUMENTS}
         setup = resolve(config_from(SimulationConfig, given))
         simulation = cls(setup, num_envs)
-        for env, override in enumerate(overrides):
-            simulation.workers.override(env, override)
+        if per_environment is not None:
+            simulation.workers.override(per_environment)
         seeds = [None if seed is None else seed + i for i in range(num_envs)]
         simulation.reset([episode_seed(np.random.default_rng(seed)) for seed in seeds])
         return simulation
@@ -177,38 +146,19 @@ class Simulation:
         """
         self._check_whole()
         if self._view is None:
-            known: dict[str, Any] = {
-                "theta": self.server.theta,
-                "learning_rate": self.server.learning_rate,
-                "round": self.server.round,
-                "previous_update": self.server.previous_update,
-                "qv_loss": self.quasi_validation.loss,
-                "qv_loss_and_gradient": self.quasi_validation.loss_and_gradient,
-                "qv_per_sample": self.quasi_validation.per_sample,
-                "seed": self._view_seeds,
-            }
-            self._view = ServerView(
-                gradients=self.workers.submissions if self._received is None else self._received,
-                rejected=self.rejected,
-                memory=self.memory,
-                **self._who(),
-                **(known if self._blocks is None else self._blocks.known(known)),
-            )
+            self._view = self.views.make()
         return self._view
 
-    def _who(self) -> dict[str, Any]:
-        """Last credits; and who has submitted, if not everybody takes part and the server can tell."""
-        setup = self.setup
-        if setup.cohort_size == setup.num_workers or setup.secure_group_size > 1:
-            return {"previous_credits": self.previous_credits}
-        cohort = self._cohort()
-        credits = self._last_credits.gather(1, cohort)
-        return {"workers": cohort, "total_workers": setup.num_workers, "previous_credits": credits}
+    @property
+    def previous_credits(self) -> Tensor:
+        """The credits of the last round that had any, shape [E, rows] (with several servers [E S, rows]);
+        uniform at first."""
+        return self.views.previous_credits
 
-    def _cohort(self) -> Tensor:
-        """The workers of this round, a row for each run of the view."""
-        cohort = self.workers.cohort
-        return cohort.clone() if self._blocks is None else self._blocks.repeat(cohort)
+    @property
+    def rejected(self) -> Tensor:
+        """Which of the received rows were rejected, bool, shape [E, rows], or [E S, rows]."""
+        return self.views.rejected
 
     @property
     def gradients(self) -> Tensor:
@@ -303,30 +253,21 @@ class Simulation:
         Raises:
             ValueError: If a value is not allowed, or there is not one seed for each environment.
         """
-        chosen = self._environments(envs)
-        seeds = _checked_seeds(seeds, chosen)
+        chosen = checked_environments(envs, self.num_envs)
+        seeds = checked_seeds(seeds, chosen)
         bounds = None if num_byzantine is None else byzantine_bounds(num_byzantine, self.setup.num_workers)
         choices = None if attack is None else self.workers.numbers_of(named_attacks(attack))
         whole = len(chosen) == self.num_envs
         if not whole:
             self._check_whole()
         self._in_round = True
-        samples = []
         for env, seed in zip(chosen, seeds, strict=True):
             generator = self.workers.generators[env].manual_seed(seed)
             self.workers.reset(env, bounds, choices)
             self.server.reset(env, self._initial_theta(generator))
-            if self.reward_set is not None:
-                self.reward_set.draw(env, generator)
-            samples.append(self._draw_qv(env, generator))
-            self._view_seeds[env] = view_seed(seed)
             self._rule_numbers[env] = 0
-        if chosen:
-            self.quasi_validation.assign(chosen, samples)
-        self._redrawn[chosen] = False
-        runs = self._runs(chosen)
-        self.previous_credits[runs] = self._last_credits[runs] = 1 / self.num_rows
-        self.memory.reset(runs)
+        self.samples.reset(chosen)
+        self.views.reset(chosen, seeds)
         with torch.no_grad():
             self.initial_loss[chosen] = self.quasi_validation.loss_and_gradient(self.server.theta)[0][chosen]
         self._submit(None if whole else chosen)
@@ -346,7 +287,7 @@ class Simulation:
             ValueError: If a shape does not fit, or an environment does not exist.
         """
         self._check_whole()
-        chosen = None if envs is None else sorted(self._environments(envs))
+        chosen = None if envs is None else sorted(checked_environments(envs, self.num_envs))
         if not isinstance(decision, Decision):
             decision = Decision(decision)
         update, credits = decision.update, decision.credits
@@ -359,19 +300,15 @@ class Simulation:
             active[chosen] = True
         if credits is not None:
             check_tensor("credits", credits, *self.previous_credits.shape)
-            new = credits.detach().to(self.previous_credits, copy=True)
-            if active is not None or not is_finite(new):
-                given = ~new.isnan()
-                if active is not None:
-                    given &= (active if self._blocks is None else self._blocks.repeat(active))[:, None]
-                new = torch.where(given, new, self.previous_credits)
-            self.previous_credits = new
-            if self.setup.secure_group_size == 1:
-                self._last_credits = self._last_credits.scatter(1, self._cohort(), new)
+            self.views.remember(credits, active)
         self.server.step(update.detach().to(self.server.theta, copy=True), active)
         self._submit(chosen)
         if self.setup.qv_period is not None:
-            self._redraw(self.setup.qv_period, active)
+            due = self.server.round % self.setup.qv_period == 0
+            # The submissions are there already: an attack that knows QV samples knows the old ones.
+            self._in_round = True  # a QV source may be anybody's code, and fail
+            self.samples.redraw(due if active is None else due & active, self.server.theta)
+            self._in_round = False
 
     @property
     def diverged(self) -> Tensor:
@@ -387,7 +324,7 @@ class Simulation:
 
         It differs from `qv_loss` only in the rounds after which ``qv_period`` has new samples drawn.
         """
-        return torch.where(self._redrawn, self._loss_before_redraw, self.qv_loss())
+        return self.samples.loss_of_step(self.qv_loss())
 
     @shielded
     def reward_loss(self) -> Tensor:
@@ -413,16 +350,11 @@ class Simulation:
         to 1): the share of the test samples without the target label that get it with the trigger. It is NaN
         where the attack is none.
         """
-        test = self.setup.task.test
-        metrics = test_metrics(self.engine, self.server.theta, *test)
-        attacks = [attack.attack for attack in self.workers.attacks]
-        if any(isinstance(attack, Triggered) for attack in attacks):
-            rates = success_rates(
-                self.engine, self.server.theta, *test, attacks, self.workers.attack_of, self.largest_input
-            )
-            if not rates.isnan().all():
-                metrics["attack_success_rate"] = rates
-        return metrics
+        theta, test = self.server.theta, self.setup.task.test
+        measured = metrics.test_metrics(self.engine, theta, *test)
+        attacks, attack_of = [attack.attack for attack in self.workers.attacks], self.workers.attack_of
+        rates = metrics.success_rates(self.engine, theta, *test, attacks, attack_of, self.largest_input)
+        return measured if rates.isnan().all() else measured | {"attack_success_rate": rates}
 
     def parameters(self, env: int = 0) -> dict[str, Tensor]:
         """A copy of an environment's parameters by name, as the model's ``load_state_dict`` takes them."""
@@ -449,7 +381,8 @@ class Simulation:
         """What snapshots are made of."""
         workers = self.workers
         owners = {"simulation": self, "server": self.server, "workers": workers}
-        owners |= {"batches": workers.batches, "quasi_validation": self.quasi_validation}
+        owners |= {"batches": workers.batches, "samples": self.samples, "views": self.views}
+        owners["quasi_validation"] = self.quasi_validation
         if self.reward_set is not None:
             owners["reward_set"] = self.reward_set
         names = [attack.name for attack in workers.attacks]
@@ -462,66 +395,10 @@ class Simulation:
                 "reset all environments first"
             )
 
-    def _environments(self, envs: Any) -> list[int]:
-        if envs is None:
-            return list(range(self.num_envs))
-        given: Any = envs.tolist() if isinstance(envs, Tensor | np.ndarray) else envs
-        if not isinstance(given, Sequence) or isinstance(given, str):
-            raise ValueError(f"envs must be a list of numbers of environments, got {envs!r}")
-        numbers = [check_int("envs (each)", env, low=0, high=self.num_envs - 1) for env in given]
-        if len(set(numbers)) < len(numbers):
-            raise ValueError(f"envs must name each environment once, got {numbers}")
-        return numbers
-
-    def _draw_qv(self, env: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """QV samples x [q, ...] and labels y [q] for an environment, none of them for its reward."""
-        return draw_samples(self.setup, self._seen_by_source(env), generator)
-
-    def _seen_by_source(self, env: int) -> Task:
-        """The task without its test set, and without the samples of an environment's reward."""
-        task = self.setup.task if self.reward_set is None else self.reward_set.rest(env)
-        return task.without_test()
-
     def _initial_theta(self, generator: torch.Generator) -> Tensor:
         module = self.setup.make_module(generator=generator)
         parameters = [parameter.detach().flatten() for parameter in module.parameters()]
         return torch.cat(parameters).to(self.setup.device, torch.float32)
-
-    @torch.no_grad()
-    def _redraw(self, period: int, active: Tensor | None) -> None:
-        """Draw new QV samples in those of the environments ``active`` [E] (all where None) that are due.
-
-        The submissions of this round are there already: an attack that knows QV samples knows the old ones.
-        """
-        due = self.server.round % period == 0
-        self._redrawn = due if active is None else due & active
-        envs = self._redrawn.nonzero()[:, 0].tolist()
-        if not envs:
-            return
-        self._loss_before_redraw = self.quasi_validation.loss_and_gradient(self.server.theta)[0]
-        self._in_round = True  # a QV source may be anybody's code, and fail
-        samples = [self._draw_qv(env, self.workers.generators[env]) for env in envs]
-        self.quasi_validation.assign(envs, samples)
-        self._in_round = False
-
-    def _draw_for_attackers(self, envs: list[int] | None) -> tuple[Tensor, Tensor] | None:
-        """QV samples of their own for attackers that know where such samples come from: other held-out ones.
-
-        Inputs x [k, q, ...] and labels y [k, q] for some environments (all where None), zero where nobody
-        knows; None where that is everywhere.
-        """
-        chosen = list(range(self.num_envs)) if envs is None else envs
-        knowing = self.workers.knowing("qv_distribution", chosen)
-        if not knowing:
-            return None
-        x, y = (torch.zeros_like(part[chosen]) for part in (self.quasi_validation.x, self.quasi_validation.y))
-        for env in knowing:
-            task = self._seen_by_source(env).without_held_out(
-                self.quasi_validation.x[env], self.setup.qv_size
-            )
-            samples = draw_samples(self.setup, task, self.workers.generators[env])
-            x[chosen.index(env)], y[chosen.index(env)] = samples
-        return x, y
 
     def _submit(self, envs: list[int] | None) -> None:
         """Let the workers of some environments (all where None) submit, and the server receive."""
@@ -543,29 +420,9 @@ class Simulation:
             qv=(self.quasi_validation.x[chosen], self.quasi_validation.y[chosen]),
         )
         self._in_round = True  # an attack or a QV source may be anybody's code, and fail
-        context.qv_distribution = self._draw_for_attackers(envs)
+        submitting = range(self.num_envs) if envs is None else envs
+        knowing = self.workers.knowing("qv_distribution", submitting)
+        context.qv_distribution = self.samples.for_attackers(submitting, knowing)
         self.workers.submit(index, self.server.theta[chosen], context)
-        submissions = self.workers.submissions[chosen]
-        if self._blocks is not None:
-            submissions = self._blocks.split(submissions)
-        rows, rejected = receive(submissions, self.setup.secure_group_size)
-        runs: Any = slice(None) if envs is None else self._runs(envs)
-        if envs is not None:
-            rejected = self.rejected.index_put((runs,), rejected)  # views keep the old one
-        self.rejected = rejected
-        if self._received is not None:
-            self._received[runs] = rows
-        elif envs is not None:
-            self.workers.submissions[runs] = rows
+        self.views.receive(envs)
         self._in_round = False
-
-    def _runs(self, envs: list[int]) -> Tensor:
-        """The rows of `view` that belong to these environments: the environments, or their servers."""
-        index = torch.tensor(envs, dtype=torch.int64, device=self.setup.device)
-        return index if self._blocks is None else self._blocks.rows(index)
-
-
-def _checked_seeds(seeds: Any, envs: Sequence[int]) -> list[int]:
-    if not isinstance(seeds, Sequence | np.ndarray) or isinstance(seeds, str) or len(seeds) != len(envs):
-        raise ValueError(f"seeds must be one for each of the environments {list(envs)}, got {seeds!r}")
-    return [check_int("seeds (each)", seed, low=0, high=2**63 - 1) for seed in seeds]

@@ -58,16 +58,26 @@ class Workers:
         is not finite; meaningless in environments without such a fault. For references only."""
         self.momentum = torch.zeros(num_envs, n, d, device=device) if setup.worker_momentum else None
 
-    def override(self, env: int, override: Mapping[str, Any]) -> None:
-        """Give an environment an ``attack`` or a ``num_byzantine`` of its own."""
-        unknown = set(override) - {"attack", "num_byzantine"}
-        if unknown:
-            raise ValueError(f"per_environment may override attack and num_byzantine, got {sorted(unknown)}")
-        if "num_byzantine" in override:
-            bounds = byzantine_bounds(override["num_byzantine"], self._setup.num_workers)
-            self.num_byzantine[env] = bounds
-        if "attack" in override:
-            self.attack_choices[env] = self.numbers_of(named_attacks(override["attack"]))
+    def override(self, per_environment: Sequence[Mapping[str, Any]]) -> None:
+        """Give environments an ``attack`` or a ``num_byzantine`` of their own, by a mapping for each."""
+        num_envs = len(self.generators)
+        if (
+            not isinstance(per_environment, Sequence)
+            or len(per_environment) != num_envs
+            or not all(isinstance(override, Mapping) for override in per_environment)
+        ):
+            raise ValueError(f"per_environment must be {num_envs} mappings, got {per_environment!r}")
+        for env, override in enumerate(per_environment):
+            unknown = set(override) - {"attack", "num_byzantine"}
+            if unknown:
+                raise ValueError(
+                    f"per_environment may override attack and num_byzantine, got {sorted(unknown)}"
+                )
+            if "num_byzantine" in override:
+                bounds = byzantine_bounds(override["num_byzantine"], self._setup.num_workers)
+                self.num_byzantine[env] = bounds
+            if "attack" in override:
+                self.attack_choices[env] = self.numbers_of(named_attacks(override["attack"]))
 
     def numbers_of(self, wanted: Sequence[NamedAttack]) -> list[int]:
         """The numbers of attacks; new ones are added. Environments with one attack share its number."""

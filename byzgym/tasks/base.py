@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -130,26 +131,6 @@ class Task:
         """This task with another held-out set, part of its own: inputs x [N, ...] and labels y [N]."""
         return self._with(held_out=(x, y))
 
-    def without_held_out(self, inputs: Tensor, size: int) -> Task:
-        """This task without these held-out inputs [q, ...]; the others are repeated until there are ``size``.
-
-        Raises:
-            ValueError: If no other sample is left.
-        """
-        assert self.held_out is not None  # a task without one splits it off its training set
-        x, y = self.held_out
-        left = torch.ones(len(y), dtype=torch.bool, device=y.device)
-        for one in inputs.to(x):
-            left &= (x != one).flatten(1).any(1)
-        if not left.any():
-            raise ValueError(
-                f"the held-out set has no samples beside the {len(inputs)} of the QV set, of which an attack "
-                "knows the source; choose a smaller qv_size"
-            )
-        kept = left.nonzero()[:, 0]
-        kept = kept.repeat(-(-size // len(kept)))
-        return self.with_held_out(x[kept], y[kept])
-
     def without_test(self) -> Task:
         """This task as a QV source may see it: its test set is empty."""
         x, y = self.test
@@ -187,6 +168,15 @@ def split_stratified(
     Raises:
         ValueError: If a class has one sample only, or a part would be smaller than the number of classes.
     """
+    count, (classes, sizes) = len(labels), np.unique(labels, return_counts=True)
+    if sizes.min() < 2:
+        raise ValueError(f"each class must have at least 2 samples, got 1 of {classes[sizes.argmin()]}")
+    if not len(classes) <= math.ceil(fraction * count) <= count - len(classes):
+        low, high = (len(classes) - 1) / count, 1 - len(classes) / count
+        raise ValueError(
+            f"with {count} samples of {len(classes)} classes, the share that is split off must be greater "
+            f"than {low:.4g} and at most {high:.4g}, so that both parts can hold each class, got {fraction}"
+        )
     split = import_sklearn("model_selection").train_test_split
     first, second = split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed)
     return first, second

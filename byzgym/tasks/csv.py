@@ -52,8 +52,9 @@ def csv(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is no such table, columns share a name, there is no such column, there are
-            fewer than two classes or a class has a single row, or a column holds numbers that are infinite
-            in float32 or more than 1,000 different texts.
+            fewer than two classes or a class has a single row, the test set or the rest would have fewer
+            rows than there are classes, or a column holds numbers that are infinite in float32 or more than
+            1,000 different texts.
 
     Example:
         >>> import pathlib, tempfile
@@ -93,7 +94,9 @@ def _load(file: Path, changed: int, label: str, test_fraction: float, seed: int,
     try:
         train, held_out, test = split_in_three(y, test_fraction, seed)
     except ValueError as error:
-        raise ValueError(f"test_fraction={test_fraction} does not suit {len(y)} rows: {error}") from None
+        raise ValueError(
+            f"test_fraction={test_fraction} does not suit the labels in column {label!r} of {file}: {error}"
+        ) from None
     features = [_encoded(table[name], train, f"column {name!r} of {file}") for name in table]
     x = torch.from_numpy(np.concatenate(features, axis=1))
     columns = {name: numbers for name in table if (numbers := _numbered(table[name].iloc[train])) is not None}

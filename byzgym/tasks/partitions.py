@@ -241,4 +241,4 @@ def _table(order: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Cut ``order`` into consecutive rows of ``lengths``, each repeated up to the longest."""
     starts = lengths.cumsum(0) - lengths
     columns = torch.arange(int(lengths.max()), device=order.device)
-    return order[starts[:, None] + columns % lengths[:, None]], lengths
+    return order.take(starts[:, None] + columns % lengths[:, None]), lengths

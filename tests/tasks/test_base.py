@@ -60,6 +60,24 @@ def test_splits_are_always_the_same(untouched_randomness):
     assert sorted(Y[stratified[1]].tolist()) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("count", "num_classes"), [(4, 2), (12, 3), (20, 10)])
+def test_a_stratified_split_takes_every_share_that_it_says_it_takes(count, num_classes):
+    labels = np.arange(count) % num_classes
+    for numerator in range(1, 100):
+        fraction = numerator / 100
+        if (num_classes - 1) / count < fraction <= 1 - num_classes / count:
+            first, second = split_stratified(labels, fraction)
+            assert min(len(first), len(second)) >= num_classes
+        else:
+            with pytest.raises(ValueError, match=f"with {count} samples of {num_classes} classes, .* got 0"):
+                split_stratified(labels, fraction)
+
+
+def test_a_class_of_one_cannot_be_split():
+    with pytest.raises(ValueError, match=r"each class must have at least 2 samples, got 1 of 7$"):
+        split_stratified(np.array([3, 3, 3, 7]), 0.5)
+
+
 NAN = X.clone()
 NAN[3, 1] = float("nan")
 

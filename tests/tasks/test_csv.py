@@ -117,7 +117,18 @@ TWO = [f"{i},{i % 2}" for i in range(20)]
         (["n,y", *TWO], {"delimiter": r"\t"}, "delimiter must be one character, got "),
         (["n,y", *TWO], {"delimiter": 1}, "delimiter must be one character, got 1"),
         (["n,y", *TWO], {"test_fraction": 1.0}, "test_fraction must be less than 1, got 1.0"),
-        (["n,y", *TWO], {"test_fraction": 0.01}, "test_fraction=0.01 does not suit 20 rows"),
+        (
+            ["n,y", *TWO],
+            {"test_fraction": 0.01},
+            "test_fraction=0.01 does not suit the labels in column 'y' of .*: with 20 samples of 2 classes, "
+            r"the share .* greater than 0\.05 and at most 0\.9, .*, got 0\.01$",
+        ),
+        (["n,y", *TWO], {"test_fraction": 0.91}, r"at most 0\.9, .*, got 0\.91$"),
+        (
+            ["n,y", "1,a", "2,a", "3,b", "4,b"],
+            {},
+            r"4 samples of 2 .* than 0\.25 and at most 0\.5, .* got 0\.2$",
+        ),
         (["n,y", *TWO], {"seed": -1}, "seed must be an integer"),
         ([], {}, "cannot be read as a CSV file"),
         (["n,y", "1,2", "1,2,3,4"], {}, "cannot be read as a CSV file.* line 3, saw 4$"),

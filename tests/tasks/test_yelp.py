@@ -139,7 +139,11 @@ def test_where_the_file_may_be(write, monkeypatch):
             {},
             r"too few rows for label='stars', \[1, 1, 1, 1, 0\] of the classes: a class has",
         ),
-        ([HEADER, *rows(10)], {}, r"\[2, 2, 2, 2, 2\] of the classes: The test_size = 2 should be"),
+        (
+            [HEADER, *rows(10)],
+            {},
+            r"\[2, 2, 2, 2, 2\] of the classes: with 10 samples of 5 classes, the share .* than 0.4",
+        ),
         ([], {}, "cannot be read as a CSV file"),
     ],
 )

@@ -157,6 +157,24 @@ def test_pre_aggregators_of_ones_own():
         aggregation.register("my+rule", lambda: lambda rows: rows.sum(-2))
 
 
+@pytest.mark.parametrize("other", [aggregation, agents])
+def test_a_pre_aggregator_shares_its_name_with_no_rule_and_no_agent(other):
+    kind = {aggregation: "rule", agents: "agent"}[other]
+    pre.register("mine", Halves)
+    for name in ("mine", "nnm"):
+        with pytest.raises(
+            ValueError, match=f"{kind} '{name}' must not have the name of a .* pre-aggregator"
+        ):
+            other.register(name, lambda: lambda gradients: gradients.mean(-2))
+    assert repr(aggregation.make("mine+mean", num_byzantine=0)).startswith("Halves")
+    other.register("yours", lambda: lambda gradients: gradients.mean(-2))
+    for name in ("yours", "krum" if other is aggregation else "gaa"):
+        with pytest.raises(
+            ValueError, match=f"pre-aggregator '{name}' must not have the .* registered {kind}"
+        ):
+            pre.register(name, Halves)
+
+
 @pytest.mark.parametrize("name", pre.names())
 def test_the_built_in_ones_pass_the_checks(name):
     check_pre_aggregator(name)
@@ -183,7 +201,8 @@ class Doubling(pre.Scaling):
         (lambda rows: rows[..., :3, :], "must have shape"),
         (keep_first, "depends on the order of the workers"),
         (Doubling(), "weights must sum to at most 1"),
-        (lambda rows: rows / 0, "the result must be finite"),
+        (lambda rows: rows / 0, "the result of finite submissions must be finite: it returned infinity"),
+        (lambda rows: rows * torch.nan, "must be finite: it returned NaN"),
     ],
 )
 def test_broken_ones_are_told_what_is_wrong(broken, problem):
