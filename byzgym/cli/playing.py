@@ -102,12 +102,13 @@ def show(found: Sequence[Results], folder: Path, terminal: Terminal, shape: Shap
     from byzgym.experiments import report, threat_model
     from byzgym.experiments.results import discard_drawings
     from byzgym.experiments.store import NAME
+    from byzgym.experiments.sweep import folder as folder_of
     from byzgym.experiments.sweep import named
 
     with mistakes():
         _check_highlight(shape, [results.comparison for results in found])
     names = named([results.comparison for results in found])
-    places = ["."] if len(found) == 1 else _folder_names(names)
+    places = ["."] if len(found) == 1 else [folder_of(results.comparison) for results in found]
     written = []
     for results, name, below in zip(found, names, places, strict=True):
         place = folder / below
@@ -140,33 +141,6 @@ def _check_highlight(shape: Shape, comparisons: Sequence[Comparison]) -> None:
     from byzgym.experiments.figures.style import check_highlight
 
     check_highlight(shape.highlight, dict.fromkeys(name for one in comparisons for name in one.policies))
-
-
-def _folder_names(names: Sequence[str]) -> list[str]:
-    """A folder for each name; equal ones get a number.
-
-    >>> _folder_names(["task=a/b", "task=a:b", "task=c"])
-    ['task=a-b', 'task=a-b-2', 'task=c']
-    """
-    taken: list[str] = []
-    for name in names:
-        first = place = _folder_name(name)
-        number = 1
-        while place in taken:
-            number += 1
-            place = f"{first}-{number}"
-        taken.append(place)
-    return taken
-
-
-def _folder_name(name: str) -> str:
-    """A name that every file system takes.
-
-    >>> _folder_name("batch_size=16, partition=dirichlet:alpha=0.1")
-    'batch_size=16,partition=dirichlet-alpha=0.1'
-    """
-    kept = "".join(sign if sign.isalnum() or sign in "=,._-" else "-" for sign in name.replace(", ", ","))
-    return kept[:150]
 
 
 def _left(folder: Path, terminal: Terminal, finished: int) -> str:

@@ -251,7 +251,7 @@ def _together(comparisons: Sequence[Comparison]) -> Comparison:
         name: tuple(dict.fromkeys(value for one in comparisons for value in getattr(one, name)))
         for name in _LISTS
     }
-    return replace(comparisons[-1], first_seed=first, seeds=last - first, **lists)
+    return replace(comparisons[0], first_seed=first, seeds=last - first, **lists)
 
 
 _DRAWN = re.compile(

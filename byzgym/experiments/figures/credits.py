@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 from byzgym.experiments import series
-from byzgym.experiments.figures.style import COLORS, dress, fitted, folded, shortened
+from byzgym.experiments.figures.style import COLORS, Palette, dress, fitted, folded, told
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import summarise
 from byzgym.experiments.traces import Trace
@@ -23,12 +23,13 @@ BYZANTINE = ("#fdeadd", "#ee8844", "#7d2c00")
 _MARKERS = "osD^vPX*<>"
 
 
-def traces(results: Results, num_byzantine: int, found: Sequence[Trace]) -> Figure | None:
+def traces(results: Results, num_byzantine: int, found: Sequence[Trace], palette: Palette) -> Figure | None:
     """Each worker's credit over the rounds of one run, a panel for each policy and attack.
 
-    The colour says whether the worker is Byzantine in that round, its darkness how much credit it has. None
-    without traces.
+    The colour says whether the worker is Byzantine in that round, its darkness how much credit it has.
+    Of many policies only those are shown that legends name. None without traces.
     """
+    found = [trace for trace in found if palette.is_named(trace.policy)] or found
     if not found:
         return None
     policies = list(dict.fromkeys(trace.policy for trace in found))
@@ -42,10 +43,10 @@ def traces(results: Results, num_byzantine: int, found: Sequence[Trace]) -> Figu
         row, column = policies.index(trace.policy), attacks.index(trace.attack)
         _trace(grid[row, column], trace)
     for axes, attack in zip(grid[0], attacks, strict=True):
-        axes.set_title(folded(f"{attack}, f = {num_byzantine}", 26), loc="left", fontsize=10)
+        axes.set_title(folded(f"{attack}, {told([attack], [num_byzantine])}", 26), loc="left", fontsize=10)
     for axes, policy in zip(grid[:, 0], policies, strict=True):
         axes.text(
-            *(-0.03, 0.5, "\n".join(textwrap.wrap(shortened(results.label(policy)), 18))),
+            *(-0.03, 0.5, "\n".join(textwrap.wrap(palette.name(policy), 18))),
             **{"transform": axes.transAxes, "ha": "right", "va": "center"},
         )
     for axes in grid[-1]:
@@ -54,6 +55,8 @@ def traces(results: Results, num_byzantine: int, found: Sequence[Trace]) -> Figu
     title = f"{results.comparison.task}: credit of each worker (a row), seed {found[0].seed}, {heading}"
     figure.suptitle(folded(title, 30 + 24 * len(attacks)), x=0.01, ha="left", fontsize=11)
     for name, colors in (("Byzantine", BYZANTINE), ("honest", HONEST)):
+        if not any((trace.byzantine == (name == "Byzantine")).any() for trace in found):
+            continue  # as under a fault in transmission
         image = ScalarMappable(_norm(), _colors(colors))
         bar = figure.colorbar(image, ax=grid[-1], location="bottom", aspect=40, ticks=[0, 0.1, 0.5, 1])
         bar.set_label(f"credit of {name} workers", fontsize=9)
@@ -62,7 +65,7 @@ def traces(results: Results, num_byzantine: int, found: Sequence[Trace]) -> Figu
     return figure
 
 
-def detection(results: Results, num_byzantine: int) -> Figure | None:
+def detection(results: Results, num_byzantine: int, palette: Palette) -> Figure | None:
     """Credit on Byzantine workers at the end of the runs, and the AUC of low credit as a detector of them.
 
     None where no policy gives credits, or no worker is Byzantine.
@@ -98,7 +101,7 @@ def detection(results: Results, num_byzantine: int) -> Figure | None:
         dress(axes, "x")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    left.set_yticks(range(len(policies)), [shortened(results.label(policy)) for policy in policies])
+    left.set_yticks(range(len(policies)), [palette.name(policy) for policy in policies])
     left.set(xlim=fitted([credits, 0]), ylim=(len(policies) - 0.5, -0.5))
     left.set_xlabel("credit on Byzantine workers,\nlast tenth of the rounds")
     right.set(xlim=fitted([aucs, 0.5]), xlabel="detection AUC,\nlast half of the rounds")
