@@ -100,7 +100,7 @@ def complain(problem: str) -> None:
 def show(found: Sequence[Results], folder: Path, terminal: Terminal, shape: Shape) -> None:
     """Print the tables of every setting, and write its report: into the folder, or one of its own below."""
     from byzgym.experiments import report, threat_model
-    from byzgym.experiments.results import discard_drawings
+    from byzgym.experiments.results import make_room
     from byzgym.experiments.store import NAME
     from byzgym.experiments.sweep import folder as folder_of
     from byzgym.experiments.sweep import named
@@ -120,18 +120,17 @@ def show(found: Sequence[Results], folder: Path, terminal: Terminal, shape: Shap
             continue
         if len(found) > 1:
             terminal.print(f"\n{name}")
+        report.show(results, terminal.console)
         with mistakes(OSError):
-            place.mkdir(exist_ok=True)
-            discard_drawings(place)  # of other attacks, f or formats
+            make_room(place)  # also of other attacks, f or formats
             paths = report.write(results, place, shape.highlight, shape.formats)
             paths += threat_model.write(results.threat_models, place)
             written += [path.relative_to(folder) for path in paths]
-        report.show(results, terminal.console)
     if not written:
         raise InputError(f"{folder} holds no finished runs yet")
     if len(found) > 1:
         with mistakes(OSError):
-            discard_drawings(folder)
+            make_room(folder)
             files = report.write_sweep(found, names, places, folder, shape.formats)
         written = [path.relative_to(folder) for path in files] + written
     terminal.print(f"\n{folder}: {NAME}, {', '.join(map(str, written))}")

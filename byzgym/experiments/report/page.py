@@ -30,6 +30,7 @@ _FILES = resources.files(__package__)
 _PLOTLY = "plotly-cartesian-4.1.1.min.js.gz"
 _BREAKS = re.compile("[=:,]")
 """After these a long name may go on in the next line."""
+_GOES_ON = "The same command again goes on"
 _COLUMN = 330  # pixels, where three figures stand side by side
 # The browser refuses whatever would leave the page.
 _POLICY = (
@@ -114,7 +115,9 @@ def _unfinished(found: Sequence[Results]) -> list[str]:
     failed = sum(len(results.failed) for results in found)
     count = f", {failed} failed" if failed else ""
     errors = ' (<a href="#failed">errors</a>)' if failed else ""
-    told = "All numbers are those of the finished runs. The same command again goes on."
+    earlier = all(results.last_is_finished for results in found)
+    goes_on = "Earlier commands asked for the rest, and go on if given again" if earlier else _GOES_ON
+    told = f"All numbers are those of the finished runs. {goes_on}."
     return [f'<p class="warning"><b>Unfinished: {done} of {asked} runs{count}</b>{errors}. {told}</p>']
 
 
