@@ -100,14 +100,15 @@ def complain(problem: str) -> None:
 def show(found: Sequence[Results], folder: Path, terminal: Terminal, shape: Shape) -> None:
     """Print the tables of every setting, and write its report: into the folder, or one of its own below."""
     from byzgym.experiments import report, threat_model
-    from byzgym.experiments.results import discard_drawings
+    from byzgym.experiments.results import make_room
     from byzgym.experiments.store import NAME
+    from byzgym.experiments.sweep import folder as folder_of
     from byzgym.experiments.sweep import named
 
     with mistakes():
         _check_highlight(shape, [results.comparison for results in found])
     names = named([results.comparison for results in found])
-    places = ["."] if len(found) == 1 else _folder_names(names)
+    places = ["."] if len(found) == 1 else [folder_of(results.comparison) for results in found]
     written = []
     for results, name, below in zip(found, names, places, strict=True):
         place = folder / below
@@ -119,18 +120,17 @@ def show(found: Sequence[Results], folder: Path, terminal: Terminal, shape: Shap
             continue
         if len(found) > 1:
             terminal.print(f"\n{name}")
+        report.show(results, terminal.console)
         with mistakes(OSError):
-            place.mkdir(exist_ok=True)
-            discard_drawings(place)  # of other attacks, f or formats
+            make_room(place)  # also of other attacks, f or formats
             paths = report.write(results, place, shape.highlight, shape.formats)
             paths += threat_model.write(results.threat_models, place)
             written += [path.relative_to(folder) for path in paths]
-        report.show(results, terminal.console)
     if not written:
         raise InputError(f"{folder} holds no finished runs yet")
     if len(found) > 1:
         with mistakes(OSError):
-            discard_drawings(folder)
+            make_room(folder)
             files = report.write_sweep(found, names, places, folder, shape.formats)
         written = [path.relative_to(folder) for path in files] + written
     terminal.print(f"\n{folder}: {NAME}, {', '.join(map(str, written))}")
@@ -140,33 +140,6 @@ def _check_highlight(shape: Shape, comparisons: Sequence[Comparison]) -> None:
     from byzgym.experiments.figures.style import check_highlight
 
     check_highlight(shape.highlight, dict.fromkeys(name for one in comparisons for name in one.policies))
-
-
-def _folder_names(names: Sequence[str]) -> list[str]:
-    """A folder for each name; equal ones get a number.
-
-    >>> _folder_names(["task=a/b", "task=a:b", "task=c"])
-    ['task=a-b', 'task=a-b-2', 'task=c']
-    """
-    taken: list[str] = []
-    for name in names:
-        first = place = _folder_name(name)
-        number = 1
-        while place in taken:
-            number += 1
-            place = f"{first}-{number}"
-        taken.append(place)
-    return taken
-
-
-def _folder_name(name: str) -> str:
-    """A name that every file system takes.
-
-    >>> _folder_name("batch_size=16, partition=dirichlet:alpha=0.1")
-    'batch_size=16,partition=dirichlet-alpha=0.1'
-    """
-    kept = "".join(sign if sign.isalnum() or sign in "=,._-" else "-" for sign in name.replace(", ", ","))
-    return kept[:150]
 
 
 def _left(folder: Path, terminal: Terminal, finished: int) -> str:

@@ -79,7 +79,10 @@ class Replay:
         from rich.table import Table
 
         folder = self.folder if self.out is None else self.out
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"out must be a folder that can be written to, got {folder}: {error}") from error
         name = f"model-{replay.key[:12]}-{state.round}"
         name += f"-{_file_name(otherwise)}" if otherwise else ""
         path = folder / f"{name}.safetensors"
@@ -96,8 +99,11 @@ class Replay:
 
 
 def _title(replay: Played) -> str:
+    from byzgym.experiments.figures.style import told
+
     held = replay.configuration
-    who = f"{held['policy']} against {held['attack']}, f = {held['num_byzantine']} of {held['num_workers']}"
+    f = told([held["attack"]], [held["num_byzantine"]], str(held["num_workers"]))
+    who = f"{held['policy']} against {held['attack']}, {f}"
     beside = f"{replay.others} other run{'s' * (replay.others != 1)}"
     return f"{who}, seed {held['seed']}: run {replay.key[:12]}, played beside {beside}"
 

@@ -23,7 +23,7 @@ from byzgym.experiments import identity
 from byzgym.experiments.config import Comparison
 from byzgym.experiments.play import Member, Playing
 from byzgym.experiments.results import library_versions
-from byzgym.experiments.store import Store, unpack
+from byzgym.experiments.store import Store
 from byzgym.experiments.units import machine
 from byzgym.files import write_whole
 from byzgym.simulation.config import RunConfig
@@ -86,12 +86,12 @@ class Replay:
                 f"run must be a finished one, got {self.key}, which failed: {self.recorded['error']}"
             )
         self.configuration: dict[str, Any] = json.loads(self.recorded["configuration"])
-        self._members = [(attack, seed) for attack, seed in json.loads(store.members(self.recorded["unit"]))]
+        self._members = store.members(self.recorded["unit"])
         self._env = self._members.index((self.configuration["attack"], self.configuration["seed"]))
         self.others = len(self._members) - 1
         self.comparison = _comparison(self.configuration, self._members)
         self._curve: dict[str, list[Any]] = json.loads(self.recorded["curve"])
-        self._trace = unpack(self.recorded["credits"]) if self.recorded["credits"] else {}
+        self._trace = store.credits(self.key)
         self._round: int | None = None  # that `to` has reached
         self._playing: Playing | None = None  # there, or some rounds later; None where others came after
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ import pandas as pd
 
 import byzgym
 from byzgym.experiments.config import Comparison, command, options
+from byzgym.files import WriteError
 
 if TYPE_CHECKING:
     from byzgym.experiments.store import Store
@@ -69,7 +72,8 @@ class Results:
         curves: One row an evaluation, `CURVE_COLUMNS`.
         told: Rules that were told a smaller f than the true one.
         failed: The runs that failed, with the columns of `RUN` and their errors.
-        expected: The runs that were asked for, with the columns of `RUN`.
+        expected: The runs that were asked for, with the columns of `RUN`, their keys, and whether the last
+            command asked for them.
         references: Policies that see more than a server would.
         notes: What was otherwise when a policy was trained, one line each.
         versions: Of byzgym and the libraries that results depend on.
@@ -140,11 +144,27 @@ class Results:
 
     @property
     def unfinished(self) -> str:
-        """How much of what was asked for is there, such as "2 of 7 runs, 1 failed"; "" where it is all."""
+        """How much of what was asked for is there, such as "2 of 7 runs, 1 failed"; "" where it is all.
+
+        It counts whatever was ever asked for in the setting, because reports show all of that, and says where
+        only earlier commands asked for what is missing.
+        """
         if len(self.runs) >= len(self.expected):
             return ""
         failed = f", {len(self.failed)} failed" if len(self.failed) else ""
-        return f"{len(self.runs)} of {len(self.expected)} runs{failed}"
+        earlier = "; earlier commands asked for the rest" if self.last_is_finished else ""
+        return f"{len(self.runs)} of {len(self.expected)} runs{failed}{earlier}"
+
+    @property
+    def last_is_finished(self) -> bool:
+        """Whether all runs are there that the last command in this setting asked for."""
+        if "last" not in self.expected:
+            return len(self.runs) >= len(self.expected)
+        last, done = (
+            set(table[list(RUN)].itertuples(index=False, name=None))
+            for table in (self.expected[self.expected["last"]], self.runs)
+        )
+        return last <= done
 
     @property
     def command(self) -> str:
@@ -184,6 +204,8 @@ def read_all(store: Store) -> list[Results]:
     Raises:
         ValueError: If there are none, or they are not what byzgym has written.
     """
+    from byzgym.experiments.store import DamagedError
+
     settings: dict[str, list[dict[str, Any]]] = {}
     for entry in store.asked():
         settings[entry["setting"]] = [*settings.pop(entry["setting"], []), entry]
@@ -195,6 +217,8 @@ def read_all(store: Store) -> list[Results]:
             latest.pop(_without_lists(asked[-1]), None)  # of other code; the order is that of asking
             latest[_without_lists(asked[-1])] = setting
         return [_read(store, setting, settings[setting]) for setting in latest.values()]
+    except DamagedError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{store.path} holds something else than comparisons: {error}") from None
 
@@ -204,7 +228,7 @@ def _read(store: Store, setting: str, asked: Sequence[Mapping[str, Any]]) -> Res
 
     comparisons = [Comparison(**entry["comparison"]) for entry in asked]
     rows = [
-        pd.DataFrame(comparison.runs(), columns=list(RUN)).assign(key=entry["runs"])
+        pd.DataFrame(comparison.runs(), columns=list(RUN)).assign(key=entry["runs"], last=entry is asked[-1])
         for comparison, entry in zip(comparisons, asked, strict=True)
     ]
     wanted = pd.concat(rows, ignore_index=True)
@@ -260,7 +284,7 @@ def _together(comparisons: Sequence[Comparison]) -> Comparison:
         name: tuple(dict.fromkeys(value for one in comparisons for value in getattr(one, name)))
         for name in _LISTS
     }
-    return replace(comparisons[-1], first_seed=first, seeds=last - first, **lists)
+    return replace(comparisons[0], first_seed=first, seeds=last - first, **lists)
 
 
 def _without_parts(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -285,6 +309,24 @@ def drawings(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _DRAWN.fullmatch(path.name) and path.is_file())
+
+
+def make_room(folder: Path) -> None:
+    """Make a folder for figures and reports, and remove those of earlier results.
+
+    Raises:
+        WriteError: If it cannot be written to.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        discard_drawings(folder)
+    except OSError as error:
+        raise WriteError(
+            f"cannot write a report into {folder}: {error.strerror or error}; make the folder writable, or "
+            "report a copy of its runs.sqlite in another one"
+        ) from error
 
 
 def discard_drawings(folder: Path) -> None:

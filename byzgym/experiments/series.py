@@ -83,6 +83,19 @@ def worst_cases(found: Sequence[Results], policies: Sequence[str]) -> dict[tuple
     }
 
 
+def best(results: Results, most: int) -> list[str]:
+    """The policies of the best worst case, mean over f, the best one first; references aside.
+
+    Those without a worst case, because an attack is missing, come last.
+    """
+    policies = [policy for policy in results.comparison.policies if policy not in results.references]
+    worst = worst_cases([results], policies).values()
+    # To six digits, so that equal values compare as equal.
+    means = {policy: round(sum(values), 6) for policy, *values in zip(policies, *worst, strict=True)}
+    order = {policy: math.inf if math.isnan(mean) else -mean for policy, mean in means.items()}
+    return sorted(policies, key=order.__getitem__)[:most]
+
+
 def setting_maps(
     found: Sequence[Results], policies: Sequence[str]
 ) -> tuple[list[int], dict[str, np.ndarray]]:

@@ -14,6 +14,7 @@ import json
 import os
 import sqlite3
 import time
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from byzgym.experiments.results import CURVE_COLUMNS, RUN_COLUMNS
+from byzgym.experiments.results import CURVE_COLUMNS, RUN, RUN_COLUMNS
+from byzgym.validation import shown
 
 NAME = "runs.sqlite"
 VERSION = 2
@@ -44,6 +46,10 @@ _BUSY = 60.0  # seconds to wait for another writer
 _AT_ONCE = 500  # keys in one question
 
 
+class DamagedError(ValueError):
+    """What a store holds of a run or a comparison cannot be read; the message says which, and what to do."""
+
+
 class Store:
     """The runs of a folder.
 
@@ -55,6 +61,7 @@ class Store:
         FileNotFoundError: If there is none.
         OSError: If it cannot be read or written.
         ValueError: If it is something else than a store of this version.
+        DamagedError: From the methods, if a run or a comparison is not as it was written.
     """
 
     def __init__(self, folder: str | Path, create: bool = False) -> None:
@@ -163,7 +170,12 @@ class Store:
         with self._errors():
             rows = self._db.execute(f"SELECT {', '.join(_ASKED)} FROM comparisons ORDER BY asked, rowid")
             found = [dict(zip(_ASKED, row, strict=True)) for row in rows]
-        return [{k: v if k in texts else json.loads(v) for k, v in row.items()} for row in found]
+        for row in found:
+            try:
+                row |= {name: json.loads(row[name]) for name in _ASKED if name not in texts}
+            except (TypeError, ValueError) as error:
+                raise self._damaged("comparisons", str(row["key"]), f"a comparison: {error}") from None
+        return found
 
     def __len__(self) -> int:
         with self._errors():
@@ -177,6 +189,8 @@ class Store:
         chosen = "" if setting is None else " WHERE setting = ?"
         with self._errors():
             rows = self._db.execute(query + chosen, [] if setting is None else [setting]).fetchall()
+        for row in rows:
+            self._check(dict(zip(names, row, strict=True)))
         table = pd.DataFrame(rows, columns=names)
         floats = [name for name, kind in RUN_COLUMNS.items() if kind is float]
         return table.astype(dict.fromkeys(floats, float))
@@ -196,19 +210,42 @@ class Store:
                 f"run must be the key of a run in {self.path}, or as many first characters as no other key "
                 f"has, got {run!r}, with which {len(found) or 'none'} of {len(self)} begin"
             )
-        return dict(zip(names, found[0], strict=True))
+        row = dict(zip(names, found[0], strict=True))
+        self._check(row)
+        return row
 
-    def members(self, unit: str) -> str:
-        """What was played side by side in a unit, as JSON: a list of attacks and seeds."""
+    def members(self, unit: str) -> list[tuple[str, int]]:
+        """The attacks and seeds that were played side by side in a unit."""
         with self._errors():
-            (members,) = self._db.execute("SELECT members FROM units WHERE unit = ?", [unit]).fetchone()
-        return str(members)
+            row = self._db.execute("SELECT members FROM units WHERE unit = ?", [unit]).fetchone()
+        try:
+            return [(attack, seed) for attack, seed in json.loads(row[0])]
+        except (TypeError, ValueError) as error:
+            raise DamagedError(f"{self.path}: unit {unit[:12]} in table units is damaged: {error}") from None
 
     def credits(self, key: str) -> dict[str, np.ndarray]:
         """Credits [rounds, n] of a run, and who was Byzantine; empty where its policy gives none."""
+        names = [name for name in _COLUMNS if name in (*RUN, "credits")]
         with self._errors():
-            row = self._db.execute("SELECT credits FROM runs WHERE key = ?", [key]).fetchone()
-        return unpack(row[0]) if row and row[0] else {}
+            row = self._db.execute(f"SELECT {', '.join(names)} FROM runs WHERE key = ?", [key]).fetchone()
+        held = dict(zip(names, row, strict=True)) if row else {}
+        try:
+            return unpack(held["credits"]) if held.get("credits") else {}
+        except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise self._damaged("runs", key, f"{_who(held)}: its credits: {error}") from None
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        """Raise a `DamagedError` unless a run's row is as it was written."""
+        try:
+            _check_row(row)
+        except ValueError as error:
+            raise self._damaged("runs", str(row["key"]), f"{_who(row)}: {error}") from None
+
+    def _damaged(self, table: str, key: str, what: str) -> DamagedError:
+        return DamagedError(
+            f"{self.path} is damaged: {what}. The same command plays it again once it is gone: "
+            f"DELETE FROM {table} WHERE key = '{key}'"
+        )
 
     def merge(self, others: Iterable[str | Path]) -> None:
         """Take over the runs of other folders; finished ones win over failed ones."""
@@ -297,6 +334,34 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=list(CURVE_COLUMNS))
     return pd.concat(parts, ignore_index=True)[list(CURVE_COLUMNS)].astype(CURVE_COLUMNS)
+
+
+def _check_row(row: Mapping[str, Any]) -> None:
+    """Raise a ValueError that names the first column of a run with something else than byzgym writes."""
+    done = row["status"] == "done"
+    for name in ("configuration", "versions", *(("threat_model", "curve") if done else ())):
+        try:
+            held = json.loads(row[name])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"its {name} is no JSON: {error}") from None
+        if not isinstance(held, dict):
+            raise ValueError(f"its {name} must be a mapping, got {shown(held)}")
+        if name == "curve":
+            points = [held[column] if isinstance(held.get(column), list) else [""] for column in _CURVE]
+            numbers = all(
+                value is None or isinstance(value, int | float) for part in points for value in part
+            )
+            if len(set(map(len, points))) > 1 or not numbers:
+                raise ValueError("its curve must have a number or null for each point")
+    for name, kind in RUN_COLUMNS.items() if done else ():
+        allowed: Any = {str: str, float: int | float | None}.get(kind, int)
+        if not isinstance(row[name], allowed):
+            raise ValueError(f"its {name} must be a {kind.__name__}, got {shown(row[name])}")
+
+
+def _who(row: Mapping[str, Any]) -> str:
+    """Which run a row is."""
+    return f"the run of {row['policy']} under {row['attack']}, f = {row['num_byzantine']}, seed {row['seed']}"
 
 
 def _keep_done() -> str:

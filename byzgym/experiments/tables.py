@@ -26,8 +26,11 @@ from byzgym.experiments.statistics import LEVEL, counted, paired_difference, sum
 
 _DIFFERENCES = (
     "Accuracy of the policy with the highest mean over attacks, less that of each other one, in points of "
-    f"percent. Seeds are paired, attacks are averaged within a seed; in brackets the {LEVEL:.0%} t interval "
-    "over seeds, not corrected for the choice of the leader or for the number of comparisons."
+    "percent. Seeds are paired, attacks are averaged within a seed"
+)
+_DIFFERENCE_INTERVALS = (
+    f"; in brackets the {LEVEL:.0%} t interval over seeds, not corrected for the choice of the leader or for "
+    "the number of comparisons"
 )
 _DETECTION = (
     "Credit on Byzantine workers in the last tenth of the rounds / ROC AUC of low credit as a detector of "
@@ -154,6 +157,7 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
             told.setdefault(line.policy, []).append(str(line))
     marks: dict[str, str] = {}  # of footnotes
     failures: list[str] = []
+    some = (0, 0)  # runs of an unfinished cell, and how many were asked for
     ranked = [policy for policy in policies if policy not in results.references]
     for policy in policies:
         cells = []
@@ -170,6 +174,7 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
             text = signs.missing if math.isnan(entry["mean"]) else f"{100 * entry['mean']:.1f}{spread}"
             if results.unfinished and (counts := results.counts(*cell))[0] < counts[1]:
                 text += f" ({counts[0]} of {counts[1]})"
+                some = max(some, counts)
             cells.append(Cell(text, mark + (signs.failed if errors else ""), best))
         name = results.label(policy)
         for text in told.get(policy, ()):
@@ -179,10 +184,9 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
     if any(entry["diverged"] for entry in summary.values()):
         table.notes.append(f"{signs.diverged} {_DIVERGED}")
     table.notes.extend(f"{signs.failed} failed: {error}" for error in failures)
-    if results.unfinished:
-        table.notes.append(
-            "(2 of 5): two of the five runs of a cell are finished, and the numbers are theirs"
-        )
+    if some[1]:
+        theirs = ", and its numbers are theirs" if some[0] else ""
+        table.notes.append(f"({some[0]} of {some[1]}): so many runs of a cell are finished{theirs}")
     table.notes.extend(results.notes)
     table.notes.extend(_notes_on_faults(comparison.attacks, policies))
     table.notes.extend(_notes_on_z(comparison.attacks, comparison.num_workers, num_byzantine))
@@ -203,7 +207,7 @@ def difference_table(results: Results, num_byzantine: int) -> Table:
     columns = {"mean of all attacks": attacks}
     if len(attacks) > 1:
         columns |= {attack: (attack,) for attack in attacks}
-    table = Table("Paired differences", [f"{first} less ...", *columns], [_DIFFERENCES])
+    table = Table("Paired differences", [f"{first} less ...", *columns], [])
     for policy in policies if first else ():
         if policy == first:
             continue
@@ -214,6 +218,9 @@ def difference_table(results: Results, num_byzantine: int) -> Table:
             interval = "" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
             cells.append(Cell("–" if math.isnan(mean) else f"{mean:+.1f}{interval}"))
         table.rows.append(Row(results.label(policy), cells, policy in results.references))
+    several = any("[" in cell.text for row in table.rows for cell in row.cells)
+    intervals = _DIFFERENCE_INTERVALS if several else "; one seed gives no intervals"
+    table.notes.append(f"{_DIFFERENCES}{intervals}.")
     return table
 
 

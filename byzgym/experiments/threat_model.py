@@ -25,6 +25,7 @@ from byzgym.aggregation.registry import parse
 from byzgym.aggregation.registry import registry as rule_registry
 from byzgym.attacks import DataPoisoning, Triggered
 from byzgym.attacks.registry import registry as attack_registry
+from byzgym.experiments import escaping
 from byzgym.experiments.config import measured
 from byzgym.files import write_texts
 from byzgym.registry import Registry, describe
@@ -208,7 +209,8 @@ def as_markdown(entries: Sequence[Mapping[str, Any]]) -> str:
     runs = sum(len(entry["runs"]) for entry in entries)
     lines += [f"Finished runs: {runs}, combinations of policy and attack: {len(entries)}. All have:", ""]
     for section, fields in SECTIONS.items():
-        shown = [f"- {label(name)}: {text(common[name])}" for name in fields if name in common]
+        values = {name: escaping.plain(text(common[name])) for name in fields if name in common}
+        shown = [f"- {label(name)}: {value}" for name, value in values.items()]
         lines += [f"## {section}", "", *shown, ""] if shown else []
     policies = [name for name in differing if name in {**SECTIONS["Policy"], **SECTIONS["Controls"]}]
     policies = [name for name in policies if name != "told_num_byzantine"]  # which depends on the true f
@@ -390,5 +392,4 @@ def _mean(runs: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [[label(name) for name in columns], ["---"] * len(columns), *rows]
-    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
+    return escaping.table([label(name) for name in columns], [list(map(escaping.plain, row)) for row in rows])

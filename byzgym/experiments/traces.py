@@ -43,7 +43,8 @@ class Trace:
 def read(results: Results, num_byzantine: int, bins: int = MOST_BINS) -> list[Trace]:
     """A trace for each policy and attack, of the first seed that is finished.
 
-    Policies without credits have none, nor have results that were not read from a folder.
+    Policies without credits have none, such as the oracle under a fault in transmission, nor have results
+    that were not read from a folder.
     """
     if results.folder is None:
         return []
@@ -57,7 +58,8 @@ def read(results: Results, num_byzantine: int, bins: int = MOST_BINS) -> list[Tr
     with Store(results.folder) as store:
         for policy, attack in product(results.played(num_byzantine), results.comparison.attacks):
             seed, key = first.get((policy, attack), (0, ""))
-            if held := store.credits(key):
+            held = store.credits(key)
+            if held and not np.isnan(held["credits"]).all():
                 traces.append(Trace(policy, attack, seed, *thinned(held, bins)))
     return traces
 

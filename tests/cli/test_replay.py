@@ -47,10 +47,8 @@ def key(module):
 
 def test_a_round_and_the_last_one(module, key, output):
     text = output("--import", "rule_of_replay", "replay", "runs", key[:10], "--to", 5)
-    assert (
-        f"test_of_replay against sign_flip, f = 2 of 10, seed 1: run {key[:12]}, played beside 1 other"
-        in text
-    )
+    title = f"test_of_replay against sign_flip, f = 2 of 10 workers, seed 1: run {key[:12]}, played beside 1"
+    assert title in text
     assert "round 5 of 8: curve and credits equal the recorded ones" in text
     assert text.count("yes") == 2
     path = module / "runs" / f"model-{key[:12]}-5.safetensors"

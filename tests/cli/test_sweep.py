@@ -1,5 +1,6 @@
 import json
 import sys
+from urllib.parse import quote
 
 import duckdb
 import pandas as pd
@@ -18,6 +19,8 @@ attacks = ["ipm"]
 [grid]
 qv_size = [5, 10]
 """
+DEFAULTS = "task=synthetic,rounds=3"
+PLACES = {5: "task=synthetic,qv_size=5,rounds=3", 10: DEFAULTS}
 
 
 @pytest.fixture
@@ -30,14 +33,29 @@ def file(tmp_path):
 def test_a_sweep_has_a_report_for_each_setting(file, tmp_path, output):
     out = tmp_path / "out"
     text = output("sweep", file, "--out", out, "--processes", 1)
-    for size in (5, 10):
+    for size, place in PLACES.items():
         assert f"qv_size={size}" in text
-        assert (out / f"qv_size={size}" / "report.html").exists()
-        assert f'href="qv_size%3D{size}/report.html"' in (out / "report.html").read_text()
-        assert f"(<qv_size={size}/report.md>)" in (out / "report.md").read_text()
+        assert (out / place / "report.html").exists()
+        assert f'href="{quote(place)}/report.html"' in (out / "report.html").read_text()
+        assert f"(<{place}/report.md>)" in (out / "report.md").read_text()
     assert (out / "settings.png").exists()
     again = output("report", out)
     assert again.split() == text.split()
+
+
+def test_what_is_added_later_keeps_the_folders(file, tmp_path, output):
+    """Another attack in one setting, and one more setting, leave the reports of the others where they are."""
+    out = tmp_path / "out"
+    output("sweep", file, "--out", out, "--processes", 1)
+    file.write_text(
+        GRID.replace('["ipm"]', '["ipm", "alie"]').replace("[5, 10]", "[10]\nmomentum = [0.0, 0.5]")
+    )
+    output("sweep", file, "--out", out, "--processes", 1)
+    output("report", out)
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {
+        *PLACES.values(),
+        "task=synthetic,momentum=0.5,rounds=3",
+    }
 
 
 def test_a_sweep_goes_on(file, tmp_path, capsys, output, monkeypatch):
@@ -79,7 +97,7 @@ def test_an_export_has_the_runs_and_their_settings(file, tmp_path, output, mista
     assert len(points) == 8 * 4
     last = points[points["round"] == 3].set_index("key")["accuracy"]
     assert runs.set_index("key")["accuracy"].sort_index().tolist() == last.sort_index().tolist()
-    records = out / "qv_size=5" / "threat_model.json"
+    records = out / PLACES[5] / "threat_model.json"
     assert {len(json.loads(records.read_text())["records"]), len(list(out.glob("*/threat_model.md")))} == {2}
     for name in ("records.json", "records.md"):
         assert "4 threat models" in output("export", out, tmp_path / name)

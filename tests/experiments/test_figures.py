@@ -55,7 +55,7 @@ def test_dollars_in_names_are_no_formula(results, tmp_path):
 @pytest.mark.parametrize(("roles", "drawn"), [("static", True), ("fluctuating", False)])
 def test_equal_credits_where_they_are_known(results, roles, drawn):
     comparison = dataclasses.replace(results.comparison, roles=roles)
-    figure = credits.detection(dataclasses.replace(results, comparison=comparison), 7)
+    figure = credits.detection(dataclasses.replace(results, comparison=comparison), 7, palette(results))
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert ("equal credits" in labels) is drawn
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from byzgym.experiments import report
-from byzgym.experiments.report import plots
+from byzgym.experiments.report.plots import credits
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = (
@@ -174,8 +174,8 @@ def test_an_unfinished_comparison_says_so(results):
 
 
 def test_credits_are_thinned_to_the_size_of_a_page(results):
-    few = plots.bins(results, 10)
+    few = credits.bins(results, 10)
     runs = pd.concat([results.runs.assign(num_byzantine=f) for f in range(200)])
-    many = plots.bins(dataclasses.replace(results, runs=runs), 10)
+    many = credits.bins(dataclasses.replace(results, runs=runs), 10)
     assert few == 120
     assert many == 15

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from byzgym.experiments import Comparison, compare, report
 from byzgym.experiments.figures import credits
+from byzgym.experiments.figures.style import Palette
 from byzgym.experiments.tables import Cell, Row, Table, accuracy_table, detection_table
 
 
@@ -122,7 +123,7 @@ def test_faults_in_transmission(small, tmp_path):
     note = f"{fault}: faults in transmission hit any worker; no worker is Byzantine"
     assert f"{note}, and the oracle is the mean of what they sent" in accuracy.notes
     assert [row.cells[1].text for row in detection.rows] == ["– / –"] * 3
-    figure = credits.detection(results, 7)
+    figure = credits.detection(results, 7, Palette(results))
     assert figure.axes[0].get_legend_handles_labels()[1] == ["equal credits", "sign_flip"]
     alone = dataclasses.replace(
         results,
@@ -130,6 +131,6 @@ def test_faults_in_transmission(small, tmp_path):
         runs=results.runs[results.runs["attack"] == fault],
         curves=results.curves[results.curves["attack"] == fault],
     )
-    assert credits.detection(alone, 7) is None
+    assert credits.detection(alone, 7, Palette(results)) is None
     assert "none of 10 workers Byzantine" in report.markdown(alone, [])
     assert not detection_table(alone, 7).rows

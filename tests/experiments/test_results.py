@@ -1,12 +1,15 @@
 import dataclasses
+import os
 import sqlite3
 
 import pandas as pd
 import pytest
 
-from byzgym.experiments import compare
-from byzgym.experiments.results import CURVE_COLUMNS, RUN_COLUMNS, Results
+from byzgym.experiments import compare, report
+from byzgym.experiments.grid import Grid
+from byzgym.experiments.results import CURVE_COLUMNS, RUN_COLUMNS, Results, make_room
 from byzgym.experiments.store import NAME
+from byzgym.files import WriteError
 
 OWN = ["final_figure.png", "accuracy_fashion.png", "credits_f.png", "final_f7.png.png", "notes.txt"]
 
@@ -97,3 +100,39 @@ def test_a_file_that_is_no_store(tmp_path, content):
         database.close()
     with pytest.raises(ValueError, match=NAME):
         Results.read(tmp_path)
+
+
+def test_what_earlier_commands_asked_for_is_missing(small, tmp_path):
+    """A report shows all that was asked for in a setting, and says that the last command is finished."""
+    first, last = small(rounds=3, seeds=2), small(rounds=3, seeds=1, policies="mean")
+    grid = Grid.plan([first], tmp_path)
+    with grid.open():
+        pass  # interrupted at once
+    results = compare(last, tmp_path)
+    assert results.last_is_finished
+    assert results.unfinished == "2 of 12 runs; earlier commands asked for the rest"
+    page = report.html(results)
+    assert "<b>Unfinished: 2 of 12 runs</b>" in page
+    assert "Earlier commands asked for the rest, and go on if given again." in page
+    with grid.open():  # once more: now this is the last one
+        again = Results.read(tmp_path)
+    assert not again.last_is_finished
+    assert again.unfinished == "2 of 12 runs"
+    assert "The same command again goes on." in report.html(again)
+
+
+@pytest.mark.parametrize("broken", ["access", "unlink"])
+def test_a_folder_for_reports_that_cannot_be_written_to(tmp_path, monkeypatch, broken):
+    (tmp_path / "report.md").write_text("old")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    if broken == "access":
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+    else:
+        monkeypatch.setattr(type(tmp_path), "unlink", refuse)
+    told = rf"cannot write a report into {tmp_path}: Permission denied; make the folder writable, or report a"
+    with pytest.raises(WriteError, match=told):
+        make_room(tmp_path)
+    assert (tmp_path / "report.md").exists()

@@ -1,3 +1,4 @@
+import json
 import os
 import sqlite3
 import subprocess
@@ -8,11 +9,17 @@ import pytest
 
 from byzgym.experiments import compare
 from byzgym.experiments.results import RUN_COLUMNS
-from byzgym.experiments.store import NAME, Store, pack, unpack
+from byzgym.experiments.store import NAME, DamagedError, Store, pack, unpack
+
+CURVE = {"round": [0, 1], "accuracy": [0.1, 0.5], "attack_success_rate": [None, None], "qv_loss": [1.5, 2]}
+WHOLE = {
+    **{name: kind() for name, kind in RUN_COLUMNS.items()},
+    **{"configuration": "{}", "versions": "{}", "threat_model": "{}", "curve": json.dumps(CURVE)},
+}
 
 
 def row(key, status="done", **others):
-    return {"key": key, "setting": "s", "unit": "u", "status": status, "seed": 0, **others}
+    return {"key": key, "setting": "s", "unit": "u", **WHOLE, "status": status, **others}
 
 
 def numbers(store):
@@ -81,15 +88,15 @@ def test_a_store_that_cannot_be_written_to_is_read(tmp_path, monkeypatch):
 
 def test_two_processes_write_to_one_store(tmp_path):
     code = """
-import sys
+import json, sys
 from byzgym.experiments.store import Store
 first = int(sys.argv[2])
 with Store(sys.argv[1], create=True) as store:
     for number in range(first, first + 40):
-        store.add([dict(key=str(number), setting="s", unit="u", status="done", accuracy=first)])
+        store.add([json.loads(sys.argv[3]) | dict(key=str(number), accuracy=first)])
 """
     command = [sys.executable, "-c", code, str(tmp_path / "new")]
-    both = [subprocess.Popen([*command, first]) for first in ("0", "20")]
+    both = [subprocess.Popen([*command, first, json.dumps(row("key"))]) for first in ("0", "20")]
     assert [process.wait() for process in both] == [0, 0]
     with Store(tmp_path / "new") as store:
         found = numbers(store)
@@ -158,3 +165,41 @@ def test_a_database_of_somebody_else_is_refused_and_stays(tmp_path):
     with pytest.raises(ValueError, match="it has tables of something else"):
         Store(tmp_path, create=True)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("curve", '{"round": [0', "its curve is no JSON: "),
+        ("curve", "[]", r"its curve must be a mapping, got \[\]"),
+        (
+            "curve",
+            json.dumps(CURVE | {"qv_loss": [1]}),
+            "its curve must have a number or null for each point",
+        ),
+        ("curve", json.dumps(CURVE | {"qv_loss": [1, "x"]}), "its curve must have a number or null"),
+        ("configuration", None, "its configuration is no JSON"),
+        ("threat_model", "no", "its threat_model is no JSON"),
+        ("accuracy", "high", "its accuracy must be a float, got 'high'"),
+        ("credits", b"PK no zip", "its credits: "),
+    ],
+)
+def test_a_damaged_run_is_named(tmp_path, column, value, message):
+    who = {"policy": "krum", "attack": "ipm", "num_byzantine": 3, "seed": 4}
+    with Store(tmp_path, create=True) as store:
+        store.add([row("whole"), row("broken", **who, **{column: value})])
+        where = f"{tmp_path / NAME} is damaged: the run of krum under ipm, f = 3, seed 4: "
+        with pytest.raises(DamagedError, match=message) as raised:
+            assert store.credits("broken") if column == "credits" else store.table()
+        assert str(raised.value).startswith(where)
+        assert str(raised.value).endswith("DELETE FROM runs WHERE key = 'broken'")
+        assert store.row("whole")["policy"] == ""
+        if column != "credits":
+            with pytest.raises(DamagedError):
+                store.row("broken")
+
+
+def test_a_run_that_failed_has_no_numbers(tmp_path):
+    with Store(tmp_path, create=True) as store:
+        store.add([row("a", "failed", accuracy=None, curve=None, threat_model=None, error="no")])
+        assert len(store.table()) == 1

@@ -76,3 +76,29 @@ def test_mistakes(read, text, message):
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.toml is not a file"):
         sweep.read(tmp_path / "none.toml")
+
+
+def test_folders_follow_from_the_setting_alone():
+    setting = {"task": "synthetic", "partition": "dirichlet:alpha=0.1"}
+    first = sweep.folder(Comparison(**setting))
+    more = {"policies": "mean", "attacks": "ipm", "num_byzantine": 3, "seeds": 9, "first_seed": 4}
+    assert (
+        sweep.folder(Comparison(**setting, **more)) == first == "task=synthetic,partition=dirichlet-alpha=0.1"
+    )
+
+
+def test_folders_are_short_and_differ():
+    models = [f"registered_with_a_long_name_{end}" for end in ("A", "a", "b" * 60, "b" * 61)]
+    tasks = [f"csv:path={path}.csv,label=y" for path in ("a/b", "a-b", "a:b")]
+    rates = [{"initial": rate, "schedule": "cosine"} for rate in (0.1, 0.2)]
+    chosen = [Comparison(model=model) for model in models] + [Comparison(task=task) for task in tasks]
+    folders = [sweep.folder(one) for one in [*chosen, *(Comparison(learning_rate=rate) for rate in rates)]]
+    assert len({name.lower() for name in folders}) == len(folders)  # some file systems do not tell A from a
+    assert max(map(len, folders)) <= 87
+    assert all(re.fullmatch(r"[\w=,.+-]+", name) for name in folders)
+
+
+def test_names_are_of_settings():
+    """Two settings of which one has more policies and attacks are told apart by what makes settings."""
+    more = {"policies": ("mean", "krum"), "attacks": ("ipm", "alie"), "num_byzantine": (1, 2), "seeds": 7}
+    assert sweep.named([Comparison(qv_size=5), Comparison(qv_size=20, **more)]) == ["qv_size=5", "qv_size=20"]

@@ -39,15 +39,15 @@ def draw(
     """
     palette, played = Palette(results, highlight), results.played_numbers
     with _style():
-        figures: dict[str, Figure | None] = {"overview": curves.overview(results, max(played), palette)}
+        figures: dict[str, Figure | None] = {"overview": curves.overview(results, palette)}
         if len(played) > 1:
             figures["breakdown"] = curves.breakdown(results, palette)
         for f in played:
             figures[f"accuracy_f{f}"] = curves.accuracy_over_rounds(results, f, palette)
             figures[f"final_f{f}"] = maps.final_accuracy(results, f)
             figures[f"profile_f{f}"] = curves.profiles(results, f, palette)
-            figures[f"detection_f{f}"] = credits.detection(results, f)
-            figures[f"credits_f{f}"] = credits.traces(results, f, traces.read(results, f))
+            figures[f"detection_f{f}"] = credits.detection(results, f, palette)
+            figures[f"credits_f{f}"] = credits.traces(results, f, traces.read(results, f), palette)
         return _save(figures, folder, formats)
 
 

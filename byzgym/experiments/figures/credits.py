@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 from byzgym.experiments import series
-from byzgym.experiments.figures.style import COLORS, dress, fitted, folded, shortened
+from byzgym.experiments.figures.style import COLORS, Palette, dress, fitted, folded, told
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import summarise
 from byzgym.experiments.traces import Trace
@@ -23,12 +23,13 @@ BYZANTINE = ("#fdeadd", "#ee8844", "#7d2c00")
 _MARKERS = "osD^vPX*<>"
 
 
-def traces(results: Results, num_byzantine: int, found: Sequence[Trace]) -> Figure | None:
+def traces(results: Results, num_byzantine: int, found: Sequence[Trace], palette: Palette) -> Figure | None:
     """Each worker's credit over the rounds of one run, a panel for each policy and attack.
 
-    The colour says whether the worker is Byzantine in that round, its darkness how much credit it has. None
-    without traces.
+    The colour says whether the worker is Byzantine in that round, its darkness how much credit it has.
+    Of many policies only those are shown that legends name. None without traces.
     """
+    found = [trace for trace in found if palette.is_named(trace.policy)] or found
     if not found:
         return None
     policies = list(dict.fromkeys(trace.policy for trace in found))
@@ -39,13 +40,13 @@ def traces(results: Results, num_byzantine: int, found: Sequence[Trace]) -> Figu
     for trace in found:
         _trace(grid[attacks.index(trace.attack)], trace, policies.index(trace.policy))
     for axes, attack in zip(grid, attacks, strict=True):
-        axes.set_title(folded(f"{attack}, f = {num_byzantine}", 26), loc="left", fontsize=10)
+        axes.set_title(folded(f"{attack}, {told([attack], [num_byzantine])}", 26), loc="left", fontsize=10)
         axes.set_xlabel("round")
         axes.locator_params("x", integer=True)
         axes.tick_params(labelsize=8)
         axes.tick_params(axis="y", length=0, labelsize=10)
         axes.spines[:].set_visible(False)
-    names = ["\n".join(textwrap.wrap(shortened(results.label(policy)), 18)) for policy in policies]
+    names = ["\n".join(textwrap.wrap(palette.name(policy), 18)) for policy in policies]
     grid[0].set_yticks([row + 0.5 for row in range(len(policies))], names)
     first, last = min(trace.rounds[0] for trace in found), max(trace.rounds[-1] for trace in found)
     grid[0].set(xlim=(first, last), ylim=(len(policies), 0))
@@ -53,6 +54,8 @@ def traces(results: Results, num_byzantine: int, found: Sequence[Trace]) -> Figu
     title = f"{results.comparison.task}: credit of each worker (a row), seed {found[0].seed}, {heading}"
     figure.suptitle(folded(title, 30 + 24 * len(attacks)), x=0.01, ha="left", fontsize=11)
     for name, colors in (("Byzantine", BYZANTINE), ("honest", HONEST)):
+        if not any((trace.byzantine == (name == "Byzantine")).any() for trace in found):
+            continue  # as under a fault in transmission
         image = ScalarMappable(_norm(), _colors(colors))
         part = 0.25 / figure.get_figheight()
         shape: Any = {"location": "bottom", "fraction": part, "aspect": 40, "pad": 0.02}
@@ -63,7 +66,7 @@ def traces(results: Results, num_byzantine: int, found: Sequence[Trace]) -> Figu
     return figure
 
 
-def detection(results: Results, num_byzantine: int) -> Figure | None:
+def detection(results: Results, num_byzantine: int, palette: Palette) -> Figure | None:
     """Credit on Byzantine workers at the end of the runs, and the AUC of low credit as a detector of them.
 
     None where no policy gives credits, or no worker is Byzantine.
@@ -99,7 +102,7 @@ def detection(results: Results, num_byzantine: int) -> Figure | None:
         dress(axes, "x")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    left.set_yticks(range(len(policies)), [shortened(results.label(policy)) for policy in policies])
+    left.set_yticks(range(len(policies)), [palette.name(policy) for policy in policies])
     left.set(xlim=fitted([credits, 0]), ylim=(len(policies) - 0.5, -0.5))
     left.set_xlabel("credit on Byzantine workers,\nlast tenth of the rounds")
     right.set(xlim=fitted([aucs, 0.5]), xlabel="detection AUC,\nlast half of the rounds")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from byzgym.experiments import series
 from byzgym.experiments.estimates import performance_profile, same_seeds
@@ -17,7 +19,8 @@ from byzgym.experiments.figures.style import (
     folded,
     label_ends,
     legend_below,
-    shortened,
+    legend_beside,
+    told,
 )
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import counted
@@ -25,25 +28,29 @@ from byzgym.experiments.statistics import counted
 _BAND: dict[str, Any] = {"alpha": 0.13, "linewidth": 0}
 
 
-def overview(results: Results, num_byzantine: int, palette: Palette) -> Figure:
+def overview(results: Results, palette: Palette) -> Figure:
     """Accuracy over rounds under one attack (sign_flip where it was played), with every line labelled."""
-    comparison = results.comparison
-    attack = shown_first(results, num_byzantine)
+    comparison, (num_byzantine, attack) = results.comparison, shown_first(results, palette.highlighted)
     figure = Figure(figsize=(8, 4))
     axes = figure.subplots()
     values = _curves(axes, results, attack, num_byzantine, palette)
     axes.set(xlabel="round", ylabel="accuracy", ylim=fitted(values))
     title = f"{comparison.task}, attack {attack}, {comparison.heading(num_byzantine, [attack])}"
     axes.set_title(folded(title, 90), loc="left", fontsize=12)
-    label_ends(axes)
+    label_ends(axes, {palette.entry(name) for name in comparison.policies if not palette.is_named(name)})
     return figure
 
 
-def shown_first(results: Results, num_byzantine: int) -> str:
-    """The attack of the overview."""
-    runs = results.runs[results.runs["num_byzantine"] == num_byzantine]
-    played = [attack for attack in results.comparison.attacks if (runs["attack"] == attack).any()]
-    return "sign_flip" if "sign_flip" in played else played[0]
+def shown_first(results: Results, highlighted: Collection[str] = ()) -> tuple[int, str]:
+    """The f and the attack of the overview: those that most of the highlighted policies have played.
+
+    Among these the largest f, and sign_flip before the others.
+    """
+    numbers, attacks = results.played_numbers, results.comparison.attacks
+    runs = results.runs[results.runs["policy"].isin(highlighted)] if highlighted else results.runs
+    played = runs.groupby(["num_byzantine", "attack"])["policy"].nunique()
+    order = [(f, attack) for f in reversed(numbers) for attack in _first(attacks, "sign_flip")]
+    return max(order, key=lambda panel: int(played.get(panel, 0)))
 
 
 def accuracy_over_rounds(results: Results, num_byzantine: int, palette: Palette) -> Figure:
@@ -53,7 +60,7 @@ def accuracy_over_rounds(results: Results, num_byzantine: int, palette: Palette)
     values = []
     for axes, attack in zip(panels, comparison.attacks, strict=True):
         values += _curves(axes, results, attack, num_byzantine, palette)
-        axes.set_title(folded(f"{attack}, f = {num_byzantine}", 40), loc="left", fontsize=11)
+        axes.set_title(folded(f"{attack}, {told([attack], [num_byzantine])}", 40), loc="left", fontsize=11)
     for axes in panels:
         axes.set_ylim(fitted(values))
     title = f"{comparison.task}: accuracy over rounds, {comparison.heading(num_byzantine)}"
@@ -70,7 +77,7 @@ def breakdown(results: Results, palette: Palette) -> Figure:
     figure, panels = _panels(len(shown))
     numbers, values = results.played_numbers, []
     for axes, attack in zip(panels, shown, strict=True):
-        for policy in policies:
+        for policy in palette.ordered(policies):
             own = table[(table["policy"] == policy) & (table["attack"] == attack)]
             mean, std, line = own["mean"], own["std"], palette.line(policy)
             if policy in banded:
@@ -83,15 +90,16 @@ def breakdown(results: Results, palette: Palette) -> Figure:
                 )
                 values += [(mean - std).clip(0, 1), (mean + std).clip(0, 1)]
             values.append(mean)
-            marks = {"marker": "o", "markersize": 4, "label": shortened(results.label(policy))}
+            marks = {"marker": "o", "markersize": 4, "label": palette.entry(policy)}
             axes.plot(own["num_byzantine"], mean, **marks, **line.matplotlib)
-        axes.set_title(folded(f"{attack}, f = {_listed(numbers)}", 40), loc="left", fontsize=11)
+        about = comparison.attacks if attack == series.WORST else [attack]
+        axes.set_title(folded(f"{attack}, {told(about, numbers)}", 40), loc="left", fontsize=11)
         axes.set_xticks(numbers)
         dress(axes)
     for axes in panels:
         axes.set_ylim(fitted(values))
-    told = f"f = {_listed(numbers)} of {comparison.num_workers} workers"
-    _finish(figure, panels, f"{comparison.task}: accuracy against {told}", "f", "accuracy")
+    who = told(comparison.attacks, numbers, str(comparison.num_workers))
+    _finish(figure, panels, f"{comparison.task}: accuracy against f, {who}", "f", "accuracy")
     return figure
 
 
@@ -105,19 +113,19 @@ def profiles(results: Results, num_byzantine: int, palette: Palette) -> Figure:
     profile = performance_profile(runs, thresholds, joint=same_seeds(runs), resamples=2000 if banded else 0)
     figure = Figure(figsize=(8, 4))
     axes = figure.subplots()
-    for policy in policies:
+    for policy in palette.ordered(policies):
         own, line = profile[profile["policy"] == policy], palette.line(policy)
         if policy in banded and own["low"].notna().all():
             axes.fill_between(thresholds, own["low"], own["high"], step="post", color=line.color, **_BAND)
-        label = shortened(results.label(policy))
-        axes.plot(thresholds, own["value"], drawstyle="steps-post", label=label, **line.matplotlib)
+        style = {"drawstyle": "steps-post", "label": palette.entry(policy), **line.matplotlib}
+        axes.plot(thresholds, own["value"], **style)
     axes.set(xlim=(low, high), ylim=(-0.02, 1.02), yticks=[0, 0.25, 0.5, 0.75, 1])
     axes.set(xlabel="accuracy", ylabel="share of runs above it")
     dress(axes, "both")
     attacks = ", ".join(results.comparison.attacks)
     title = f"{results.comparison.task}, {results.comparison.heading(num_byzantine)}, attacks {attacks}"
     axes.set_title(folded(title, 80), loc="left", fontsize=11)
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    legend_beside(axes)
     return figure
 
 
@@ -128,24 +136,26 @@ def _every_policy(results: Results) -> list[str]:
     return sorted(policies, key=lambda policy: policy in results.references)
 
 
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _first(names: Sequence[str], name: str) -> list[str]:
+    """The names with this one in front, if it is among them."""
+    return sorted(names, key=lambda one: one != name)
 
 
 def _curves(axes: Any, results: Results, attack: str, num_byzantine: int, palette: Palette) -> list[Any]:
     """Draw a line for each policy, some with bands; returns all heights that are drawn."""
     found, heights = series.curves(results, attack, num_byzantine), []
     banded = palette.banded(results.played(num_byzantine))
-    for policy, curve in found.items():
-        line, mean, std = palette.line(policy), curve["mean"], curve["std"]
+    for policy in palette.ordered(found):
+        line, mean, std = palette.line(policy), found[policy]["mean"], found[policy]["std"]
         if policy in banded:
             axes.fill_between(
-                curve.index, (mean - std).clip(0, 1), (mean + std).clip(0, 1), color=line.color, **_BAND
+                mean.index, (mean - std).clip(0, 1), (mean + std).clip(0, 1), color=line.color, **_BAND
             )
             heights += [(mean - std).clip(0, 1), (mean + std).clip(0, 1)]
         heights.append(mean)
-        axes.plot(curve.index, mean, label=shortened(results.label(policy)), **line.matplotlib)
+        axes.plot(mean.index, mean, label=palette.entry(policy), **line.matplotlib)
     axes.set_xlim(0, results.comparison.rounds)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     dress(axes)
     return heights or [math.nan]
 

@@ -11,8 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from byzgym.experiments import series
-from byzgym.experiments.figures.style import folded, shortened
+from byzgym.experiments.figures.style import folded, shortened_apart, told
 from byzgym.experiments.results import Results
+
+WIDE = 34
+"""Letters of a line of a setting's name beside a map."""
 
 
 def final_accuracy(results: Results, num_byzantine: int) -> Figure:
@@ -24,7 +27,7 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     figure = Figure(figsize=(2.4 + 1.25 * len(table.columns), 1.0 + 0.42 * len(policies)))
     axes = figure.subplots()
     image = _map(axes, table.to_numpy(), limits([table.to_numpy()]))
-    _name(axes, [results.label(policy) for policy in policies], list(map(str, table)))
+    _name(axes, shortened_apart([results.label(policy) for policy in policies]), list(map(str, table)))
     if series.WORST in table:
         axes.axvline(0.5, color="white", linewidth=4)
     references = sum(policy in results.references for policy in policies)
@@ -48,7 +51,9 @@ def settings(found: Sequence[Results], names: Sequence[str]) -> Figure:
     ends = limits(list(maps.values()))
     across = min(len(maps), 4)
     down = math.ceil(len(maps) / across)
-    size = 0.8 + 0.75 * len(columns), 1.0 + 0.42 * len(found)
+    rows = [folded(name, WIDE) for name in names]
+    lines = max(name.count("\n") for name in rows) + 1
+    size = 0.8 + 0.75 * len(columns), 1.0 + max(0.42, 0.18 * lines) * len(found)
     figure = Figure(figsize=(1.5 + across * size[0], down * size[1]), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes in grid.flat[len(maps) :]:
@@ -56,14 +61,12 @@ def settings(found: Sequence[Results], names: Sequence[str]) -> Figure:
     panels = list(grid.flat[: len(maps)])
     for axes, (policy, part) in zip(panels, maps.items(), strict=True):
         image = _map(axes, part, ends)
-        _name(axes, names, columns)
+        _name(axes, rows, columns)
         if policy:
             axes.set_title(label(found, policy), loc="left", fontsize=11)
             axes.set_xlabel("f")
-    comparison = found[0].comparison
-    attacks = ", ".join(dict.fromkeys(attack for one in found for attack in one.comparison.attacks))
-    told = f"f = {', '.join(map(str, numbers))} of {comparison.num_workers} workers"
-    title = f"{comparison.task}: {comparison.measured.lower()}, the worst of the attacks {attacks}; {told}"
+    worst = f"the worst of the attacks {', '.join(attacks(found))}"
+    title = f"{tasks(found)}: {measured(found).lower()}, {worst}; {who(found, numbers)}"
     figure.suptitle(folded(title, int(14 * figure.get_figwidth())), x=0.01, ha="left", fontsize=12)
     _bar(figure, image, panels)
     return figure
@@ -82,6 +85,28 @@ def label(found: Sequence[Results], policy: str) -> str:
     """A policy's name in figures and tables of several settings."""
     known = next(results for results in found if policy in results.comparison.policies)
     return known.label(policy)
+
+
+def tasks(found: Sequence[Results]) -> str:
+    """The tasks of several settings."""
+    return ", ".join(dict.fromkeys(str(results.comparison.task) for results in found))
+
+
+def attacks(found: Sequence[Results]) -> list[str]:
+    """The attacks of several settings."""
+    return list(dict.fromkeys(attack for results in found for attack in results.comparison.attacks))
+
+
+def measured(found: Sequence[Results]) -> str:
+    """What the accuracies of several settings are."""
+    different = {results.comparison.measured for results in found}
+    return different.pop() if len(different) == 1 else "Accuracy in %"
+
+
+def who(found: Sequence[Results], numbers: Sequence[int]) -> str:
+    """How many workers are Byzantine in several settings."""
+    workers = " or ".join(map(str, sorted({results.comparison.num_workers for results in found})))
+    return told(attacks(found), numbers, workers)
 
 
 def limits(maps: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -107,12 +132,12 @@ def _map(axes: Any, values: np.ndarray, ends: tuple[float, float]) -> Any:
 
 def _name(axes: Any, rows: Sequence[str], columns: Sequence[str]) -> None:
     slanted = max(map(len, columns)) >= 12
-    axes.set_xticks(range(len(columns)), map(shortened, columns))
+    axes.set_xticks(range(len(columns)), shortened_apart(columns))
     if slanted:
         axes.tick_params(axis="x", labelrotation=25)
         for text in axes.get_xticklabels():
             text.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), map(shortened, rows))
+    axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from byzgym.experiments import series
+from byzgym.experiments.config import corrupts_transmissions
 from byzgym.experiments.results import Results
 from byzgym.validation import unknown
 
 MOST_BANDS = 6
 """Bands of more lines than this hide each other."""
+MOST_COLORS = 12
+"""Nobody tells the colours and dashes of more policies than this apart, references aside."""
+BEST = 6
+"""So many of them have colours then, unless the reader chooses others."""
+SHORT = 32
+"""Letters of a name beside a figure, if so many tell it from the others."""
 GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.8}
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without black, the references' colour,
@@ -46,7 +54,10 @@ class Line:
 
 
 class Palette:
-    """The lines of the policies, the same in every figure of a report.
+    """The lines of the policies and their names in legends, the same in every figure of a report.
+
+    Of more than `MOST_COLORS` policies only the `BEST` have colours, and references. Legends give a number
+    for all others, which are grey.
 
     Args:
         results: Whose policies.
@@ -54,29 +65,71 @@ class Palette:
     """
 
     def __init__(self, results: Results, highlight: Sequence[str] = ()) -> None:
-        policies = results.comparison.policies
-        special = {*_AGENT_DASHES, *results.references}
-        plain = [policy for policy in policies if policy not in special]
-        lines = {policy: _plain_line(number) for number, policy in enumerate(plain)}
-        lines |= {name: Line(_AGENT_COLOR, dashes, 2.4, 5) for name, dashes in _AGENT_DASHES.items()}
-        lines |= {name: Line(_REFERENCE_COLOR, (3.7, 1.6), 1.6, 4) for name in results.references}
-        self._lines = {policy: lines[policy] for policy in policies}
+        policies, references = results.comparison.policies, results.references
         # A setting without any of the chosen policies is shown in colours.
-        self._chosen = [policy for policy in policies if policy in highlight]
-        for policy in policies if self._chosen else ():
-            line = lines[policy]
-            chosen = policy in self._chosen
-            changes: dict[str, Any] = {"width": 2.4, "order": 6} if chosen else _dimmed(line)
-            self._lines[policy] = replace(line, **changes)
+        self.highlighted = [policy for policy in policies if policy in highlight]
+        many = len(policies) - len(references) > MOST_COLORS
+        shown = [*series.best(results, BEST), *references] if many else policies
+        self._coloured = self.highlighted or [policy for policy in policies if policy in shown]
+        self._several_seeds = results.runs["seed"].nunique() > 1
+        names = shortened_apart([results.label(policy) for policy in policies])
+        self._names = dict(zip(policies, names, strict=True))
+        self._others = ""
+        if many:
+            count = len(policies) - len(self._coloured)
+            best = "" if self.highlighted else f" (best {BEST} by worst case in colour)"
+            self._others = f"{count} other{'s' * (count > 1)}{best}"
+        special = {*_AGENT_DASHES, *references}
+        plain = [policy for policy in (self._coloured if many else policies) if policy not in special]
+        lines = dict.fromkeys(policies, Line(_GREY, (), 1.8, 3))
+        lines |= {policy: _plain_line(number) for number, policy in enumerate(plain)}
+        lines |= {name: Line(_AGENT_COLOR, dashes, 2.4, 5) for name, dashes in _AGENT_DASHES.items()}
+        lines |= {name: Line(_REFERENCE_COLOR, (3.7, 1.6), 1.6, 4) for name in references}
+        self._lines = {policy: lines[policy] for policy in policies}
+        for policy in policies:
+            if policy not in self._coloured:
+                self._lines[policy] = _dimmed(lines[policy], 0.8 if many else 1.4)
+            elif self.highlighted:
+                self._lines[policy] = replace(lines[policy], width=2.4, order=6)
 
     def line(self, policy: str) -> Line:
         """A policy's line."""
         return self._lines[policy]
 
+    def name(self, policy: str) -> str:
+        """A policy's name beside figures, in its middle shortened if it is long."""
+        return self._names[policy]
+
+    def entry(self, policy: str) -> str:
+        """What legends say of a policy's line: its name, or how many others are as grey as it."""
+        return self.name(policy) if self.is_named(policy) else self._others
+
+    def is_named(self, policy: str) -> bool:
+        """Whether legends name the policy."""
+        return not self._others or policy in self._coloured
+
+    def ordered(self, policies: Iterable[str]) -> list[str]:
+        """The policies as legends have them: those without names last."""
+        return sorted(policies, key=lambda policy: not self.is_named(policy))
+
+    def layers(self, policies: Iterable[str]) -> list[str]:
+        """The policies in the order of drawing, where later ones hide earlier ones."""
+        return sorted(policies, key=lambda policy: self.line(policy).order)
+
     def banded(self, policies: Sequence[str]) -> list[str]:
-        """Those of the policies in one figure that get bands: all that have colours, or none if too many."""
-        coloured = [policy for policy in policies if not self._chosen or policy in self._chosen]
-        return coloured if len(coloured) <= MOST_BANDS else []
+        """Those of the policies in one figure that get bands: all that have colours.
+
+        None where those are too many, or where there is one seed.
+        """
+        coloured = [policy for policy in policies if policy in self._coloured]
+        return coloured if len(coloured) <= MOST_BANDS and self._several_seeds else []
+
+    @property
+    def note(self) -> str:
+        """Who has a colour, where that is not everybody; "" elsewhere."""
+        if not self._others or self.highlighted:
+            return ""
+        return f"In colour are the {BEST} policies of the best worst case (mean over f), and references."
 
 
 def check_highlight(highlight: Sequence[str], policies: Iterable[str]) -> None:
@@ -107,10 +160,33 @@ def dress(axes: Any, grid: str = "y") -> None:
 
 def folded(title: str, width: int) -> str:
     """A title in lines of at most this many letters, where its words allow that."""
-    return textwrap.fill(title, width, break_long_words=False, break_on_hyphens=False)
+    kept = title.replace(" = ", "\xa0=\xa0")
+    lines = textwrap.fill(kept, width, break_long_words=False, break_on_hyphens=False)
+    return lines.replace("\xa0", " ")
 
 
-def shortened(name: str, most: int = 32) -> str:
+def told(attacks: Sequence[str], numbers: Sequence[int], workers: str = "") -> str:
+    """What the title of a panel says of the numbers f of Byzantine workers under some attacks.
+
+    Under a fault in transmission nobody is Byzantine, and rules are told the f all the same.
+
+    Args:
+        attacks: Those that the panel shows.
+        numbers: The f that it shows.
+        workers: Of how many workers, where it says so.
+
+    Example:
+        >>> told(["ipm"], [3, 7]), told(["gambler"], [3]), told(["ipm", "gambler"], [3], "10")
+        ('f = 3, 7', 'none Byzantine, rules told f = 3', 'f = 3 of 10 workers (none under gambler)')
+    """
+    faults = [attack for attack in attacks if corrupts_transmissions(attack)]
+    f, of = f"f = {', '.join(map(str, numbers))}", f" of {workers} workers" if workers else ""
+    if faults and len(faults) == len(attacks):
+        return f"none{of} Byzantine, rules told {f}"
+    return f + of + (f" (none under {', '.join(faults)})" if faults else "")
+
+
+def shortened(name: str, most: int = SHORT) -> str:
     """A name with its middle left out if it is longer than this, such as that of a model in a deep folder.
 
     Example:
@@ -123,24 +199,50 @@ def shortened(name: str, most: int = 32) -> str:
     return f"{name[: most - 1 - end]}…{name[-end:]}"
 
 
+def shortened_apart(names: Sequence[str], most: int = SHORT) -> list[str]:
+    """Names that are shortened only as much as leaves different ones different.
+
+    Example:
+        >>> shortened_apart(["model:/runs/1/of/a/long/name.zip", "model:/runs/2/of/a/long/name.zip"], 20)
+        ['model:/runs/1…ong/name.zip', 'model:/runs/2…ong/name.zip']
+    """
+    longest = max(map(len, names), default=most)
+    while most < longest and len({shortened(name, most) for name in names}) < len(set(names)):
+        most += 1
+    return [shortened(name, most) for name in names]
+
+
 def legend_below(figure: Any, columns: int) -> None:
     """A legend below all axes of a figure, with each label once."""
-    lines = {
-        label: handle
-        for axes in figure.axes
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
+    lines = _labelled(figure.axes)
     figure.legend(list(lines.values()), list(lines), ncols=max(1, min(len(lines), columns)), **place)
 
 
-def label_ends(axes: Any) -> None:
+def legend_beside(axes: Any) -> None:
+    """A legend to the right of axes, with each label once."""
+    lines = _labelled([axes])
+    place = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "frameon": False}
+    axes.legend(list(lines.values()), list(lines), **place)
+
+
+def _labelled(panels: Iterable[Any]) -> dict[str, Any]:
+    return {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+
+
+def label_ends(axes: Any, unnamed: Collection[str] = ()) -> None:
     """Write each line's name at its end; names that would overlap are moved apart.
 
-    Where there are too many for the height of the axes, they stand closer and are smaller.
+    Where there are too many for the height of the axes, they stand closer and are smaller. A legend has the
+    labels in ``unnamed``, which many lines share.
     """
     bottom, top = axes.get_ylim()
-    ends = {line: (line.get_ydata()[-1] - bottom) / (top - bottom) for line in axes.lines}
+    named = [line for line in axes.lines if line.get_label() not in unnamed]
+    ends = {line: (line.get_ydata()[-1] - bottom) / (top - bottom) for line in named}
     lines = sorted(ends, key=lambda line: (ends[line], line.get_label()))
     gap = min(_GAP, (1 - 2 * _MARGIN) / max(1, len(lines) - 1))
     heights = [max(ends[line], _MARGIN) for line in lines]
@@ -163,6 +265,10 @@ def label_ends(axes: Any) -> None:
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": color, "lw": 0.8, "alpha": 0.7, "relpos": (0, 0.5)},
         )
+    shared = {label: line for label, line in _labelled([axes]).items() if label in unnamed}
+    if shared:
+        place = {"loc": "upper right", "bbox_to_anchor": (1.0, -0.1), "frameon": False}
+        axes.legend(list(shared.values()), list(shared), labelcolor=_GREY_TEXT, **place)
 
 
 def _plain_line(number: int) -> Line:
@@ -170,5 +276,5 @@ def _plain_line(number: int) -> Line:
     return Line(COLORS[number % len(COLORS)], dashes, 1.8, 3)
 
 
-def _dimmed(line: Line) -> dict[str, Any]:
-    return {"color": _GREY, "width": min(line.width, 1.4), "order": 2}
+def _dimmed(line: Line, width: float) -> Line:
+    return replace(line, color=_GREY, width=min(line.width, width), order=2)

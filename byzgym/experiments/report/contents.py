@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from byzgym.experiments import series, threat_model
-from byzgym.experiments.figures.maps import every_policy, label
+from byzgym.experiments.figures.maps import every_policy, label, measured
+from byzgym.experiments.figures.style import told
 from byzgym.experiments.results import RUN, Results
 from byzgym.experiments.tables import (
     Cell,
@@ -39,8 +40,8 @@ def breakdown_table(results: Results) -> Table:
     """The worst case of each policy against f; no rows where there is only one f."""
     numbers = results.played_numbers
     title = f"{results.comparison.task}: worst case over attacks, against f"
-    workers = f"{results.comparison.num_workers} workers"
-    note = f"{results.comparison.measured}, mean over seeds under the worst attack, f of {workers} Byzantine."
+    who = told(results.comparison.attacks, numbers, str(results.comparison.num_workers))
+    note = f"{results.comparison.measured}, mean over seeds under the worst attack; {who}."
     table = Table(title, ["policy", *(f"f = {f}" for f in numbers)], [note])
     policies = every_policy([results]) if len(numbers) > 1 else []
     found = series.worst_cases([results], policies)
@@ -55,18 +56,24 @@ def settings_table(found: Sequence[Results], names: Sequence[str]) -> Table:
     """The settings of a sweep with each f: the worst case of every policy, and how much is finished."""
     policies = every_policy(found)
     worst = series.worst_cases(found, policies)
-    note = "Accuracy in %, mean over seeds under the worst attack. A setting's name leads to its report."
+    note = f"{measured(found)}, mean over seeds under the worst attack. A setting's name leads to its report."
     columns = ["setting", "f", *(label(found, policy) for policy in policies), "runs"]
     table = Table("Worst case over attacks", columns, [note])
     for number, (results, name) in enumerate(zip(found, names, strict=True)):
-        runs = results.unfinished or f"{len(results.runs)}"
         for f in results.played_numbers:
             cells = _marked(dict(zip(policies, worst[number, f], strict=True)), results)
-            table.rows.append(Row(name, [Cell(str(f)), *cells, Cell(runs)], False))
+            table.rows.append(Row(name, [Cell(str(f)), *cells, Cell(_finished(results, f))], False))
         if results.runs.empty:
             missing = [Cell("–") for _ in policies]
-            table.rows.append(Row(name, [Cell("–"), *missing, Cell(runs)], False))
+            table.rows.append(Row(name, [Cell("–"), *missing, Cell(results.unfinished)], False))
     return table
+
+
+def _finished(results: Results, num_byzantine: int) -> str:
+    """How many runs with this f are finished, and of how many if there are more."""
+    tables = (results.runs, results.expected, results.failed)
+    done, asked, failed = (int((table["num_byzantine"] == num_byzantine).sum()) for table in tables)
+    return f"{done}{f' of {asked}' if done < asked else ''}{f', {failed} failed' if failed else ''}"
 
 
 def failures_table(found: Sequence[Results]) -> Table:
@@ -82,20 +89,38 @@ def failures_table(found: Sequence[Results]) -> Table:
 
 def details(results: Results) -> list[Table]:
     """What was played, and with what, for the end of a report."""
-    comparison = results.comparison
-    own = {
-        "policies": " ".join(comparison.policies),
-        "attacks": " ".join(comparison.attacks),
-        "num_byzantine": " ".join(map(str, comparison.num_byzantine)),
-        "seeds": f"{comparison.first_seed} to {comparison.first_seed + comparison.seeds - 1}",
-    }
-    held = {name: value for name, value in results.configuration.items() if name != "code"}
-    code = {"code": results.configuration["code"]} if "code" in results.configuration else {}
-    machines = {"machine": "; ".join(results.machines)} if results.machines else {}
-    seconds = {"time of all runs": f"{float(results.runs['seconds'].sum()):.0f} s"}
-    settings, made = {**own, **held}, {**results.versions, **code, **machines, **seconds}
-    tables = [_pairs("Configuration", "setting", settings), _pairs("Versions and machine", "what", made)]
-    return tables + _threat_model(results.threat_models)
+    return common_details([results]) + _threat_model(results.threat_models)
+
+
+def common_details(found: Sequence[Results]) -> list[Table]:
+    """Configuration, versions and machine of several settings, with all values where these differ."""
+    configuration, versions = [], []
+    for results in found:
+        comparison = results.comparison
+        own = {
+            "policies": " ".join(comparison.policies),
+            "attacks": " ".join(comparison.attacks),
+            "num_byzantine": " ".join(map(str, comparison.num_byzantine)),
+            "seeds": f"{comparison.first_seed} to {comparison.first_seed + comparison.seeds - 1}",
+        }
+        held = dict(results.configuration)
+        code = {"code": held.pop("code")} if "code" in held else {}
+        machines = {"machine": "; ".join(results.machines)} if results.machines else {}
+        configuration.append({**own, **held})
+        versions.append({**results.versions, **code, **machines})
+    made = _together(versions)
+    made["time of all runs"] = f"{sum(float(results.runs['seconds'].sum()) for results in found):.0f} s"
+    return [
+        _pairs("Configuration", "setting", _together(configuration)),
+        _pairs("Versions and machine", "what", made),
+    ]
+
+
+def _together(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The values of several mappings, each once."""
+    names = dict.fromkeys(name for values in found for name in values)
+    shown = {name: [_shown(values[name]) for values in found if name in values] for name in names}
+    return {name: "; ".join(dict.fromkeys(values)) for name, values in shown.items()}
 
 
 def _threat_model(found: Sequence[Mapping[str, Any]]) -> list[Table]:

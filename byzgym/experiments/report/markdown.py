@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from byzgym.experiments import escaping
+from byzgym.experiments.escaping import plain
 from byzgym.experiments.report import text
 from byzgym.experiments.report.contents import settings_table, tables_of
 from byzgym.experiments.results import Results
@@ -14,36 +16,36 @@ from byzgym.experiments.tables import Table
 def markdown(results: Results, figures: Sequence[Path]) -> str:
     """The report of a setting, which refers to the figures beside it."""
     unfinished = f"Unfinished: {results.unfinished}. " if results.unfinished else ""
-    lines = [f"# {text.title(results)}", "", unfinished + text.lead(results), ""]
+    lines = [f"# {plain(text.title(results))}", "", plain(unfinished + text.lead(results)), ""]
     for f in results.played_numbers:
         for level, table in tables_of(results, f):
-            lines += [f"{'#' * level} {table.title}", "", *rows(table), ""]
-            lines += [f"{line}  " for line in table.notes] + [""]
-    lines += ["## Figures", "", *images(figures), "## How to read this", ""]
+            lines += [f"{'#' * level} {plain(table.title)}", "", *rows(table), ""]
+            lines += [f"{plain(line)}  " for line in table.notes] + [""]
+    lines += ["## Figures", "", *images(figures, text.colours(results)), "## How to read this", ""]
     for paragraph in text.READING:
         lines += [paragraph, ""]
-    lines += ["## How it was made", "", "```", results.command, "```", "", text.made(results), ""]
-    return "\n".join(lines)
+    made = [*escaping.code(results.command), "", plain(text.made(results)), ""]
+    return "\n".join([*lines, "## How it was made", "", *made])
 
 
-def images(figures: Sequence[Path]) -> list[str]:
+def images(figures: Sequence[Path], colours: str = "") -> list[str]:
     """Each figure once, in the first of its formats; a PDF, which pages cannot show, as a link."""
     first: dict[str, Path] = {}
     for path in figures:
         first.setdefault(path.stem, path)
     signs = ["" if path.suffix == ".pdf" else "!" for path in first.values()]
-    links = [f"[{text.caption(path)}]({path.name})" for path in first.values()]
+    links = [f"[{text.caption(path, colours)}]({path.name})" for path in first.values()]
     return [line for sign, link in zip(signs, links, strict=True) for line in (sign + link, "")]
 
 
 def rows(table: Table) -> list[str]:
     """A table's lines."""
-    lines = [table.columns, ["---", *["---:"] * (len(table.columns) - 1)]]
+    lines = []
     for row in table.rows:
-        bold = ["**" if cell.best else "" for cell in row.cells]
-        cells = [f"{b}{cell.text}{cell.marks}{b}" for b, cell in zip(bold, row.cells, strict=True)]
-        lines.append([row.name, *cells])
-    return ["| " + " | ".join(entry.replace("|", "\\|") for entry in row) + " |" for row in lines]
+        cells = [plain(cell.text + cell.marks) for cell in row.cells]
+        bold = [f"**{cell}**" if own.best else cell for cell, own in zip(cells, row.cells, strict=True)]
+        lines.append([plain(row.name), *bold])
+    return escaping.table(list(map(plain, table.columns)), lines, numbers=True)
 
 
 def sweep_markdown(
@@ -51,11 +53,10 @@ def sweep_markdown(
 ) -> str:
     """The report of all settings of a sweep, which leads to those of the settings."""
     table = settings_table(found, names)
-    lines = [f"# byzgym sweep: {found[0].comparison.task}", "", *rows(table), "", *table.notes, ""]
+    lines = [f"# {plain(text.sweep_title(found))}", "", *rows(table), "", *map(plain, table.notes), ""]
     lines += [*images(figures), "## Reports", ""]
     for name, place, results in zip(names, places, found, strict=True):
         if not results.runs.empty:
-            lines.append(f"- [{name}](<{place}/report.md>)")
-    return "\n".join(
-        [*lines, "", "## How it was made", "", "```", *(one.command for one in found), "```", ""]
-    )
+            lines.append(f"- [{plain(name)}](<{place}/report.md>)")
+    lines += ["", text.THREAT_MODELS, "", "## How it was made", ""]
+    return "\n".join([*lines, *escaping.code("\n".join(one.command for one in found)), ""])

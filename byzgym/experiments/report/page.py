@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -12,20 +13,24 @@ from urllib.parse import quote
 from byzgym.experiments import traces
 from byzgym.experiments.config import command
 from byzgym.experiments.figures.style import Line, Palette
-from byzgym.experiments.report import plots, text
+from byzgym.experiments.report import text
 from byzgym.experiments.report.contents import (
     breakdown_table,
+    common_details,
     details,
     failures_table,
     settings_table,
     tables_of,
 )
-from byzgym.experiments.report.plots import Group, Plot
+from byzgym.experiments.report.plots import Group, Plot, credits, curves, maps
 from byzgym.experiments.results import Results
 from byzgym.experiments.tables import Table
 
 _FILES = resources.files(__package__)
 _PLOTLY = "plotly-cartesian-4.1.1.min.js.gz"
+_BREAKS = re.compile("[=:,]")
+"""After these a long name may go on in the next line."""
+_GOES_ON = "The same command again goes on"
 _COLUMN = 330  # pixels, where three figures stand side by side
 # The browser refuses whatever would leave the page.
 _POLICY = (
@@ -43,17 +48,17 @@ def html(results: Results, highlight: Sequence[str] = ()) -> str:
     body.append(_navigation(places))
     if len(numbers) > 1:
         body += _table(2, breakdown_table(results), "against-f")
-        body += _group(plots.breakdown(results, palette))
-    bins = plots.bins(results, min(results.comparison.num_workers, traces.MOST_WORKERS))
+        body += _group(curves.breakdown(results, palette))
+    bins = credits.bins(results, min(results.comparison.num_workers, traces.MOST_WORKERS))
     for f in numbers:
         for number, (level, table) in enumerate(tables_of(results, f)):
             body += _table(level, table, "" if number else f"f{f}")
         groups = (
-            plots.curves(results, f, palette),
-            plots.final(results, f),
-            plots.profiles(results, f, palette),
-            plots.detection(results, f),
-            plots.credits(results, f, traces.read(results, f, bins)),
+            curves.accuracy_over_rounds(results, f, palette),
+            maps.final_accuracy(results, f),
+            curves.profiles(results, f, palette),
+            credits.detection(results, f, palette),
+            credits.traces(results, f, traces.read(results, f, bins)),
         )
         for group in groups:
             body += _group(group) if group else []
@@ -70,7 +75,7 @@ def sweep_html(found: Sequence[Results], names: Sequence[str], places: Sequence[
         names: What tells them from each other.
         places: The folders of their reports.
     """
-    title = f"byzgym sweep: {found[0].comparison.task}"
+    title = text.sweep_title(found)
     runs = sum(len(results.runs) for results in found)
     body = [
         f"<h1>{escape(title)}</h1>",
@@ -86,11 +91,14 @@ def sweep_html(found: Sequence[Results], names: Sequence[str], places: Sequence[
         if not results.runs.empty
     }
     body += _table(2, settings_table(found, names), "settings", links)
-    body += _group(plots.settings(found, names))
+    body += _group(maps.settings(found, names))
     body += _table(2, failures_table(found), "failed")
     body.append('<h2 id="made">How it was made</h2>')
     body += ["<p>Each setting by itself:</p>", f"<pre>{escape(_commands(found))}</pre>"]
-    body += _table(3, details(found[-1])[1], kind="text") + _reading()
+    body.append(f'<p class="note">{escape(text.THREAT_MODELS)}</p>')
+    for table in common_details(found):
+        body += _table(3, table, kind="text")
+    body += _reading()
     return _page(title, body)
 
 
@@ -107,7 +115,9 @@ def _unfinished(found: Sequence[Results]) -> list[str]:
     failed = sum(len(results.failed) for results in found)
     count = f", {failed} failed" if failed else ""
     errors = ' (<a href="#failed">errors</a>)' if failed else ""
-    told = "All numbers are those of the finished runs. The same command again goes on."
+    earlier = all(results.last_is_finished for results in found)
+    goes_on = "Earlier commands asked for the rest, and go on if given again" if earlier else _GOES_ON
+    told = f"All numbers are those of the finished runs. {goes_on}."
     return [f'<p class="warning"><b>Unfinished: {done} of {asked} runs{count}</b>{errors}. {told}</p>']
 
 
@@ -146,7 +156,7 @@ def _table(
     )
     rows = []
     for row in table.rows:
-        name = escape(row.name)
+        name = _BREAKS.sub(r"\g<0><wbr>", escape(row.name))
         if links and row.name in links:
             name = f'<a href="{escape(links[row.name])}">{name}</a>'
         cells = [f"<td>{name}</td>"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from byzgym.experiments.figures.maps import tasks
+from byzgym.experiments.figures.style import BEST, MOST_COLORS
 from byzgym.experiments.results import Results
 
 FIGURES = {
@@ -41,18 +44,34 @@ READING = (
     "A rule is told the number f of Byzantine workers. If its condition does not admit that f, it is told "
     "the largest one it accepts, as the notes below the table say.",
 )
+THREAT_MODELS = (
+    "threat_model.md and threat_model.json in the folder of a setting are its threat-model record."
+)
 
 
-def caption(figure: Path) -> str:
-    """What a figure's file shows."""
+def caption(figure: Path, colours: str = "") -> str:
+    """What a figure's file shows; ``colours`` says of lines which are in colour."""
     kind = figure.stem.split("_f")[0]
-    bands = f" {BANDS[kind]} There are none with more than six lines." if kind in BANDS else ""
-    return FIGURES[kind] + bands
+    none = "There are none of one seed, nor with more than six lines in colour."
+    parts = [FIGURES[kind], BANDS[kind], none, colours] if kind in BANDS else [FIGURES[kind]]
+    return " ".join(filter(None, parts))
+
+
+def colours(results: Results) -> str:
+    """Which lines are in colour, where those are not all."""
+    if len(results.comparison.policies) - len(results.references) <= MOST_COLORS:
+        return ""
+    return f"In colour are highlighted policies, or the {BEST} of the best worst case and references."
 
 
 def title(results: Results) -> str:
     """The heading of a report."""
     return f"byzgym compare: {results.comparison.task}"
+
+
+def sweep_title(found: Sequence[Results]) -> str:
+    """The heading of the report of several settings."""
+    return f"byzgym sweep: {tasks(found)}"
 
 
 def lead(results: Results) -> str:
