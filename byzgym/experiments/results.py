@@ -289,12 +289,12 @@ def _together(comparisons: Sequence[Comparison]) -> Comparison:
 
 def _without_parts(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons whose runs are not all among those of another one."""
-    kept: dict[Comparison, set[Any]] = {}
+    kept: list[tuple[Comparison, set[Any]]] = []
     for comparison in comparisons:
         runs = set(comparison.runs())
-        if not any(runs <= others for others in kept.values()):
-            kept = {one: others for one, others in kept.items() if not others <= runs} | {comparison: runs}
-    return list(kept)
+        if not any(runs <= others for _, others in kept):
+            kept = [(one, others) for one, others in kept if not others <= runs] + [(comparison, runs)]
+    return [comparison for comparison, _ in kept]
 
 
 _DRAWN = re.compile(

@@ -6,13 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from byzgym.experiments.figures import FORMATS, Format, draw, draw_sweep
-from byzgym.experiments.report.markdown import markdown, sweep_markdown
-from byzgym.experiments.report.page import html, sweep_html
+from byzgym.experiments.report import page
+from byzgym.experiments.report.contents import tables_of
+from byzgym.experiments.report.markdown import setting_markdown, sweep_markdown
 from byzgym.experiments.report.terminal import for_terminal, show
 from byzgym.experiments.results import Results
 from byzgym.files import write_texts
 
-__all__ = ["for_terminal", "html", "markdown", "show", "sweep_html", "write", "write_sweep"]
+__all__ = ["for_terminal", "html", "markdown", "show", "write", "write_sweep"]
+
+
+def html(results: Results, highlight: Sequence[str] = ()) -> str:
+    """The report of a setting as one page."""
+    return page.setting_html(results, tables_of(results), highlight)
+
+
+def markdown(results: Results, figures: Sequence[Path] = ()) -> str:
+    """The report of a setting as Markdown, with links to figures beside it."""
+    return setting_markdown(results, tables_of(results), figures)
 
 
 def write(
@@ -33,10 +44,10 @@ def write(
         The files written.
     """
     folder = Path(folder)
-    figures = draw(results, folder, highlight, formats)
+    figures, tables = draw(results, folder, highlight, formats), tables_of(results)
     texts = {
-        folder / "report.html": html(results, highlight),
-        folder / "report.md": markdown(results, figures),
+        folder / "report.html": page.setting_html(results, tables, highlight),
+        folder / "report.md": setting_markdown(results, tables, figures),
     }
     write_texts(texts)
     return [*figures, *texts]
@@ -64,7 +75,7 @@ def write_sweep(
     folder = Path(folder)
     figures = draw_sweep(found, names, folder, formats)
     texts = {
-        folder / "report.html": sweep_html(found, names, places),
+        folder / "report.html": page.sweep_html(found, names, places),
         folder / "report.md": sweep_markdown(found, names, places, figures),
     }
     write_texts(texts)

@@ -22,9 +22,16 @@ from byzgym.experiments.tables import (
     summary_table,
 )
 
+Tables = dict[int, list[tuple[int, Table]]]
+"""For each f its tables, the summary first, with the levels of their headings."""
 
-def tables_of(results: Results, num_byzantine: int) -> list[tuple[int, Table]]:
-    """The tables of one f, the summary first, with the levels of their headings."""
+
+def tables_of(results: Results) -> Tables:
+    """The tables of a setting; their bootstrap intervals take a while."""
+    return {f: _tables(results, f) for f in results.played_numbers}
+
+
+def _tables(results: Results, num_byzantine: int) -> list[tuple[int, Table]]:
     parts = [
         (2, summary_table),
         (3, accuracy_table),

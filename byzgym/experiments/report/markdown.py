@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from byzgym.experiments import escaping
 from byzgym.experiments.escaping import plain
 from byzgym.experiments.report import text
-from byzgym.experiments.report.contents import settings_table, tables_of
+from byzgym.experiments.report.contents import Tables, settings_table
 from byzgym.experiments.results import Results
 from byzgym.experiments.tables import Table
 
 
-def markdown(results: Results, figures: Sequence[Path]) -> str:
-    """The report of a setting, which refers to the figures beside it."""
+def setting_markdown(results: Results, tables: Tables, figures: Sequence[Path]) -> str:
+    """The report of a setting, with its tables, which refers to the figures beside it."""
     unfinished = f"Unfinished: {results.unfinished}. " if results.unfinished else ""
     lines = [f"# {plain(text.title(results))}", "", plain(unfinished + text.lead(results)), ""]
-    for f in results.played_numbers:
-        for level, table in tables_of(results, f):
-            lines += [f"{'#' * level} {plain(table.title)}", "", *rows(table), ""]
-            lines += [f"{plain(line)}  " for line in table.notes] + [""]
+    for level, table in chain.from_iterable(tables.values()):
+        lines += [f"{'#' * level} {plain(table.title)}", "", *rows(table), ""]
+        lines += [f"{plain(line)}  " for line in table.notes] + [""]
     lines += ["## Figures", "", *images(figures, text.colours(results)), "## How to read this", ""]
     for paragraph in text.READING:
         lines += [paragraph, ""]

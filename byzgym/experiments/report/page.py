@@ -15,12 +15,12 @@ from byzgym.experiments.config import command
 from byzgym.experiments.figures.style import Line, Palette
 from byzgym.experiments.report import text
 from byzgym.experiments.report.contents import (
+    Tables,
     breakdown_table,
     common_details,
     details,
     failures_table,
     settings_table,
-    tables_of,
 )
 from byzgym.experiments.report.plots import Group, Plot, credits, curves, maps
 from byzgym.experiments.results import Results
@@ -39,8 +39,8 @@ _POLICY = (
 )
 
 
-def html(results: Results, highlight: Sequence[str] = ()) -> str:
-    """The report of a setting."""
+def setting_html(results: Results, tables: Tables, highlight: Sequence[str] = ()) -> str:
+    """The report of a setting, with its tables."""
     palette, numbers = Palette(results, highlight), results.played_numbers
     body = [f"<h1>{escape(text.title(results))}</h1>", f'<p class="lead">{escape(text.lead(results))}</p>']
     body += _unfinished([results])
@@ -51,7 +51,7 @@ def html(results: Results, highlight: Sequence[str] = ()) -> str:
         body += _group(curves.breakdown(results, palette))
     bins = credits.bins(results, min(results.comparison.num_workers, traces.MOST_WORKERS))
     for f in numbers:
-        for number, (level, table) in enumerate(tables_of(results, f)):
+        for number, (level, table) in enumerate(tables[f]):
             body += _table(level, table, "" if number else f"f{f}")
         groups = (
             curves.accuracy_over_rounds(results, f, palette),
