@@ -145,7 +145,7 @@ def test_faults_in_transmission(small, tmp_path):
     )
     assert credits.detection(alone, 7, Palette(results)) is None
     assert {trace.policy for trace in traces.read(alone, 7)} == {"mean", "uniform"}  # the oracle gives none
-    page = unescape(report.html(results))
+    page = unescape(report.html(results)).replace("\xa0", " ")
     assert f">{fault}, none Byzantine, rules told f = 7<" in page
     assert f">{fault}, f = 7" not in page
     assert "none of 10 workers Byzantine" in report.markdown(alone, [])
@@ -159,14 +159,11 @@ ODD = ["a|b", "`c`", "<i>d</i>", "e&amp;", "*f*", "_g_", "[h](i)", "![j](k)", "l
 def test_odd_names_in_markdown(results, name):
     """A reader of the rendered page sees every name as it is, in headings, tables and notes."""
     changed = renamed(results, "krum", name)
-    changed = dataclasses.replace(
-        changed, notes=[f"{name} was trained otherwise"], told=[Told(name, 7, 3, name)]
-    )
+    notes, told = [f"{name} was trained otherwise"], [Told(name, 7, 3, name)]
+    changed = dataclasses.replace(changed, notes=notes, told=told)
     tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(report.markdown(changed, []))
     inline = [token for token in tokens if token.type == "inline"]
-    texts = [
-        "".join(part.content for part in token.children if part.type != "strong_open") for token in inline
-    ]
+    texts = ["".join(part.content for part in token.children) for token in inline]
     assert texts.count(f"{name} ¹") == 1
     assert name in texts
     assert any(f"{name} was trained otherwise" in text for text in texts)
