@@ -75,6 +75,36 @@ probe().catch(error => ({ wrong: wrong.push("probe: " + error) })).then(found =>
 });
 </script>"""
 
+# A page in a frame as wide as a phone, which no window of a browser is: what of it lies outside, other than
+# inside a box that scrolls, and how many plots are drawn wider than their boxes.
+FRAME = """<body style="margin:0"><iframe src="page.html" style="width:400px;height:9000px;border:0"></iframe>
+<script>
+async function measure() {
+  const page = document.querySelector("iframe").contentDocument;
+  const plots = () => [...page.querySelectorAll(".plot")].filter(plot => plot.offsetParent);
+  const undrawn = () => plots().some(plot => !plot.querySelector("svg.main-svg .cartesianlayer path"));
+  for (let step = 0; step < 1000 && (!plots().length || undrawn()); step++) {
+    await new Promise(resolve => setTimeout(resolve, 20));
+  }
+  const outside = [...page.body.querySelectorAll("*")].filter(element =>
+    !element.parentElement.closest(".scroll") && element.getBoundingClientRect().right > 400.5);
+  const wide = plots().filter(plot => plot.querySelector("svg").clientWidth > plot.clientWidth + 1);
+  const boxes = [...page.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth);
+  const names = [...page.querySelectorAll("td:first-child")].filter(one => one.scrollWidth > one.clientWidth);
+  return {
+    width: page.documentElement.clientWidth, outside: outside.map(one => one.outerHTML.slice(0, 80)),
+    wide: wide.length, undrawn: undrawn(), names: names.length, hidden: boxes.filter(box =>
+      page.defaultView.getComputedStyle(box).overflowX !== "auto").length, scrolls: boxes.length,
+  };
+}
+addEventListener("load", () => measure().catch(error => ({ error: String(error) })).then(found => {
+  const result = document.createElement("pre");
+  result.id = "probe";
+  result.textContent = JSON.stringify(found);
+  document.body.append(result);
+}));
+</script></body>"""
+
 
 @pytest.fixture
 def browse(tmp_path):
@@ -82,14 +112,20 @@ def browse(tmp_path):
     if BROWSER is None:
         pytest.skip("no Chromium")
 
-    def opened(page, width=1200):
+    def opened(page, width=1200, frame=False):
         path = tmp_path / "page.html"
-        path.write_text(page.replace("<body>", f"<body>{WATCH}", 1).replace("</body>", f"{PROBE}</body>"))
+        if frame:
+            path.write_text(page)
+            path = tmp_path / "frame.html"
+            path.write_text(FRAME)
+        else:
+            path.write_text(page.replace("<body>", f"<body>{WATCH}", 1).replace("</body>", f"{PROBE}</body>"))
         command = [
             BROWSER,
             *OPTIONS,
             f"--user-data-dir={tmp_path / 'profile'}",
             f"--window-size={width},12000",
+            *(["--allow-file-access-from-files", "--hide-scrollbars"] if frame else []),
         ]
         done = subprocess.run(
             [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=300, check=True
@@ -118,6 +154,19 @@ def test_the_page_in_a_browser(results, browse, width):
     assert [float(text.split()[0].rstrip("†")) for text in second[1]] == sorted(values)
     assert found["lines"][1] < found["lines"][0]
     assert set(found["shown"]) == {found["chosen"]}
+
+
+@pytest.mark.slow
+def test_on_a_phone_nothing_is_cut_off(many, results, browse):
+    """Tables and maps scroll inside their boxes, and everything else fits."""
+    long = "learning_rate={initial=0.1 schedule=cosine}, partition=dirichlet:alpha=0.1, task=synthetic"
+    names = [f"{long}, qv_size={size}" for size in (5, 10)]
+    for page in (report.html(many), report.sweep_html([results, results], names, ["a", "b"])):
+        found = browse(page, frame=True)
+        assert found["width"] == 400
+        assert found["outside"] == []
+        assert (found["wide"], found["undrawn"], found["names"], found["hidden"]) == (0, False, 0, 0)
+        assert found["scrolls"]
 
 
 @pytest.mark.slow
@@ -155,7 +204,7 @@ def test_odd_names_are_escaped(results):
 def test_every_setting_is_listed(results):
     page = report.html(results)
     for name, value in (("batch_size", results.configuration["batch_size"]), ("momentum", "0.0")):
-        assert f"<tr><td>{name}</td><td>{value}</td></tr>" in page
+        assert f"<tr><td>{name}</td><td>{value}</td></tr>" in page.replace("<wbr>", "")
     assert results.configuration["code"] in page
     assert results.machines[0] in page
     assert results.command in page
@@ -171,6 +220,30 @@ def test_an_unfinished_comparison_says_so(results):
     )
     assert "<td>Error: &lt;no&gt;</td>" in page
     assert "Unfinished" not in report.html(results)
+
+
+def test_the_page_of_a_sweep_is_about_all_settings(results):
+    changes = {"task": "digits", "num_workers": 20, "attacks": ("sign_flip",), "policies": ("mean", "median")}
+    configuration = results.configuration | {"task": "digits", "qv_size": 5}
+    other = dataclasses.replace(
+        results,
+        comparison=dataclasses.replace(results.comparison, **changes),
+        configuration=configuration,
+        runs=results.runs[results.runs["policy"] == "mean"],
+        machines=["another machine"],
+    )
+    page = report.sweep_html(
+        [results, other], ["task=synthetic", "task=digits"], ["task=synthetic", "default"]
+    )
+    assert "<h1>byzgym sweep: synthetic, digits</h1>" in page
+    assert "<tr><td>task</td><td>synthetic; digits</td></tr>" in page.replace("<wbr>", "")
+    assert "<tr><td>qv_size</td><td>10; 5</td></tr>" in page.replace("<wbr>", "")
+    assert f"<td>{results.machines[0]}; another machine</td>" in page
+    assert "f = 7 of 10 or 20 workers" in page
+    assert "<td>4 of 20</td>" in page  # runs of the second one
+    assert page.index('id="made"') < page.index(
+        "threat_model.md and threat_model.json in the folder of a setting"
+    )
 
 
 def test_credits_are_thinned_to_the_size_of_a_page(results):

@@ -1,14 +1,18 @@
 import dataclasses
 import io
 import re
+from html import unescape
+from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 
-from byzgym.experiments import Comparison, compare, report
+from byzgym.experiments import Comparison, compare, report, traces
 from byzgym.experiments.figures import credits
-from byzgym.experiments.figures.style import Palette
-from byzgym.experiments.tables import Cell, Row, Table, accuracy_table, detection_table
+from byzgym.experiments.figures.style import BEST, Palette
+from byzgym.experiments.results import Told
+from byzgym.experiments.tables import Cell, Row, Table, accuracy_table, detection_table, difference_table
 
 
 def shown(results, width=120, encoding="utf-8", **options):
@@ -17,6 +21,14 @@ def shown(results, width=120, encoding="utf-8", **options):
     console = Console(file=stream, width=width, **options)
     report.show(results, console)
     return stream.buffer.getvalue().decode(encoding)
+
+
+def renamed(results, policy, name):
+    """The results with another name for a policy."""
+    policies = tuple(name if one == policy else one for one in results.comparison.policies)
+    comparison = dataclasses.replace(results.comparison, policies=policies)
+    tables = {one: getattr(results, one).replace(policy, name) for one in ("runs", "curves", "expected")}
+    return dataclasses.replace(results, comparison=comparison, **tables)
 
 
 def bold(results):
@@ -132,5 +144,83 @@ def test_faults_in_transmission(small, tmp_path):
         curves=results.curves[results.curves["attack"] == fault],
     )
     assert credits.detection(alone, 7, Palette(results)) is None
+    assert {trace.policy for trace in traces.read(alone, 7)} == {"mean", "uniform"}  # the oracle gives none
+    page = unescape(report.html(results)).replace("\xa0", " ")
+    assert f">{fault}, none Byzantine, rules told f = 7<" in page
+    assert f">{fault}, f = 7" not in page
     assert "none of 10 workers Byzantine" in report.markdown(alone, [])
     assert not detection_table(alone, 7).rows
+
+
+ODD = ["a|b", "`c`", "<i>d</i>", "e&amp;", "*f*", "_g_", "[h](i)", "![j](k)", "l\\|m", "# n", "1. o", "$p$"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_in_markdown(results, name):
+    """A reader of the rendered page sees every name as it is, in headings, tables and notes."""
+    changed = renamed(results, "krum", name)
+    notes, told = [f"{name} was trained otherwise"], [Told(name, 7, 3, name)]
+    changed = dataclasses.replace(changed, notes=notes, told=told)
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(report.markdown(changed, []))
+    inline = [token for token in tokens if token.type == "inline"]
+    texts = ["".join(part.content for part in token.children) for token in inline]
+    assert texts.count(f"{name} ¹") == 1
+    assert name in texts
+    assert any(f"{name} was trained otherwise" in text for text in texts)
+    assert any(f"needs {name}" in text for text in texts)
+    parts = {part.type for token in inline for part in token.children}
+    assert not parts & {"html_inline", "em_open", "image", "link_open", "s_open"}
+
+
+def test_commands_with_backticks_end_no_block(results):
+    imported = dataclasses.replace(results, imports=["```"])
+    tokens = MarkdownIt("commonmark").parse(report.markdown(imported, []))
+    (block,) = [token for token in tokens if token.type == "fence"]
+    assert block.content.strip() == imported.command
+
+
+def test_captions_of_one_seed_speak_of_no_intervals(results):
+    one = results.runs["seed"] == 0
+    single = dataclasses.replace(
+        results,
+        comparison=dataclasses.replace(results.comparison, seeds=1),
+        runs=results.runs[one],
+        curves=results.curves[results.curves["seed"] == 0],
+        expected=results.expected[results.expected["seed"] == 0],
+    )
+    assert any("t interval" in note for note in difference_table(results, 7).notes)
+    (note,) = difference_table(single, 7).notes
+    assert note.endswith("averaged within a seed; one seed gives no intervals.")
+    page = report.html(single)
+    assert "bands are one standard deviation" not in page.lower()
+    assert "±" not in page.split("<script>")[0]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "note"),
+    [
+        ((), "(0 of 2): so many runs of a cell are finished"),
+        ((0,), "(1 of 2): so many runs of a cell are finished, and its"),
+    ],
+)
+def test_the_note_on_unfinished_cells_is_about_one_of_them(results, seeds, note):
+    cell = (results.runs["policy"] == "krum") & (results.runs["attack"] == "sign_flip")
+    part = dataclasses.replace(results, runs=results.runs[~cell | results.runs["seed"].isin(seeds)])
+    table = accuracy_table(part, 7)
+    entries = [entry.text for row in table.rows for entry in row.cells if " of 2)" in entry.text]
+    assert len(entries) == 1
+    (found,) = [line for line in table.notes if "so many runs" in line]
+    assert found.startswith(note)
+    assert entries[0].endswith(found.split(":")[0])
+
+
+def test_a_report_of_many_policies_says_who_is_in_colour(many, results):
+    page = report.html(many)
+    told = f"In colour are the {BEST} policies of the best worst case (mean over f), and references."
+    assert page.count(told) == 2  # curves and profiles
+    assert told not in report.html(results)
+    legends = re.findall(r'<div class="legend">(.*?)</div>', page)
+    assert [legend.count("<button") for legend in legends[:2]] == [BEST + 2] * 2
+    figure = Path("overview.png")
+    assert "In colour are highlighted policies, or the 6" in report.markdown(many, [figure])
+    assert "In colour" not in report.markdown(results, [figure])

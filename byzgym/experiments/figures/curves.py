@@ -42,12 +42,13 @@ def overview(results: Results, palette: Palette) -> Figure:
 
 
 def shown_first(results: Results, highlighted: Collection[str] = ()) -> tuple[int, str]:
-    """The f and the attack of the overview: those that most of the highlighted policies have played.
+    """The f and the attack of the overview: the largest f that was played, sign_flip before other attacks.
 
-    Among these the largest f, and sign_flip before the others.
+    Where policies are highlighted, those that most of them have played.
     """
     numbers, attacks = results.played_numbers, results.comparison.attacks
-    runs = results.runs[results.runs["policy"].isin(highlighted)] if highlighted else results.runs
+    runs = results.runs
+    runs = runs[runs["policy"].isin(highlighted)] if highlighted else runs.assign(policy="any")
     played = runs.groupby(["num_byzantine", "attack"])["policy"].nunique()
     order = [(f, attack) for f in reversed(numbers) for attack in _first(attacks, "sign_flip")]
     return max(order, key=lambda panel: int(played.get(panel, 0)))

@@ -28,7 +28,7 @@ from byzgym.experiments.tables import Table
 
 _FILES = resources.files(__package__)
 _PLOTLY = "plotly-cartesian-4.1.1.min.js.gz"
-_BREAKS = re.compile("[=:,]")
+_BREAKS = re.compile("[=:,_+]")
 """After these a long name may go on in the next line."""
 _GOES_ON = "The same command again goes on"
 _COLUMN = 330  # pixels, where three figures stand side by side
@@ -196,7 +196,7 @@ def _group(group: Group) -> list[str]:
         about = group.choice[number] if shown else ""
         hidden = " hidden" if shown and about != group.chosen else ""
         choice = f' data-choice="{escape(about)}"{hidden}' if shown else ""
-        title = f'<p class="title">{escape(plot.title)}</p>'
+        title = f'<p class="title">{escape(plot.title).replace(" = ", "&nbsp;=&nbsp;")}</p>'
         lines.append(f'<div{choice}>{title}<div class="scroll">{_plot(plot)}</div></div>')
     return [*lines, "</div>", "</figure>"]
 
