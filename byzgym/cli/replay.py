@@ -99,10 +99,13 @@ class Replay:
 
 
 def _title(replay: Played) -> str:
-    from byzgym.experiments.figures.style import told
+    from byzgym.experiments.config import corrupts_transmissions
+    from byzgym.experiments.results import panel_heading
 
     held = replay.configuration
-    f = told([held["attack"]], [held["num_byzantine"]], str(held["num_workers"]))
+    attack = held["attack"]
+    faults = [attack] if corrupts_transmissions(attack) else []
+    f = panel_heading([attack], [held["num_byzantine"]], faults, str(held["num_workers"]))
     who = f"{held['policy']} against {held['attack']}, {f}"
     beside = f"{replay.others} other run{'s' * (replay.others != 1)}"
     return f"{who}, seed {held['seed']}: run {replay.key[:12]}, played beside {beside}"

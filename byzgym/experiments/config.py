@@ -90,21 +90,6 @@ class Comparison(RunConfig):
         for f, policy, attack, seed in product(self.num_byzantine, self.policies, self.attacks, seeds):
             yield policy, f, attack, seed
 
-    def heading(self, num_byzantine: int, attacks: Sequence[str] | None = None) -> str:
-        """How many workers are Byzantine under some of the attacks (all where None), as headings say it."""
-        attacks = self.attacks if attacks is None else attacks
-        faults = [attack for attack in attacks if corrupts_transmissions(attack)]
-        cohort = "" if self.cohort_size is None else f", {self.cohort_size} take part in a round"
-        if len(faults) == len(attacks):
-            told = f"rules told f = {num_byzantine}"
-            return f"faults in transmission, none of {self.num_workers} workers Byzantine, {told}{cohort}"
-        who = f"{num_byzantine} of {self.num_workers} workers"
-        if self.roles == "static":
-            who = f"{who} Byzantine{cohort}"
-        else:
-            who = f"{who} assigned to be Byzantine, roles {self.roles}{cohort}"
-        return f"{who} (none under {', '.join(faults)})" if faults else who
-
 
 def measured(task: Any) -> str:
     """What accuracies of a task are measured on.
@@ -115,13 +100,13 @@ def measured(task: Any) -> str:
     return "validation accuracy" if specs.parse(str(task))["name"] == "validation" else "test accuracy"
 
 
-def corrupts_transmissions(attack: str) -> bool:
+def corrupts_transmissions(attack: str) -> bool | None:
     """Whether an attack is a fault in transmission, under which no worker is Byzantine.
 
-    False of one that is not registered, as when results with somebody's own attack are read.
+    None of one that is not registered, as when results with somebody's own attack are read.
     """
     known = specs.parse(attack)["name"] in attack_registry.names()
-    return known and is_fault(attack_registry.make_from(attack))
+    return is_fault(attack_registry.make_from(attack)) if known else None
 
 
 def arguments(config: Any, kind: type[Any]) -> dict[str, Any]:

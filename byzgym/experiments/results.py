@@ -9,6 +9,7 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import byzgym
-from byzgym.experiments.config import Comparison, command, options
+from byzgym.experiments.config import Comparison, command, corrupts_transmissions, options
 from byzgym.files import WriteError
 
 if TYPE_CHECKING:
@@ -122,6 +123,42 @@ class Results:
         """The numbers of Byzantine workers with runs."""
         return [f for f in self.comparison.num_byzantine if self.played(f)]
 
+    @cached_property
+    def faults(self) -> list[str]:
+        """The attacks that are faults in transmission, under which no worker is Byzantine.
+
+        What an attack is that is not registered here, the threat models of its runs say.
+        """
+        return [attack for attack in self.comparison.attacks if self._is_fault(attack)]
+
+    def _is_fault(self, attack: str) -> bool:
+        if (known := corrupts_transmissions(attack)) is not None:
+            return known
+        runs = self.stored[self.stored["attack"] == attack] if len(self.stored) else self.stored
+        return bool(len(runs)) and "transmission" in json.loads(runs["threat_model"].iloc[0])["attack_target"]
+
+    def heading(self, num_byzantine: int, attacks: Sequence[str] | None = None) -> str:
+        """How many workers are Byzantine under some of the attacks (all where None), as headings say it."""
+        comparison, attacks = self.comparison, self.comparison.attacks if attacks is None else attacks
+        faults = [attack for attack in attacks if attack in self.faults]
+        size = comparison.cohort_size
+        cohort = "" if size is None else f", {size} take part in a round"
+        if len(faults) == len(attacks):
+            told = f"rules told f = {num_byzantine}"
+            return (
+                f"faults in transmission, none of {comparison.num_workers} workers Byzantine, {told}{cohort}"
+            )
+        who = f"{num_byzantine} of {comparison.num_workers} workers"
+        if comparison.roles == "static":
+            who = f"{who} Byzantine{cohort}"
+        else:
+            who = f"{who} assigned to be Byzantine, roles {comparison.roles}{cohort}"
+        return f"{who} (none under {', '.join(faults)})" if faults else who
+
+    def panel(self, attacks: Sequence[str], numbers: Sequence[int], workers: str = "") -> str:
+        """What the title of a panel says, see `panel_heading`."""
+        return panel_heading(attacks, numbers, self.faults, workers)
+
     def label(self, policy: str) -> str:
         """The policy's name as tables and figures show it."""
         return f"{policy} (reference)" if policy in self.references else policy
@@ -188,6 +225,34 @@ class Results:
 
         with Store(folder) as store:
             return read_all(store)[-1]
+
+
+def panel_heading(
+    attacks: Sequence[str], numbers: Sequence[int], faults: Sequence[str], workers: str = ""
+) -> str:
+    """What the title of a panel says of the numbers f of Byzantine workers under some attacks.
+
+    Under a fault in transmission nobody is Byzantine, and rules are told the f all the same.
+
+    Args:
+        attacks: Those that the panel shows.
+        numbers: The f that it shows.
+        faults: Attacks that are faults in transmission.
+        workers: Of how many workers, where it says so.
+
+    Example:
+        >>> panel_heading(["ipm"], [3, 7], [])
+        'f = 3, 7'
+        >>> panel_heading(["gambler"], [3], ["gambler"])
+        'none Byzantine, rules told f = 3'
+        >>> panel_heading(["ipm", "gambler"], [3], ["gambler"], workers="10")
+        'f = 3 of 10 workers (none under gambler)'
+    """
+    faults = [attack for attack in attacks if attack in faults]
+    f, of = f"f = {', '.join(map(str, numbers))}", f" of {workers} workers" if workers else ""
+    if faults and len(faults) == len(attacks):
+        return f"none{of} Byzantine, rules told {f}"
+    return f + of + (f" (none under {', '.join(faults)})" if faults else "")
 
 
 def _cell(table: pd.DataFrame, policy: str, attack: str, num_byzantine: int) -> pd.DataFrame:

@@ -13,7 +13,6 @@ from byzgym import specs
 from byzgym.aggregation.registry import parse
 from byzgym.aggregation.registry import registry as rule_registry
 from byzgym.attacks.registry import registry as attack_registry
-from byzgym.experiments.config import corrupts_transmissions
 from byzgym.experiments.estimates import (
     RESAMPLES,
     interquartile_mean,
@@ -105,7 +104,7 @@ def summary_table(results: Results, num_byzantine: int, signs: Signs = Signs(), 
     middle = interquartile_mean(runs, joint=joint).T.to_dict()
     diverged = runs.groupby(["policy", "attack"])["diverged"].any().to_dict()
     rule = _best_rule(policies, runs, worst)
-    title = f"{results.comparison.task}, {results.comparison.heading(num_byzantine)}: all attacks"
+    title = f"{results.comparison.task}, {results.heading(num_byzantine)}: all attacks"
     table = Table(title, ["policy", "worst case", "IQM"], _notes_on_estimates(results, runs, rule, signs))
     beats: Mapping[Any, Mapping[Any, Any]] = {}
     if rule:
@@ -149,7 +148,7 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
     summary = summarise(results.runs, num_byzantine, comparison.attacks, absent)
     # To six digits, so that equal means compare as equal.
     means = {key: round(entry["mean"], 6) for key, entry in summary.items()}
-    title = f"{comparison.task}, {comparison.heading(num_byzantine)}"
+    title = f"{comparison.task}, {results.heading(num_byzantine)}"
     table = Table(title, ["policy", *comparison.attacks], [_caption(results, signs)])
     told: dict[str, list[str]] = {}
     for line in results.told:
@@ -188,7 +187,7 @@ def accuracy_table(results: Results, num_byzantine: int, signs: Signs = Signs())
         theirs = ", and its numbers are theirs" if some[0] else ""
         table.notes.append(f"({some[0]} of {some[1]}): so many runs of a cell are finished{theirs}")
     table.notes.extend(results.notes)
-    table.notes.extend(_notes_on_faults(comparison.attacks, policies))
+    table.notes.extend(_notes_on_faults(results.faults, policies))
     table.notes.extend(_notes_on_z(comparison.attacks, comparison.num_workers, num_byzantine))
     return table
 
@@ -326,9 +325,8 @@ def _best(results: Results, signs: Signs) -> str:
     return best + (", references aside" if results.references else "")
 
 
-def _notes_on_faults(attacks: Sequence[str], policies: Sequence[str]) -> list[str]:
+def _notes_on_faults(faults: Sequence[str], policies: Sequence[str]) -> list[str]:
     """Under which attacks nobody is Byzantine, and what the oracle is then."""
-    faults = [attack for attack in attacks if corrupts_transmissions(attack)]
     if not faults:
         return []
     oracle = ", and the oracle is the mean of what they sent" if "oracle" in policies else ""

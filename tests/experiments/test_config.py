@@ -60,31 +60,3 @@ def test_options_give_what_is_not_default():
     changed = Comparison(task="synthetic", num_byzantine=(0, 3), momentum=0.5)
     words = options(changed, Comparison)
     assert words == ["--task", "synthetic", "--momentum", "0.5", "--num-byzantine", "0", "3"]
-
-
-FAULT = "gambler:probability=0.01"
-
-
-@pytest.mark.parametrize(
-    ("attacks", "roles", "heading"),
-    [
-        (("ipm", "bit_flip"), "static", "3 of 10 workers Byzantine"),
-        (("ipm", FAULT), "static", f"3 of 10 workers Byzantine (none under {FAULT})"),
-        (
-            ("ipm", FAULT),
-            "fluctuating",
-            "3 of 10 workers assigned to be Byzantine, roles fluctuating (none under",
-        ),
-        ((FAULT,), "static", "faults in transmission, none of 10 workers Byzantine, rules told f = 3"),
-        (("not_registered",), "static", "3 of 10 workers Byzantine"),
-    ],
-)
-def test_headings_know_faults_in_transmission(attacks, roles, heading):
-    comparison = Comparison(attacks=attacks, roles=roles, num_byzantine=3)
-    assert comparison.heading(3).startswith(heading)
-
-
-def test_a_heading_of_one_attack():
-    comparison = Comparison(attacks=("ipm", FAULT), num_byzantine=3)
-    assert comparison.heading(3, ["ipm"]) == "3 of 10 workers Byzantine"
-    assert "none of 10 workers Byzantine" in comparison.heading(3, [FAULT])

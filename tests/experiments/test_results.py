@@ -5,7 +5,9 @@ import sqlite3
 import pandas as pd
 import pytest
 
-from byzgym.experiments import compare, report
+from byzgym import attacks
+from byzgym.attacks.transmission import Gambler
+from byzgym.experiments import Comparison, compare, report
 from byzgym.experiments.grid import Grid
 from byzgym.experiments.results import CURVE_COLUMNS, RUN_COLUMNS, Results, make_room
 from byzgym.experiments.store import NAME
@@ -136,3 +138,46 @@ def test_a_folder_for_reports_that_cannot_be_written_to(tmp_path, monkeypatch, b
     with pytest.raises(WriteError, match=told):
         make_room(tmp_path)
     assert (tmp_path / "report.md").exists()
+
+
+FAULT = "gambler:probability=0.01"
+
+
+@pytest.mark.parametrize(
+    ("named", "roles", "heading"),
+    [
+        (("ipm", "bit_flip"), "static", "3 of 10 workers Byzantine"),
+        (("ipm", FAULT), "static", f"3 of 10 workers Byzantine (none under {FAULT})"),
+        (
+            ("ipm", FAULT),
+            "fluctuating",
+            "3 of 10 workers assigned to be Byzantine, roles fluctuating (none under",
+        ),
+        ((FAULT,), "static", "faults in transmission, none of 10 workers Byzantine, rules told f = 3"),
+        (("not_registered",), "static", "3 of 10 workers Byzantine"),
+    ],
+)
+def test_headings_know_faults_in_transmission(named, roles, heading):
+    comparison = Comparison(attacks=named, roles=roles, num_byzantine=3)
+    assert Results(comparison).heading(3).startswith(heading)
+
+
+def test_a_heading_of_one_attack():
+    results = Results(Comparison(attacks=("ipm", FAULT), num_byzantine=3))
+    assert results.heading(3, ["ipm"]) == "3 of 10 workers Byzantine"
+    assert "none of 10 workers Byzantine" in results.heading(3, [FAULT])
+
+
+class MyFault(Gambler):
+    """An attack of a user's."""
+
+
+def test_results_know_a_fault_whose_code_is_not_there(small, tmp_path, monkeypatch):
+    attacks.register("my_fault", MyFault)
+    played = compare(small(rounds=2, seeds=1, policies="mean", attacks=("my_fault", "ipm")), tmp_path)
+    assert played.faults == ["my_fault"]
+    monkeypatch.delitem(attacks.registry.registry._factories, "my_fault")
+    read = Results.read(tmp_path)
+    assert read.faults == ["my_fault"]
+    assert "none of" in read.heading(3, ["my_fault"])
+    assert "none Byzantine" in read.panel(["my_fault"], [3])

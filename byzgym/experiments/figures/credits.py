@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 from byzgym.experiments import series
-from byzgym.experiments.figures.style import COLORS, Palette, dress, fitted, folded, told
+from byzgym.experiments.figures.style import COLORS, Palette, dress, fitted, folded
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import summarise
 from byzgym.experiments.traces import Trace
@@ -40,7 +40,8 @@ def traces(results: Results, num_byzantine: int, found: Sequence[Trace], palette
     for trace in found:
         _trace(grid[attacks.index(trace.attack)], trace, policies.index(trace.policy))
     for axes, attack in zip(grid, attacks, strict=True):
-        axes.set_title(folded(f"{attack}, {told([attack], [num_byzantine])}", 26), loc="left", fontsize=10)
+        title = f"{attack}, {results.panel([attack], [num_byzantine])}"
+        axes.set_title(folded(title, 26), loc="left", fontsize=10)
         axes.set_xlabel("round")
         axes.locator_params("x", integer=True)
         axes.tick_params(labelsize=8)
@@ -50,7 +51,7 @@ def traces(results: Results, num_byzantine: int, found: Sequence[Trace], palette
     grid[0].set_yticks([row + 0.5 for row in range(len(policies))], names)
     first, last = min(trace.rounds[0] for trace in found), max(trace.rounds[-1] for trace in found)
     grid[0].set(xlim=(first, last), ylim=(len(policies), 0))
-    heading = results.comparison.heading(num_byzantine, attacks)
+    heading = results.heading(num_byzantine, attacks)
     title = f"{results.comparison.task}: credit of each worker (a row), seed {found[0].seed}, {heading}"
     figure.suptitle(folded(title, 30 + 24 * len(attacks)), x=0.01, ha="left", fontsize=11)
     for name, colors in (("Byzantine", BYZANTINE), ("honest", HONEST)):
@@ -107,7 +108,7 @@ def detection(results: Results, num_byzantine: int, palette: Palette) -> Figure 
     left.set_xlabel("credit on Byzantine workers,\nlast tenth of the rounds")
     right.set(xlim=fitted([aucs, 0.5]), xlabel="detection AUC,\nlast half of the rounds")
     figure.tight_layout()
-    title = f"{comparison.task}, {comparison.heading(num_byzantine, attacks)}, attacks {', '.join(attacks)}"
+    title = f"{comparison.task}, {results.heading(num_byzantine, attacks)}, attacks {', '.join(attacks)}"
     figure.suptitle(folded(title, 90), x=0.01, y=1.0, ha="left", va="bottom", fontsize=11)
     figure.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure

@@ -20,7 +20,6 @@ from byzgym.experiments.figures.style import (
     label_ends,
     legend_below,
     legend_beside,
-    told,
 )
 from byzgym.experiments.results import Results
 from byzgym.experiments.statistics import counted
@@ -35,7 +34,7 @@ def overview(results: Results, palette: Palette) -> Figure:
     axes = figure.subplots()
     values = _curves(axes, results, attack, num_byzantine, palette)
     axes.set(xlabel="round", ylabel="accuracy", ylim=fitted(values))
-    title = f"{comparison.task}, attack {attack}, {comparison.heading(num_byzantine, [attack])}"
+    title = f"{comparison.task}, attack {attack}, {results.heading(num_byzantine, [attack])}"
     axes.set_title(folded(title, 90), loc="left", fontsize=12)
     label_ends(axes, {palette.entry(name) for name in comparison.policies if not palette.is_named(name)})
     return figure
@@ -61,10 +60,11 @@ def accuracy_over_rounds(results: Results, num_byzantine: int, palette: Palette)
     values = []
     for axes, attack in zip(panels, comparison.attacks, strict=True):
         values += _curves(axes, results, attack, num_byzantine, palette)
-        axes.set_title(folded(f"{attack}, {told([attack], [num_byzantine])}", 40), loc="left", fontsize=11)
+        title = f"{attack}, {results.panel([attack], [num_byzantine])}"
+        axes.set_title(folded(title, 40), loc="left", fontsize=11)
     for axes in panels:
         axes.set_ylim(fitted(values))
-    title = f"{comparison.task}: accuracy over rounds, {comparison.heading(num_byzantine)}"
+    title = f"{comparison.task}: accuracy over rounds, {results.heading(num_byzantine)}"
     _finish(figure, panels, title, "round", "accuracy")
     return figure
 
@@ -94,12 +94,12 @@ def breakdown(results: Results, palette: Palette) -> Figure:
             marks = {"marker": "o", "markersize": 4, "label": palette.entry(policy)}
             axes.plot(own["num_byzantine"], mean, **marks, **line.matplotlib)
         about = comparison.attacks if attack == series.WORST else [attack]
-        axes.set_title(folded(f"{attack}, {told(about, numbers)}", 40), loc="left", fontsize=11)
+        axes.set_title(folded(f"{attack}, {results.panel(about, numbers)}", 40), loc="left", fontsize=11)
         axes.set_xticks(numbers)
         dress(axes)
     for axes in panels:
         axes.set_ylim(fitted(values))
-    who = told(comparison.attacks, numbers, str(comparison.num_workers))
+    who = results.panel(comparison.attacks, numbers, str(comparison.num_workers))
     _finish(figure, panels, f"{comparison.task}: accuracy against f, {who}", "f", "accuracy")
     return figure
 
@@ -124,7 +124,7 @@ def profiles(results: Results, num_byzantine: int, palette: Palette) -> Figure:
     axes.set(xlabel="accuracy", ylabel="share of runs above it")
     dress(axes, "both")
     attacks = ", ".join(results.comparison.attacks)
-    title = f"{results.comparison.task}, {results.comparison.heading(num_byzantine)}, attacks {attacks}"
+    title = f"{results.comparison.task}, {results.heading(num_byzantine)}, attacks {attacks}"
     axes.set_title(folded(title, 80), loc="left", fontsize=11)
     legend_beside(axes)
     return figure

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from byzgym.experiments import series
-from byzgym.experiments.figures.style import folded, shortened_apart, told
-from byzgym.experiments.results import Results
+from byzgym.experiments.figures.style import folded, shortened_apart
+from byzgym.experiments.results import Results, panel_heading
 
 WIDE = 34
 """Letters of a line of a setting's name beside a map."""
@@ -33,7 +33,7 @@ def final_accuracy(results: Results, num_byzantine: int) -> Figure:
     references = sum(policy in results.references for policy in policies)
     if 0 < references < len(policies):
         axes.axhline(len(policies) - references - 0.5, color="white", linewidth=4)
-    heading = results.comparison.heading(num_byzantine)
+    heading = results.heading(num_byzantine)
     title = f"{results.comparison.task}: {results.comparison.measured.lower()}, {heading}"
     axes.set_title(folded(title, 24 + 12 * len(table.columns)), loc="left", fontsize=11)
     _bar(figure, image, [axes])
@@ -106,7 +106,13 @@ def measured(found: Sequence[Results]) -> str:
 def who(found: Sequence[Results], numbers: Sequence[int]) -> str:
     """How many workers are Byzantine in several settings."""
     workers = " or ".join(map(str, sorted({results.comparison.num_workers for results in found})))
-    return told(attacks(found), numbers, workers)
+    return panel(found, numbers, workers)
+
+
+def panel(found: Sequence[Results], numbers: Sequence[int], workers: str = "") -> str:
+    """What the title of a panel says of several settings, see `panel_heading`."""
+    faults = [attack for results in found for attack in results.faults]
+    return panel_heading(attacks(found), numbers, faults, workers)
 
 
 def limits(maps: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from byzgym.experiments import series
-from byzgym.experiments.config import corrupts_transmissions
 from byzgym.experiments.results import Results
 from byzgym.validation import unknown
 
@@ -163,27 +162,6 @@ def folded(title: str, width: int) -> str:
     kept = title.replace(" = ", "\xa0=\xa0")
     lines = textwrap.fill(kept, width, break_long_words=False, break_on_hyphens=False)
     return lines.replace("\xa0", " ")
-
-
-def told(attacks: Sequence[str], numbers: Sequence[int], workers: str = "") -> str:
-    """What the title of a panel says of the numbers f of Byzantine workers under some attacks.
-
-    Under a fault in transmission nobody is Byzantine, and rules are told the f all the same.
-
-    Args:
-        attacks: Those that the panel shows.
-        numbers: The f that it shows.
-        workers: Of how many workers, where it says so.
-
-    Example:
-        >>> told(["ipm"], [3, 7]), told(["gambler"], [3]), told(["ipm", "gambler"], [3], "10")
-        ('f = 3, 7', 'none Byzantine, rules told f = 3', 'f = 3 of 10 workers (none under gambler)')
-    """
-    faults = [attack for attack in attacks if corrupts_transmissions(attack)]
-    f, of = f"f = {', '.join(map(str, numbers))}", f" of {workers} workers" if workers else ""
-    if faults and len(faults) == len(attacks):
-        return f"none{of} Byzantine, rules told {f}"
-    return f + of + (f" (none under {', '.join(faults)})" if faults else "")
 
 
 def shortened(name: str, most: int = SHORT) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 from byzgym.experiments import series, threat_model
 from byzgym.experiments.figures.maps import every_policy, label, measured
-from byzgym.experiments.figures.style import told
 from byzgym.experiments.results import RUN, Results
 from byzgym.experiments.tables import (
     Cell,
@@ -47,7 +46,7 @@ def breakdown_table(results: Results) -> Table:
     """The worst case of each policy against f; no rows where there is only one f."""
     numbers = results.played_numbers
     title = f"{results.comparison.task}: worst case over attacks, against f"
-    who = told(results.comparison.attacks, numbers, str(results.comparison.num_workers))
+    who = results.panel(results.comparison.attacks, numbers, str(results.comparison.num_workers))
     note = f"{results.comparison.measured}, mean over seeds under the worst attack; {who}."
     table = Table(title, ["policy", *(f"f = {f}" for f in numbers)], [note])
     policies = every_policy([results]) if len(numbers) > 1 else []

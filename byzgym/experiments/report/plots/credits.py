@@ -9,7 +9,7 @@ import numpy as np
 
 from byzgym.experiments import series
 from byzgym.experiments.figures.credits import BYZANTINE, HONEST
-from byzgym.experiments.figures.style import COLORS, Line, Palette, fitted, told
+from byzgym.experiments.figures.style import COLORS, Line, Palette, fitted
 from byzgym.experiments.report.plots import base
 from byzgym.experiments.report.plots.base import Group, Plot
 from byzgym.experiments.results import Results
@@ -76,8 +76,8 @@ def detection(results: Results, num_byzantine: int, palette: Palette) -> Group |
                     **{"text": guided, "textangle": -90, "xanchor": "left", "font": {"color": "#666"}},
                 }
             ]
-        plots.append(Plot(f"{title}, {told(attacks, [num_byzantine])}", data, layout))
-    heading = f"Detection, {comparison.heading(num_byzantine, attacks)}"
+        plots.append(Plot(f"{title}, {results.panel(attacks, [num_byzantine])}", data, layout))
+    heading = f"Detection, {results.heading(num_byzantine, attacks)}"
     caption = "Low credit should mean Byzantine: credit 0 and AUC 1 where a policy has found them all."
     return Group(heading, caption, plots, lines)
 
@@ -106,7 +106,7 @@ def traces(results: Results, num_byzantine: int, traces: Sequence[Trace]) -> Gro
                     "hovertemplate": f"{name} %{{y}}, round %{{x}}<br>credit %{{z:.2f}}<extra></extra>",
                 }
             )
-        title = f"{trace.attack}, {told([trace.attack], [num_byzantine])}, seed {trace.seed}"
+        title = f"{trace.attack}, {results.panel([trace.attack], [num_byzantine])}, seed {trace.seed}"
         layout = base.layout("round", "")
         layout["yaxis"] |= {"showticklabels": len(rows) <= 12, "autorange": "reversed", "tickformat": ""}
         layout["yaxis"] |= {"showgrid": False, "type": "category"}
@@ -114,7 +114,7 @@ def traces(results: Results, num_byzantine: int, traces: Sequence[Trace]) -> Gro
         layout["height"] = 90 + (17 if len(rows) <= 12 else 8) * len(rows)
         plots.append(Plot(title, data, layout))
         choice.append(results.label(trace.policy))
-    heading = f"Credits over rounds, {results.comparison.heading(num_byzantine)}"
+    heading = f"Credits over rounds, {results.heading(num_byzantine)}"
     caption = (
         f"A row is a {unit}. Blue: honest in that round; orange: Byzantine. The darker, the more credit: "
         "dark orange is credit that an attacker got. White: it took no part, or there were no credits."

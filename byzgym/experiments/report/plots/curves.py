@@ -13,7 +13,7 @@ from byzgym.experiments import series
 from byzgym.experiments.estimates import performance_profile, same_seeds
 from byzgym.experiments.figures.curves import shown_first
 from byzgym.experiments.figures.maps import every_policy
-from byzgym.experiments.figures.style import Line, Palette, fitted, told
+from byzgym.experiments.figures.style import Line, Palette, fitted
 from byzgym.experiments.report.plots import base
 from byzgym.experiments.report.plots.base import Group, Plot
 from byzgym.experiments.results import Results
@@ -42,13 +42,14 @@ def accuracy_over_rounds(results: Results, num_byzantine: int, palette: Palette)
             data.append(drawn.line(mean.index, mean, shown) | {"customdata": base.rounded(std)})
         panels[attack] = data
     span = fitted(heights or [math.nan])
+    layout = base.layout("round", "accuracy", y=span)
     plots = [
-        Plot(f"{attack}, {told([attack], [num_byzantine])}", data, base.layout("round", "accuracy", y=span))
+        Plot(f"{attack}, {results.panel([attack], [num_byzantine])}", data, layout)
         for attack, data in panels.items()
     ]
     bands = "; bands are one standard deviation" if banded else ""
     caption = f"Mean over seeds{bands}. As measured, also of runs that diverged. {_clicks(palette)}"
-    heading = f"Accuracy over rounds, {comparison.heading(num_byzantine)}"
+    heading = f"Accuracy over rounds, {results.heading(num_byzantine)}"
     return Group(heading, caption, plots, _legend(results.played(num_byzantine), palette))
 
 
@@ -79,8 +80,8 @@ def breakdown(results: Results, palette: Palette) -> Group:
         layout = base.layout("f", "accuracy", y=span)
         layout["xaxis"] |= {"tickvals": numbers}
         about = comparison.attacks if attack == series.WORST else [attack]
-        plots.append(Plot(f"{attack}, {told(about, numbers)}", data, layout))
-    who = told(comparison.attacks, numbers, str(comparison.num_workers))
+        plots.append(Plot(f"{attack}, {results.panel(about, numbers)}", data, layout))
+    who = results.panel(comparison.attacks, numbers, str(comparison.num_workers))
     heading = f"Accuracy against f, {who}"
     bands = " Bands are one standard deviation over seeds." if banded else ""
     caption = f"Accuracy at the end, mean over seeds.{bands} {_clicks(palette)}"
@@ -103,10 +104,10 @@ def profiles(results: Results, num_byzantine: int, palette: Palette) -> Group:
             data += drawn.band(thresholds, own["low"], own["high"])
         data.append(drawn.line(thresholds, own["value"], "%{y:.0%} of the runs are above %{x:.1%}"))
     attacks = ", ".join(results.comparison.attacks)
-    title = f"attacks: {attacks}, {told(results.comparison.attacks, [num_byzantine])}"
+    title = f"attacks: {attacks}, {results.panel(results.comparison.attacks, [num_byzantine])}"
     layout = base.layout("accuracy", "share of runs above it", x=span, y=(-0.02, 1.02))
     layout["xaxis"]["tickformat"] = ".0%"
-    heading = f"Performance profile, {results.comparison.heading(num_byzantine)}"
+    heading = f"Performance profile, {results.heading(num_byzantine)}"
     bands = " Bands are 95% bootstrap intervals." if banded else ""
     what = "The share of a policy's runs, all attacks and seeds together, above each accuracy."
     caption = f"{what}{bands} {_clicks(palette)}"

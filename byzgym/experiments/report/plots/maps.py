@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from byzgym.experiments import series
-from byzgym.experiments.figures.maps import WIDE, attacks, every_policy, label, limits, measured, who
-from byzgym.experiments.figures.style import folded, shortened_apart, told
+from byzgym.experiments.figures.maps import WIDE, attacks, every_policy, label, limits, measured, panel, who
+from byzgym.experiments.figures.style import folded, shortened_apart
 from byzgym.experiments.report.plots import base
 from byzgym.experiments.report.plots.base import Group, Plot
 from byzgym.experiments.results import Results
@@ -37,8 +37,8 @@ def final_accuracy(results: Results, num_byzantine: int) -> Group:
         table = table.drop(columns=series.WORST)
     rows = shortened_apart([results.label(policy) for policy in policies])
     attacks = results.comparison.attacks
-    title = f"attacks: {', '.join(attacks)}, {told(attacks, [num_byzantine])}"
-    heading = f"Accuracy at the end, {results.comparison.heading(num_byzantine)}"
+    title = f"attacks: {', '.join(attacks)}, {results.panel(attacks, [num_byzantine])}"
+    heading = f"Accuracy at the end, {results.heading(num_byzantine)}"
     plot = _map(table.to_numpy(), rows, list(map(str, table)), limits([table.to_numpy()]), title)
     return Group(heading, f"{results.comparison.measured}, mean over seeds.", [plot], wide=True)
 
@@ -54,7 +54,7 @@ def settings(found: Sequence[Results], names: Sequence[str]) -> Group:
     listed, plots = ", ".join(attacks(found)), []
     for policy, part in maps.items():
         about = f"{label(found, policy)}: " if several else ""
-        title = f"{about}worst of {listed}, {told(attacks(found), numbers)}"
+        title = f"{about}worst of {listed}, {panel(found, numbers)}"
         plots.append(_map(part, rows, columns, ends, title))
     heading = f"Worst case in every setting, {who(found, numbers)}"
     caption = f"{measured(found)}, mean over seeds, under the worst of the attacks {listed}."
