@@ -118,14 +118,16 @@ def show(found: Sequence[Results], folder: Path, terminal: Terminal, shape: Shap
                 print(f"byzgym: {len(runs)} failed: {error}", file=sys.stderr)
         if results.runs.empty:
             continue
-        if len(found) > 1:
-            terminal.print(f"\n{name}")
-        report.show(results, terminal.console)
-        with mistakes(OSError):
-            make_room(place)  # also of other attacks, f or formats
-            paths = report.write(results, place, shape.highlight, shape.formats)
-            paths += threat_model.write(results.threat_models, place)
-            written += [path.relative_to(folder) for path in paths]
+        try:
+            with mistakes(OSError):
+                make_room(place)  # also of other attacks, f or formats
+                paths = report.write(results, place, shape.highlight, shape.formats)
+                paths += threat_model.write(results.threat_models, place)
+                written += [path.relative_to(folder) for path in paths]
+        finally:  # the files are there also where nobody reads this, and this where files cannot be written
+            if len(found) > 1:
+                terminal.print(f"\n{name}")
+            report.show(results, terminal.console)
     if not written:
         raise InputError(f"{folder} holds no finished runs yet")
     if len(found) > 1:

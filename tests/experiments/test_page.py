@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from byzgym.experiments import report
+from byzgym.experiments.report.page import sweep_html
 from byzgym.experiments.report.plots import credits
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -161,7 +162,7 @@ def test_on_a_phone_nothing_is_cut_off(many, results, browse):
     """Tables and maps scroll inside their boxes, and everything else fits."""
     long = "learning_rate={initial=0.1 schedule=cosine}, partition=dirichlet:alpha=0.1, task=synthetic"
     names = [f"{long}, qv_size={size}" for size in (5, 10)]
-    for page in (report.html(many), report.sweep_html([results, results], names, ["a", "b"])):
+    for page in (report.html(many), sweep_html([results, results], names, ["a", "b"])):
         found = browse(page, frame=True)
         assert found["width"] == 400
         assert found["outside"] == []
@@ -232,9 +233,7 @@ def test_the_page_of_a_sweep_is_about_all_settings(results):
         runs=results.runs[results.runs["policy"] == "mean"],
         machines=["another machine"],
     )
-    page = report.sweep_html(
-        [results, other], ["task=synthetic", "task=digits"], ["task=synthetic", "default"]
-    )
+    page = sweep_html([results, other], ["task=synthetic", "task=digits"], ["task=synthetic", "default"])
     assert "<h1>byzgym sweep: synthetic, digits</h1>" in page
     assert "<tr><td>task</td><td>synthetic; digits</td></tr>" in page.replace("<wbr>", "")
     assert "<tr><td>qv_size</td><td>10; 5</td></tr>" in page.replace("<wbr>", "")
