@@ -120,12 +120,16 @@ def show(found: Sequence[Results], folder: Path, terminal: Terminal, shape: Shap
             continue
         if len(found) > 1:
             terminal.print(f"\n{name}")
+        try:
+            with mistakes(OSError):
+                make_room(place)  # also of other attacks, f or formats
+                paths = report.write(results, place, shape.highlight, shape.formats)
+                paths += threat_model.write(results.threat_models, place)
+                written += [path.relative_to(folder) for path in paths]
+        except InputError:  # the tables need no file
+            report.show(results, terminal.console)
+            raise
         report.show(results, terminal.console)
-        with mistakes(OSError):
-            make_room(place)  # also of other attacks, f or formats
-            paths = report.write(results, place, shape.highlight, shape.formats)
-            paths += threat_model.write(results.threat_models, place)
-            written += [path.relative_to(folder) for path in paths]
     if not written:
         raise InputError(f"{folder} holds no finished runs yet")
     if len(found) > 1:
