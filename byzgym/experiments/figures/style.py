@@ -64,10 +64,9 @@ class Palette:
     """
 
     def __init__(self, results: Results, highlight: Sequence[str] = ()) -> None:
-        policies, references = results.comparison.policies, results.references
+        policies, references, many = results.comparison.policies, results.references, has_many(results)
         # A setting without any of the chosen policies is shown in colours.
         self.highlighted = [policy for policy in policies if policy in highlight]
-        many = len(policies) - len(references) > MOST_COLORS
         shown = [*series.best(results, BEST), *references] if many else policies
         self._coloured = self.highlighted or [policy for policy in policies if policy in shown]
         self._several_seeds = results.runs["seed"].nunique() > 1
@@ -75,21 +74,15 @@ class Palette:
         self._names = dict(zip(policies, names, strict=True))
         self._others = ""
         if many:
-            count = len(policies) - len(self._coloured)
+            count = len({*results.runs["policy"]}.difference(self._coloured))
             best = "" if self.highlighted else f" (best {BEST} by worst case in colour)"
             self._others = f"{count} other{'s' * (count > 1)}{best}"
-        special = {*_AGENT_DASHES, *references}
-        plain = [policy for policy in (self._coloured if many else policies) if policy not in special]
-        lines = dict.fromkeys(policies, Line(_GREY, (), 1.8, 3))
-        lines |= {policy: _plain_line(number) for number, policy in enumerate(plain)}
-        lines |= {name: Line(_AGENT_COLOR, dashes, 2.4, 5) for name, dashes in _AGENT_DASHES.items()}
-        lines |= {name: Line(_REFERENCE_COLOR, (3.7, 1.6), 1.6, 4) for name in references}
-        self._lines = {policy: lines[policy] for policy in policies}
-        for policy in policies:
+        self._lines = _lines(policies, references, self._coloured if many else policies)
+        for policy, line in self._lines.items():
             if policy not in self._coloured:
-                self._lines[policy] = _dimmed(lines[policy], 0.8 if many else 1.4)
+                self._lines[policy] = _dimmed(line, 0.8 if many else 1.4)
             elif self.highlighted:
-                self._lines[policy] = replace(lines[policy], width=2.4, order=6)
+                self._lines[policy] = replace(line, width=2.4, order=6)
 
     def line(self, policy: str) -> Line:
         """A policy's line."""
@@ -129,6 +122,11 @@ class Palette:
         if not self._others or self.highlighted:
             return ""
         return f"In colour are the {BEST} policies of the best worst case (mean over f), and references."
+
+
+def has_many(results: Results) -> bool:
+    """Whether more policies have runs than colours can tell apart."""
+    return len({*results.runs["policy"]}.difference(results.references)) > MOST_COLORS
 
 
 def check_highlight(highlight: Sequence[str], policies: Iterable[str]) -> None:
@@ -247,6 +245,16 @@ def label_ends(axes: Any, unnamed: Collection[str] = ()) -> None:
     if shared:
         place = {"loc": "upper right", "bbox_to_anchor": (1.0, -0.1), "frameon": False}
         axes.legend(list(shared.values()), list(shared), labelcolor=_GREY_TEXT, **place)
+
+
+def _lines(policies: Sequence[str], references: Sequence[str], coloured: Sequence[str]) -> dict[str, Line]:
+    """A line for each policy; those that are not to be coloured are all alike."""
+    plain = [policy for policy in coloured if policy not in {*_AGENT_DASHES, *references}]
+    lines = dict.fromkeys(policies, Line(_GREY, (), 1.8, 3))
+    lines |= {policy: _plain_line(number) for number, policy in enumerate(plain)}
+    lines |= {name: Line(_AGENT_COLOR, dashes, 2.4, 5) for name, dashes in _AGENT_DASHES.items()}
+    lines |= {name: Line(_REFERENCE_COLOR, (3.7, 1.6), 1.6, 4) for name in references}
+    return {policy: lines[policy] for policy in policies}
 
 
 def _plain_line(number: int) -> Line:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from byzgym.experiments.figures.maps import tasks
-from byzgym.experiments.figures.style import BEST, MOST_COLORS
+from byzgym.experiments.figures.style import BEST, has_many
 from byzgym.experiments.results import Results
 
 FIGURES = {
@@ -59,7 +59,7 @@ def caption(figure: Path, colours: str = "") -> str:
 
 def colours(results: Results) -> str:
     """Which lines are in colour, where those are not all."""
-    if len(results.comparison.policies) - len(results.references) <= MOST_COLORS:
+    if not has_many(results):
         return ""
     return f"In colour are highlighted policies, or the {BEST} of the best worst case and references."
 
