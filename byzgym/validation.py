@@ -47,8 +47,25 @@ def blamed(author: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.add_note(f"raised by {author}")
+        note = f"raised by {author}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
         raise
+
+
+def with_notes(error: BaseException) -> str:
+    """The message of an error, and whose code it comes from, on one line.
+
+    Example:
+        >>> try:
+        ...     with blamed("attack mine"):
+        ...         raise ValueError("what now?")
+        ... except ValueError as error:
+        ...     with_notes(error)
+        'what now? (raised by attack mine)'
+    """
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return " ".join(f"{error}{notes}".split())
 
 
 @contextmanager
