@@ -415,10 +415,6 @@ class Learner:
         if not checkpoint.exists():
             return 0, 0.0
         saved = torch.load(checkpoint)
-        if saved["config"] != _settings(self.config):
-            raise ValueError(
-                f"{checkpoint} is of {saved['config']}, got {_settings(self.config)}; choose another --out"
-            )
         for name in ("network", "mean", "optimizer"):
             getattr(self, name).load_state_dict(saved[name])
         self.bank = saved["bank"]
@@ -487,6 +483,24 @@ def _settings(config: Config) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name != "out"}
 
 
+def check_checkpoint(config: Config) -> None:
+    """Stop where a checkpoint is of a training with other settings."""
+    checkpoint = config.out / "checkpoint.pt"
+    if not checkpoint.exists():
+        return
+    settings = torch.load(checkpoint)["config"], _settings(config)
+    then, now = ({name: repr(value) for name, value in given.items()} for given in settings)
+    differing = [
+        f"{name}={then.get(name, 'unknown')}, now {now.get(name, 'unknown')}"
+        for name in now | then
+        if then.get(name) != now.get(name)
+    ]
+    if differing:
+        raise SystemExit(
+            f"{checkpoint} was trained with {'; '.join(differing)}; give the same settings or another --out"
+        )
+
+
 def gathered(mine: list[Any]) -> list[Any]:
     """The items of all processes."""
     everybody: list[Any] = [None] * distributed.get_world_size()
@@ -497,6 +511,7 @@ def gathered(mine: list[Any]) -> list[Any]:
 def main(config: Config) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     with files.lock(config.out):
+        check_checkpoint(config)
         (config.out / "meeting").unlink(missing_ok=True)
         torch.multiprocessing.spawn(train, (config,), nprocs=config.processes)
 

@@ -8,8 +8,11 @@ import numbers
 import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,8 +50,25 @@ def blamed(author: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.add_note(f"raised by {author}")
+        note = f"raised by {author}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
         raise
+
+
+def with_notes(error: BaseException) -> str:
+    """The message of an error, and whose code it comes from, on one line.
+
+    Example:
+        >>> try:
+        ...     with blamed("attack mine"):
+        ...         raise ValueError("what now?")
+        ... except ValueError as error:
+        ...     with_notes(error)
+        'what now? (raised by attack mine)'
+    """
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return " ".join(f"{error}{notes}".split())
 
 
 @contextmanager
@@ -110,6 +130,40 @@ def check_bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {shown(value)}")
     return value
+
+
+def check_kind(name: str, value: Any, kinds: type[Any] | tuple[type[Any], ...], allowed: str) -> None:
+    """Raise a TypeError unless ``value`` is of one of these kinds, which errors call ``allowed``.
+
+    Example:
+        >>> check_kind("path", 3, (str, Path), "a path")
+        Traceback (most recent call last):
+        TypeError: path must be a path, got int
+    """
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} must be {allowed}, got {type(value).__name__}")
+
+
+def check_path(name: str, value: Any) -> Path:
+    """Return ``value``, a string or another path, as a `Path`."""
+    check_kind(name, value, (str, PathLike), "a path")
+    return Path(value)
+
+
+def check_array(name: str, value: Any, kind: type[Any], *shape: str) -> np.ndarray:
+    """Return ``value`` as an array of numbers of this kind, of so many dimensions if a shape is given.
+
+    Raises:
+        TypeError: If it is none.
+        ValueError: If it has another number of dimensions.
+    """
+    try:
+        array = np.asarray(value, dtype=kind)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be an array of numbers, got {shown(value)}") from None
+    if shape and array.ndim != len(shape):
+        raise ValueError(f"{name} must have shape [{', '.join(shape)}], got {list(array.shape)}")
+    return array
 
 
 def check_tensor(name: str, value: Any, *shape: Any) -> None:

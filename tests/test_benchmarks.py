@@ -28,5 +28,13 @@ def test_a_round():
 
 
 @pytest.mark.slow
+def test_a_round_of_agents():
+    text = run("agents.py", "--repeats", "1", "--threads", "1")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "<=" in line]
+    assert [(row[0], row[2], row[5]) for row in rows] == [("gaa", "mean", "<= 3"), ("set", "krum", "<= 4")]
+    assert all(float(row[4]) > 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_convolutions():
     assert "lenet" in run("convolutions.py", "--models", "lenet", "--threads", "1", "--repeats", "1")

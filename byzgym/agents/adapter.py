@@ -77,7 +77,8 @@ class PolicyAgent(Agent):
         """See `Policy.reset`. An object whose ``reset`` has no parameter ``envs`` is reset as a whole."""
         reset = getattr(self.policy, "reset", None)
         if reset is not None:
-            reset(**({"envs": envs} if "envs" in inspect.signature(reset).parameters else {}))
+            with blamed(f"policy {self.name!r}"):
+                reset(**({"envs": envs} if "envs" in inspect.signature(reset).parameters else {}))
 
     def _attach(self, simulation: Simulation) -> None:
         self._set_policy(self._build(simulation.num_rows, simulation.most_byzantine, simulation))

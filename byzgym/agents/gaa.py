@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from byzgym.agents.base import Agent, name_of
 from byzgym.agents.registry import attach_inner, make_inner, registry
 from byzgym.aggregation import Decision, ServerView, combine, move_credit
+from byzgym.aggregation.view import differentiated
 from byzgym.ambient import shielded
 from byzgym.files import write_whole
 from byzgym.numerics.distances import row_norms
@@ -202,9 +203,9 @@ class GAA(Agent):
         Both losses are on the present samples, which may be new.
         """
         assert view.qv_loss is not None  # the first round of a view without it fails
-        loss, gradient = _loss_and_gradient(view.qv_loss, view.theta)
+        loss, gradient = differentiated(view.qv_loss, view.theta)
         if self.after_rise == "start":
-            before, earlier = _loss_and_gradient(view.qv_loss, self._rounds[-1].theta)
+            before, earlier = differentiated(view.qv_loss, self._rounds[-1].theta)
             gradient = torch.where((loss > before)[:, None], earlier, gradient)
         loss, gradient = loss.to(self._credits.dtype), gradient.to(self._credits.dtype)
         slopes = []
@@ -302,15 +303,6 @@ def _decide(policy: list[Tensor], played: _Round, loss: Tensor, last: Tensor) ->
         x = torch.baddbmm(policy[layer + 1], policy[layer], F.relu(x) if layer else x)
     logits = x.mean(2) if played.prior is None else x.mean(2) + played.prior
     return move_credit(torch.softmax(logits, 1), played.rejected)
-
-
-def _loss_and_gradient(qv_loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
-    """The QV loss [E] and its gradient [E, d] at parameters [E, d]."""
-    with torch.enable_grad():
-        theta = theta.detach().clone().requires_grad_()
-        loss = qv_loss(theta)
-        (gradient,) = torch.autograd.grad(loss.sum(), theta)
-    return loss.detach(), gradient
 
 
 def _prior(start: Agent, view: ServerView) -> Tensor:

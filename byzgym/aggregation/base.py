@@ -15,7 +15,7 @@ from byzgym.aggregation.view import ServerView
 from byzgym.ambient import without_autocast
 from byzgym.numerics.finite import finite_rows, is_finite
 from byzgym.registry import describe
-from byzgym.validation import check_int, check_tensor
+from byzgym.validation import blamed, check_int, check_tensor
 
 EQUIVARIANT = frozenset({"permutation", "translation", "scale"})
 """The ``claims`` of a rule that is at home in any coordinates."""
@@ -318,7 +318,8 @@ class CallableRule(Rule):
         vars(self)["claims"] = frozenset(getattr(function, "claims", ()))
 
     def _aggregate(self, gradients: Tensor) -> Tensor:
-        result = self.function(gradients)
+        with blamed(f"rule {self.name!r}"):
+            result = self.function(gradients)
         check_tensor(f"the result of rule {self.name!r}", result, *gradients.shape[:-2], gradients.shape[-1])
         return result
 

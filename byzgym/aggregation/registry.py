@@ -176,7 +176,7 @@ def make_for(spec: RuleSpec, num_workers: int, num_byzantine: int) -> Rule:
     if not _is_told(spec):
         allowed = rule.max_byzantine(num_workers)
         if allowed < 0:
-            raise ValueError(f"rule {_described(spec)} needs {rule.condition}, got n={num_workers}")
+            raise ValueError(f"rule {described(spec)} needs {rule.condition}, got n={num_workers}")
         rule = _made(spec, min(num_byzantine, allowed))
     rule.check(torch.zeros(num_workers, 1))
     return rule
@@ -186,7 +186,7 @@ def _made_or_warned(spec: RuleSpec) -> Rule:
     spec = normalised(spec)
     rule = _made(spec)
     if rule.uses_num_byzantine and not _is_told(spec):
-        warnings.warn(f"rule {_described(spec)} is not told num_byzantine and assumes 0", stacklevel=3)
+        warnings.warn(f"rule {described(spec)} is not told num_byzantine and assumes 0", stacklevel=3)
     return rule
 
 
@@ -222,6 +222,7 @@ def _is_told(spec: Any) -> bool:
     return not isinstance(spec, Mapping) or "num_byzantine" in spec
 
 
-def _described(spec: Any) -> str:
+def described(spec: Any) -> str:
     """`describe`, with pre-aggregators in front of the name."""
+    spec = normalised(spec)
     return label(spec) if isinstance(spec, Mapping) else describe(spec)

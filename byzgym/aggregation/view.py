@@ -12,7 +12,7 @@ from torch import Tensor
 
 from byzgym.memory import Memory
 from byzgym.numerics.finite import finite_gradient, finite_loss, finite_rows
-from byzgym.validation import check_tensor
+from byzgym.validation import blamed, check_tensor
 
 
 @dataclass(eq=False, repr=False)
@@ -163,15 +163,12 @@ class ServerView:
             ValueError: If the job has no QV samples, or what it computes has another shape.
         """
         if self.qv_loss_and_gradient is not None:
-            loss, gradient = self.qv_loss_and_gradient(theta)
+            with blamed("qv_loss_and_gradient"):
+                loss, gradient = self.qv_loss_and_gradient(theta)
         elif self.qv_loss is None:
             raise ValueError("the ServerView has no qv_loss: this job has no quasi-validation samples")
         else:
-            with torch.enable_grad():
-                theta = theta.detach().clone().requires_grad_()
-                loss = self.qv_loss(theta)
-                check_tensor("what qv_loss returns", loss, self.num_envs)
-                (gradient,) = torch.autograd.grad(loss.sum(), theta)
+            loss, gradient = differentiated(self.qv_loss, theta)
         check_tensor("the QV loss", loss, self.num_envs)
         check_tensor("the gradient of the QV loss", gradient, *self.theta.shape)
         return finite_loss(loss.detach()), finite_gradient(gradient)
@@ -254,6 +251,28 @@ class ServerView:
                     contrasts = finite_gradient(contrasts)
                 self._qv_samples = finite_gradient(gradients), contrasts
         return self._qv_samples
+
+
+def differentiated(qv_loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
+    """A QV loss [E] and its gradient [E, d] at parameters [E, d], both detached.
+
+    Raises:
+        TypeError: If the loss is no tensor.
+        ValueError: If it has another shape, or cannot be differentiated in theta.
+    """
+    with torch.enable_grad(), blamed("qv_loss"):
+        theta = theta.detach().clone().requires_grad_()
+        loss = qv_loss(theta)
+        check_tensor("what qv_loss returns", loss, len(theta))
+        gradients = (
+            torch.autograd.grad(loss.sum(), theta, allow_unused=True) if loss.requires_grad else [None]
+        )
+    if gradients[0] is None:
+        raise ValueError(
+            "qv_loss must be differentiable in theta (computed from it, not detached, not under "
+            "torch.no_grad()), or qv_loss_and_gradient be given, which is enough for all policies but gaa"
+        )
+    return loss.detach(), gradients[0]
 
 
 def _check_workers(workers: Tensor | None, shape: tuple[int, int], total: int) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from byzgym.validation import with_notes
+
 
 class InputError(Exception):
     """A mistake of the user, reported in one line."""
@@ -111,8 +113,6 @@ def mistakes(*kinds: type[Exception]) -> Iterator[None]:
     except BrokenPipeError:  # nobody reads the output to its end, as in `byzgym list | head`: no mistake
         raise
     except caught as error:
-        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
-        text = str(error).partition(" was raised from the environment creator")[
-            0
-        ]  # Gymnasium adds all arguments
-        raise InputError(" ".join(f"{text}{notes}".split())) from error
+        # Gymnasium adds all arguments.
+        text = with_notes(error).partition(" was raised from the environment creator")[0]
+        raise InputError(text) from error

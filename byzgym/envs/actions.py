@@ -21,8 +21,9 @@ from byzgym.aggregation import (
     ServerView,
     make_for,
 )
+from byzgym.aggregation.registry import described
 from byzgym.simulation import Simulation
-from byzgym.validation import check_choice
+from byzgym.validation import blamed, check_choice
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -161,6 +162,7 @@ class RuleActions(Actions):
         self.rules: list[Rule] = [
             make_for(rule, simulation.num_rows, simulation.most_byzantine) for rule in rules
         ]
+        self._names = [described(rule) for rule in rules]
         self.space = spaces.Discrete(len(self.rules))
         self._simulation = simulation
         simulation.use_rules([shown_rule(rule) for rule in self.rules])
@@ -180,10 +182,12 @@ class RuleActions(Actions):
         credits = torch.full_like(view.previous_credits, torch.nan)
         for number in sorted(set(actions.tolist())):
             envs = (numbers == number).nonzero()[:, 0]
-            decision = self.rules[number].decide(view if len(envs) == view.num_envs else view.of(envs))
-            update[envs] = decision.update.to(update)
-            if decision.credits is not None:
-                credits[envs] = decision.credits.to(credits)
+            part = view if len(envs) == view.num_envs else view.of(envs)
+            with blamed(f"rule {self._names[number]!r}"):
+                decision = self.rules[number].decide(part)
+                update[envs] = decision.update.to(update)
+                if decision.credits is not None:
+                    credits[envs] = decision.credits.to(credits)
         self._simulation.use_rules(self._simulation.rules, numbers)  # last: a rule may fail
         return Decision(update, credits)
 

@@ -14,6 +14,7 @@ from byzgym.envs.actions import as_array
 from byzgym.envs.config import EnvConfig
 from byzgym.envs.core import Core, Shell, pick, row
 from byzgym.envs.rendering import History, Renderer
+from byzgym.validation import with_notes
 
 
 class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
@@ -186,7 +187,13 @@ class ByzantineAggregationEnv(Shell, gym.Env[Any, np.ndarray]):
                 f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}"
             )
         self.render_mode = render_mode
-        self._core = Core(1, arguments)
+        try:
+            self._core = Core(1, arguments)
+        except TypeError as error:
+            # gymnasium.make raises another one with this text alone: the text must say whose it is.
+            if not hasattr(error, "__notes__"):
+                raise
+            raise TypeError(with_notes(error)) from error
         self.observation_space = self._core.observations.space
         self.action_space = self._core.actions.space
         self._begun = False

@@ -23,6 +23,7 @@ from byzgym.experiments import identity, play, store
 from byzgym.experiments.config import Comparison
 from byzgym.experiments.play import Member
 from byzgym.experiments.results import library_versions
+from byzgym.validation import with_notes
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ def failed(unit: Unit, error: str) -> Played:
 
 def told(error: BaseException) -> str:
     """An error in one line, with the notes that say where it comes from."""
-    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
-    return " ".join(f"{type(error).__name__}: {error}{notes}".split())
+    return f"{type(error).__name__}: {with_notes(error)}"
 
 
 def _signed(unit: Unit, entries: list[dict[str, Any]]) -> Played:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from byzgym.forensics.copies import groups
 from byzgym.forensics.patterns import pattern, settled
 from byzgym.forensics.suspicion import Threshold, calibrate
 from byzgym.forensics.trace import Trace
+from byzgym.validation import check_kind
 
 _LISTED = 12  # workers that a line names
 
@@ -104,6 +106,9 @@ def analyse(trace: Trace) -> Analysis:
     Args:
         trace: Of a `Log` or a record, or your own.
 
+    Raises:
+        TypeError: If it is no `Trace`.
+
     Example:
         >>> credits = np.full((40, 4), 1 / 3)
         >>> credits[:, 3] = 0
@@ -143,6 +148,11 @@ def analyse(trace: Trace) -> Analysis:
         copied_credit=_copied_credit(trace),
         groups=tuple(map(tuple, resembling)),
     )
+
+
+def check_analysis(analysis: Any) -> None:
+    """Raise a TypeError unless this is an `Analysis`."""
+    check_kind("analysis", analysis, Analysis, "an Analysis, which analyse(trace) gives")
 
 
 def _copied_credit(trace: Trace) -> float:

@@ -9,6 +9,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from byzgym.numerics.distances import row_norms, squared_distances
+from byzgym.validation import check_array, check_tensor
 
 OWN = 0.05
 """Near copies differ by at most this part of the larger of their norms."""
@@ -39,6 +40,7 @@ def near_copies(gradients: Tensor) -> Tensor:
         >>> near_copies(torch.tensor([[[1.0, 0.0], [0.9, 0.5], [1.0, 0.0], [0.8, -0.4]]]))
         tensor([[0, 1, 0, 3]])
     """
+    check_tensor("gradients", gradients, "E", "n", "d")
     num_workers = gradients.shape[1]
     squared = squared_distances(gradients).double()
     norms = row_norms(gradients).double()
@@ -73,6 +75,7 @@ def groups(copy_of: np.ndarray) -> list[list[int]]:
         >>> groups(np.array([[0, 1, 0, 3]] * 5))
         [[0, 2]]
     """
+    copy_of = check_array("copy_of", copy_of, int, "T", "n")
     num_workers = copy_of.shape[1]
     if num_workers < 2:
         return []

@@ -14,7 +14,7 @@ from byzgym.ambient import without_autocast
 from byzgym.forensics.copies import near_copies
 from byzgym.forensics.trace import Trace
 from byzgym.numerics.distances import row_norms
-from byzgym.validation import check_int, check_tensor
+from byzgym.validation import check_int, check_kind, check_tensor
 
 MEMORY = 10
 """Rounds over which the mean of the past updates forgets: it is m <- (1 - 1/10) m + 1/10 update."""
@@ -68,8 +68,11 @@ class Log:
             decision: Of any policy, with credits or without.
 
         Raises:
+            TypeError: If these are something else.
             ValueError: If the shapes are not those of the view or of the rounds before; nothing changes then.
         """
+        check_kind("view", view, ServerView, "a ServerView")
+        check_kind("decision", decision, Decision, "a Decision")
         if view.workers is not None:
             raise ValueError(
                 "view must be of all workers, which the log tells apart by their rows, got "

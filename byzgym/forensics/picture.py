@@ -9,8 +9,9 @@ import numpy as np
 
 from byzgym.envs.rendering import default_style
 from byzgym.files import write_whole
-from byzgym.forensics.analysis import Analysis
+from byzgym.forensics.analysis import Analysis, check_analysis
 from byzgym.forensics.patterns import stretches
+from byzgym.validation import check_array, check_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,16 +37,20 @@ def draw(analysis: Analysis, path: str | Path, title: str = "", byzantine: np.nd
         byzantine: Who was Byzantine, bool, shape [T, n], drawn as an orange strip at the top of the row.
 
     Raises:
+        TypeError: If the analysis or the path is none.
         ValueError: If the shape or the format does not fit.
         WriteError: If the file cannot be written.
     """
     from matplotlib import rc_context
 
-    if byzantine is not None and np.shape(byzantine) != analysis.flagged.shape:
-        raise ValueError(
-            f"byzantine must have shape {list(analysis.flagged.shape)}, got {list(np.shape(byzantine))}"
-        )
-    path = Path(path)
+    check_analysis(analysis)
+    if byzantine is not None:
+        byzantine = check_array("byzantine", byzantine, bool)
+        if byzantine.shape != analysis.flagged.shape:
+            raise ValueError(
+                f"byzantine must have shape {list(analysis.flagged.shape)}, got {list(byzantine.shape)}"
+            )
+    path = check_path("path", path)
     with default_style(), rc_context({"text.parse_math": False}), write_whole(path) as temporary:
         figure = _figure(analysis, title, byzantine)
         figure.savefig(temporary, dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.12)

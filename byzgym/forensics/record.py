@@ -31,7 +31,7 @@ from byzgym.files import WriteError, write_whole
 from byzgym.forensics.analysis import Analysis, analyse
 from byzgym.forensics.log import Log
 from byzgym.forensics.trace import Trace
-from byzgym.validation import shown
+from byzgym.validation import check_array, check_kind, check_path, shown
 
 SCHEMA = 1
 """Rises whenever the fields change."""
@@ -72,7 +72,7 @@ class Recorder:
     Raises:
         FileExistsError: If the file exists and ``overwrite`` is False.
         WriteError: If it cannot be written.
-        TypeError: If the configuration is no JSON.
+        TypeError: If the configuration is no JSON, or the path is none.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class Recorder:
         configuration: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = check_path("path", path)
+        check_kind("configuration", configuration, (Mapping, type(None)), "a mapping or None")
         versions = {name: version(name) for name in ("torch", "numpy", "scipy")}
         versions = {"byzgym": byzgym.__version__, **versions, "python": platform.python_version()}
         header = {"type": "header", "schema": SCHEMA, "versions": versions}
@@ -103,11 +104,13 @@ class Recorder:
             byzantine: Who is Byzantine in this round, bool, shape [n], where a simulation knows it.
 
         Raises:
+            TypeError: If the log is none.
             ValueError: If the record is closed.
             WriteError: If the line cannot be written.
         """
         if self._file is None:
             raise ValueError(f"the record {self.path} is closed")
+        check_kind("log", log, Log, "a Log")
         self._write(json.dumps(_round(log.trace(run, last=1), 0, byzantine)))
 
     def close(self) -> Analysis | None:
@@ -150,7 +153,8 @@ def finish(path: str | Path) -> Analysis | None:
 
     A record without rounds stays as it is.
     """
-    header, rounds, _ = _lines(Path(path))
+    path = check_path("path", path)
+    header, rounds, _ = _lines(path)
     if not rounds:
         return None
     analysis = analyse(_trace(rounds))
@@ -181,10 +185,11 @@ def read(path: str | Path) -> Record:
     """Read a record, also of a run that was interrupted or still goes on.
 
     Raises:
+        TypeError: If the path is none.
         FileNotFoundError: If there is no such file.
         ValueError: If it is no record, or holds no rounds.
     """
-    path = Path(path)
+    path = check_path("path", path)
     header, rounds, last = _lines(path)
     if not rounds:
         raise ValueError(f"{path} holds no rounds")
@@ -238,7 +243,8 @@ def _round(trace: Trace, at: int, byzantine: Tensor | np.ndarray | None) -> dict
         "update_norm": _number(trace.update_norm[at]),
     }
     if byzantine is not None:
-        known = byzantine.cpu().numpy() if isinstance(byzantine, Tensor) else np.asarray(byzantine)
+        given = byzantine.cpu() if isinstance(byzantine, Tensor) else byzantine
+        known = check_array("byzantine", given, bool)
         if known.shape != credits.shape:
             raise ValueError(f"byzantine must have shape {list(credits.shape)}, got {list(known.shape)}")
         line["byzantine"] = np.flatnonzero(known).tolist()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-from byzgym.forensics.trace import Trace
+from byzgym.forensics.trace import Trace, check_trace
+from byzgym.validation import check_array, check_int
 
 WINDOWS = (1, 3, 9)
 """Lengths, in rounds, over which traces may be averaged."""
@@ -46,6 +47,8 @@ def suspicion(trace: Trace, window: int = 1) -> np.ndarray:
         array([[0., 0., 1.],
                [0., 0., 1.]])
     """
+    check_trace(trace)
+    check_int("window", window, low=1)
     credits = _averaged(np.where(trace.copying, 0, trace.credits), window)
     total = credits.sum(1, keepdims=True)
     given = total > 0  # false for NaN, too
@@ -136,7 +139,9 @@ def split(scores: np.ndarray) -> tuple[float, float, float]:
         >>> threshold, gap
         (0.5, 0.88)
     """
-    ordered = np.sort(scores, axis=None)
+    ordered = np.sort(check_array("scores", scores, float), axis=None)
+    if not len(ordered):
+        raise ValueError("scores must not be empty")
     below = np.arange(1, len(ordered))
     above = len(ordered) - below
     if not len(below) or ordered[0] == ordered[-1]:
@@ -162,6 +167,7 @@ def calibrate(trace: Trace) -> tuple[Threshold, np.ndarray]:
     Returns:
         The threshold, and the suspicions [T, n] with its window.
     """
+    check_trace(trace)
     best, scores = Threshold(np.inf, 1, -1.0, 0.0), np.zeros(0)
     for window in WINDOWS:
         if window > max(1, trace.num_rounds // 4):

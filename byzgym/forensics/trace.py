@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from byzgym.validation import shown
+from byzgym.validation import check_array, check_kind, shown
 
 _KINDS: dict[str, tuple[Any, Any]] = {
     "credits": (float, np.nan),
@@ -40,6 +40,7 @@ class Trace:
         update_norm: The norm of the update.
 
     Raises:
+        TypeError: If one is no array of numbers.
         ValueError: If shapes do not fit, or a value is not allowed.
 
     Example:
@@ -60,9 +61,10 @@ class Trace:
         known = self.credits if self.credits is not None else self.cosine
         if known is None:
             raise ValueError("a trace needs credits or cosine, shape [T, n]")
-        if np.ndim(known) != 2 or 0 in np.shape(known):
-            raise ValueError(f"credits and cosine must have shape [T, n], got {list(np.shape(known))}")
-        rounds, workers = np.shape(known)
+        shape = check_array("credits or cosine", known, float, "T", "n").shape
+        if 0 in shape:
+            raise ValueError(f"credits or cosine must have at least one round and worker, got {list(shape)}")
+        rounds, workers = shape
         usual = {"copy_of": np.tile(np.arange(workers), (rounds, 1)), "round": np.arange(rounds)}
         for field in fields(self):
             name, given = field.name, getattr(self, field.name)
@@ -70,7 +72,7 @@ class Trace:
             shape = (rounds,) if name in ("round", "qv_loss", "update_norm") else (rounds, workers)
             if given is None:
                 given = usual[name] if name in usual else np.full(shape, missing)
-            values = np.array(given, dtype=kind)
+            values = check_array(name, given, kind).copy()
             if values.shape != shape:
                 raise ValueError(f"{name} must have shape {list(shape)}, got {list(values.shape)}")
             object.__setattr__(self, name, values)
@@ -100,3 +102,8 @@ class Trace:
         """Who is a near copy of somebody in each round, bool, shape [T, n]."""
         workers = self.num_workers
         return np.stack([np.bincount(first, minlength=workers)[first] > 1 for first in self.copy_of])
+
+
+def check_trace(trace: Any) -> None:
+    """Raise a TypeError unless this is a `Trace`."""
+    check_kind("trace", trace, Trace, "a Trace, such as log.trace() or read(path).trace")

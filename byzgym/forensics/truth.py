@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from byzgym.forensics.analysis import Analysis
+from byzgym.forensics.analysis import Analysis, check_analysis
+from byzgym.validation import check_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,7 @@ def evaluate(analysis: Analysis, byzantine: np.ndarray) -> Evaluation:
         byzantine: Who was Byzantine in each round, bool, shape [T, n]; [n] where that never changed.
 
     Raises:
+        TypeError: If the analysis is none.
         ValueError: If the shape does not fit.
 
     Example:
@@ -51,8 +53,9 @@ def evaluate(analysis: Analysis, byzantine: np.ndarray) -> Evaluation:
         >>> evaluate(found, np.array([False, False, False, True])).precision
         0.5
     """
+    check_analysis(analysis)
     shape = analysis.flagged.shape
-    given = np.asarray(byzantine, dtype=bool)
+    given = check_array("byzantine", byzantine, bool)
     if given.shape not in (shape, shape[1:]):
         raise ValueError(f"byzantine must have shape {list(shape)} or [{shape[1]}], got {list(given.shape)}")
     truth = np.broadcast_to(given, shape)

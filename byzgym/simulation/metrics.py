@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from byzgym.attacks import Triggered
+from byzgym.simulation.config import NamedAttack
 from byzgym.simulation.gradients import GradientEngine
+from byzgym.validation import blamed, check_tensor
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def success_rates(
     theta: Tensor,
     x: Tensor,
     y: Tensor,
-    attacks: Sequence[Any],
+    attacks: Sequence[NamedAttack],
     attack_of: Tensor,
     largest_input: float | None = None,
 ) -> Tensor:
@@ -57,14 +58,17 @@ def success_rates(
     backdoor, or all samples have the target label.
     """
     rates = theta.new_full((len(theta),), torch.nan)
-    for number, attack in enumerate(attacks):
+    for number, named in enumerate(attacks):
+        attack = named.attack
         envs = (attack_of == number).nonzero()[:, 0]
         if not isinstance(attack, Triggered) or not len(envs):
             continue
         others = y != attack.target
         if others.any():
             # A copy, because an attack may be anybody's code.
-            triggered = attack.trigger(x.clone(), largest_input)[others]
+            with blamed(f"attack {named.name}"):
+                triggered = attack.trigger(x.clone(), largest_input)
+                check_tensor("what trigger returns", triggered, *x.shape)
             target = torch.full_like(y[others], attack.target)
-            rates[envs] = test_metrics(engine, theta[envs], triggered, target)["accuracy"]
+            rates[envs] = test_metrics(engine, theta[envs], triggered[others], target)["accuracy"]
     return rates

@@ -352,7 +352,7 @@ class Simulation:
         """
         theta, test = self.server.theta, self.setup.task.test
         measured = metrics.test_metrics(self.engine, theta, *test)
-        attacks, attack_of = [attack.attack for attack in self.workers.attacks], self.workers.attack_of
+        attacks, attack_of = self.workers.attacks, self.workers.attack_of
         rates = metrics.success_rates(self.engine, theta, *test, attacks, attack_of, self.largest_input)
         return measured if rates.isnan().all() else measured | {"attack_success_rate": rates}
 

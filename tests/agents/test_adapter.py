@@ -136,6 +136,19 @@ def test_what_are_no_credits_is_refused(given, error):
     assert caught.value.__notes__ == ["raised by policy 'careless'"]
 
 
+def test_a_reset_that_fails_is_named():
+    class Forgetful:
+        def credits(self, view):
+            return view.previous_credits
+
+        def reset(self, envs=None):
+            raise KeyError("bug")
+
+    with pytest.raises(KeyError) as caught:
+        agents.make_from(Forgetful()).reset()
+    assert caught.value.__notes__ == ["raised by policy 'Forgetful'"]
+
+
 def test_factories_are_told_what_they_ask_for():
     class Asking(Last):
         reference = True

@@ -296,6 +296,11 @@ def test_save_and_load_say_what_is_wrong(tmp_path):
     assert_on_simplex(loaded.credits(normal_view(2, 10)))
 
 
+def test_a_qv_loss_that_cannot_be_differentiated_is_named():
+    with pytest.raises(ValueError, match="qv_loss must be differentiable in theta"):
+        slopes_after(0.5, lambda theta: theta.detach()[:, 0])
+
+
 @pytest.mark.parametrize("content", [b"junk", b"", {"other": 1}, [1]])
 def test_files_without_a_policy_are_refused(tmp_path, content):
     path = tmp_path / "policy.pt"

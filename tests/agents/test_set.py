@@ -220,3 +220,8 @@ def test_a_run_survives_a_malicious_majority(attack):
             simulation.apply(policy.decide(simulation.view))
         accuracy[name] = float(simulation.evaluate()["accuracy"].mean())
     assert accuracy["set"] > 0.93 * accuracy["oracle"]
+
+
+def test_it_says_that_its_weights_were_never_trained():
+    made = agents.make("ensemble", members=["set", "set:pretrained=False"])
+    assert repr(made) == "Ensemble([SetAggregator, SetAggregator(pretrained=False)])"

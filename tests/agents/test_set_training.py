@@ -63,11 +63,17 @@ def test_the_bank_keeps_the_attack_that_spoiled_a_model():
 
 
 def test_a_folder_with_other_settings_is_refused(tmp_path):
-    torch.save({"config": {"seed": 1}}, tmp_path / "checkpoint.pt")
+    path = tmp_path / "checkpoint.pt"
+    settings = {"generations": 3, "groups": 2, "num_envs": 2, "window": 8, "learning_rate": 2e-3}
+    settings |= {"skewed": 0.6, "averaging": 0.004, "bank": 60, "processes": 1}
+    torch.save({"config": settings | {"seed": 1, "rounds": 5}}, path)
     command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), *TINY]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "choose another --out" in done.stderr
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"{path} was trained with sketch=unknown, now 1024; seed=1, now 0; rounds=5, now unknown; "
+        "give the same settings or another --out"
+    ]
 
 
 @pytest.mark.slow

@@ -209,6 +209,12 @@ def test_a_callable_gets_accepted_rows_only():
     assert not rule.linear
 
 
+def test_a_callable_that_fails_is_named():
+    with pytest.raises(TypeError, match="positional argument") as caught:
+        CallableRule(lambda: None, "mine")(normal(2, 4, 5))
+    assert caught.value.__notes__ == ["raised by rule 'mine'"]
+
+
 @pytest.mark.parametrize("result", [None, torch.zeros(3), torch.zeros(2, 5).to_sparse()], ids=str)
 def test_a_callable_must_return_vectors(result):
     with pytest.raises((TypeError, ValueError), match="the result of rule 'mine' must"):

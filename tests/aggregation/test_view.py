@@ -90,6 +90,32 @@ def test_what_a_job_computes_wrongly_is_named(fields, message):
         _ = view.qv_gradient, view.qv_sample_gradients
 
 
+@pytest.mark.parametrize(
+    "qv_loss",
+    [
+        lambda theta: theta.detach().sum(1),
+        lambda theta: torch.no_grad()(torch.Tensor.sum)(theta, 1),
+        lambda theta: torch.zeros(3, requires_grad=True),
+    ],
+    ids=["detached", "no_grad", "unrelated"],
+)
+@pytest.mark.parametrize("part", [None, torch.tensor([0, 2])])
+def test_a_qv_loss_that_cannot_be_differentiated_is_named(qv_loss, part):
+    view = make_view(qv_loss=qv_loss)
+    view = view if part is None else view.of(part)
+    with pytest.raises(ValueError, match=r"qv_loss must be differentiable in theta .*qv_loss_and_gradient"):
+        _ = view.qv_gradient
+    fast = make_view(qv_loss=qv_loss, qv_loss_and_gradient=lambda theta: (theta[:, 0], theta))
+    assert torch.equal(fast.qv_gradient, fast.theta)
+
+
+@pytest.mark.parametrize("name", ["qv_loss", "qv_loss_and_gradient"])
+def test_errors_of_a_job_say_whose_they_are(name):
+    with pytest.raises(TypeError, match="takes 0 positional arguments") as caught:
+        _ = make_view(**{name: lambda: None}).qv_value
+    assert caught.value.__notes__ == [f"raised by {name}"]
+
+
 def test_losses_and_gradients_that_are_not_finite():
     bad = torch.tensor([[torch.nan, 1, 2, torch.inf, -torch.inf]]).expand(3, -1)
     view = make_view(

@@ -187,6 +187,33 @@ def test_a_rule_that_fails_changes_nothing():
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+class Broken(aggregation.Mean):
+    def _credits(self, gradients):
+        return gradients.missing
+
+
+def broken(rows):
+    return rows.missing
+
+
+@pytest.mark.parametrize(
+    ("rule", "notes"),
+    [
+        (broken, ["raised by rule 'broken'"]),
+        (Broken(), ["raised by rule 'Broken'"]),
+        ("test_broken:strength=2", ["raised by rule 'test_broken:strength=2'"]),
+        ("test_broken_pre+mean", ["raised by pre-aggregator 'test_broken_pre'", "raised by rule '{}'"]),
+    ],
+)
+def test_a_rule_that_fails_is_named(rule, notes):
+    aggregation.register("test_broken", lambda strength: broken)
+    aggregation.pre.register("test_broken_pre", lambda: broken)
+    env = started(action="rule", rules=["mean", rule])
+    with pytest.raises(AttributeError) as caught:
+        env.step(1)
+    assert caught.value.__notes__ == [note.format(rule) for note in notes]
+
+
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 @pytest.mark.parametrize("kind", ["rule", "update"])
 def test_vector_equals_single(mode, kind):

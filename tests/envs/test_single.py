@@ -15,6 +15,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import byzgym
 from byzgym import attacks
 from byzgym.envs.rewards import WORST_REWARD
+from byzgym.validation import with_notes
 
 ID = "ByzantineAggregation-v0"
 TINY = {"task": "synthetic", "num_workers": 6, "num_byzantine": 2, "rounds": 10, "pool_size": 8}
@@ -275,3 +276,30 @@ def test_a_loss_of_1000_times_is_divergence(times, diverges):
     assert info["qv_loss"] == loss
     assert (terminated, info["diverged"], reward == WORST_REWARD) == (diverges, diverges, diverges)
     assert not truncated
+
+
+def two_arguments(first, second):
+    return first
+
+
+@pytest.mark.parametrize(
+    ("argument", "what"),
+    [
+        ("attack", "attack"),
+        ("roles", "role function"),
+        ("partition", "partition"),
+        ("qv_source", "qv_source"),
+    ],
+)
+@pytest.mark.parametrize("make_env", [make, lambda **arguments: gym.make_vec(ID, **{**TINY, **arguments})])
+def test_a_wrong_signature_is_named(make_env, argument, what):
+    """Also where gymnasium.make turns a TypeError into another one."""
+    with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were given") as caught:
+        make_env(**{argument: two_arguments})
+    assert f"(raised by {what} two_arguments)" in with_notes(caught.value)
+
+
+def test_a_wrong_argument_keeps_its_error():
+    with pytest.raises(TypeError, match="did you mean 'attack'") as caught:
+        make(atack="ipm")
+    assert caught.value.__cause__.__cause__ is None

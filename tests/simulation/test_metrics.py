@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from byzgym import attacks, tasks
 from byzgym.simulation import metrics
+from byzgym.simulation.config import named_attacks
 
 
 class Logits:
@@ -68,7 +69,7 @@ class Shift(attacks.Triggered):
 
 def test_success_by_hand():
     x, y = torch.tensor([[0.5, 1.0, 0], [0, 1, 0], [0, 0, 1], [0, 3, 0]]), torch.tensor([1, 0, 2, 1])
-    backdoors = [Shift(0), attacks.make("zero"), Shift(2)]
+    backdoors = named_attacks([Shift(0), "zero", Shift(2)])
     theta, of = torch.tensor([[1.0], [-1.0], [1.0], [1.0]]), torch.tensor([0, 0, 1, 2])
     rates = metrics.success_rates(Logits(), theta, x, y, backdoors, of)
     # With the trigger: (1.5, 1, 0), (1, 1, 0), (1, 0, 1), (1, 3, 0); the second has the label 0, and a tie in
@@ -79,6 +80,21 @@ def test_success_by_hand():
     assert rates[3] == 0
     only = metrics.success_rates(Logits(), theta[:1], x[1:2], y[1:2], backdoors, of[:1])
     assert only.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("trigger", "error"),
+    [
+        (lambda self, x: x, "positional argument"),
+        (lambda self, x, largest: x[:1], "what trigger returns must"),
+    ],
+    ids=["signature", "shape"],
+)
+def test_a_trigger_that_fails_is_named(trigger, error):
+    odd = type("Odd", (attacks.Backdoor,), {"trigger": trigger})
+    with pytest.raises((TypeError, ValueError), match=error) as caught:
+        make(attack=odd(size=1)).evaluate()
+    assert caught.value.__notes__ == ["raised by attack Odd"]
 
 
 def test_success_is_among_the_metrics_of_backdoors_only():

@@ -65,7 +65,8 @@ class SetAggregator(Agent):
     def __init__(self, pretrained: bool = True) -> None:
         with seeded(torch.Generator().manual_seed(0)):
             self.network = SetNetwork().eval()
-        if check_bool("pretrained", pretrained):
+        self.pretrained = check_bool("pretrained", pretrained)
+        if self.pretrained:
             self.network.load_state_dict(load_file(PRETRAINED))
         self.network.requires_grad_(False)
         self._sketch: Sketch | None = None
@@ -94,6 +95,9 @@ class SetAggregator(Agent):
         for name in names:
             _write(view, name, state[name])
         return Decision.from_credits(result.credits, view)
+
+    def __repr__(self) -> str:
+        return "SetAggregator" if self.pretrained else "SetAggregator(pretrained=False)"
 
 
 def _read(view: ServerView, name: str, shape: tuple[int, ...]) -> Tensor:

@@ -16,7 +16,7 @@ from byzgym.aggregation.drawing import Key, keys_of
 from byzgym.ambient import without_autocast
 from byzgym.numerics.finite import finite_rows, is_finite
 from byzgym.registry import describe
-from byzgym.validation import check_int, check_tensor
+from byzgym.validation import blamed, check_int, check_tensor
 
 Back = Callable[[Tensor], Tensor]
 """Maps credits [R, m] for rows to credits [R, k], double, for the submissions of which they were made."""
@@ -210,7 +210,8 @@ class CallablePreAggregator(PreAggregator):
         self.name = name or describe(function)
 
     def _rows(self, gradients: Tensor) -> Tensor:
-        result = self.function(gradients)
+        with blamed(f"pre-aggregator {self.name!r}"):
+            result = self.function(gradients)
         what = f"the result of pre-aggregator {self.name!r}"
         check_tensor(what, result, *gradients.shape)
         if result.dtype != gradients.dtype:

@@ -1,12 +1,12 @@
-"""GAA: what a round of it costs beside a round of the mean, and how well it learns online.
+"""Agents: what a round of GAA and of the set aggregator costs, and how well GAA learns online.
 
-    python benchmarks/gaa.py
-    python benchmarks/gaa.py --learning
-    python benchmarks/gaa.py --learning --attacks sign_flip ipm --seeds 10
+    python benchmarks/agents.py
+    python benchmarks/agents.py --learning
+    python benchmarks/agents.py --learning --attacks sign_flip ipm --seeds 10
 
-Without `--learning`: a full round (gradients, attack, credits, GAA's own learning, update) with
-`agents.make("gaa")` and one with the mean, in turns in one process, in the setting of `round.py`
-(n=20, f=6, ipm, B=32, d=118k).
+Without `--learning`: a full round (gradients, attack, the agent's decision and its own learning, update) of
+GAA beside one of the mean, and of the set aggregator beside one of krum. All play in turns in one process, in
+the setting of `round.py` (MLP 784-128-128-10 with d=118k, n=20, f=6, ipm, B=32).
 
 With it: one run per attack and seed on digits, 7 of 10 workers Byzantine, GAA learning while it governs the
 run. Final test accuracy beside that of the benign-only oracle, which is told who is honest (a reference),
@@ -31,12 +31,13 @@ from _timing import (
 from rich.console import Console
 from rich.table import Column, Table
 
-from byzgym import agents, aggregation
+from byzgym import agents
 from byzgym.simulation import Simulation
 
-MOST_OF_MEAN = 3.0
+# What a round of an agent may take, in units of a round of what stands beside it.
+MOST = {("gaa", "mean"): 3.0, ("set", "krum"): 4.0}
 LEAST_OF_ORACLE = 0.95
-PER_TURN = {"gaa": 16, "mean": 16}  # batches are drawn for 16 rounds at a time
+PER_TURN = 16  # batches are drawn for 16 rounds at a time
 
 
 def main(
@@ -47,14 +48,14 @@ def main(
     repeats: int = 15,
     threads: int = 2,
 ) -> None:
-    """Time or judge GAA.
+    """Time agents, or judge GAA.
 
     Args:
-        learning: Judge what it learns; else time a round.
+        learning: Judge what GAA learns; else time a round of it and of the set aggregator.
         attacks: With ``learning``: one group of runs for each.
         seeds: With ``learning``: runs per attack, with the seeds 0, 1, ...
         rounds: With ``learning``: length of a run.
-        repeats: Turns of both when timing; the medians are shown.
+        repeats: Turns of each when timing; the medians are shown.
         threads: For torch.
     """
     torch.set_num_threads(threads)
@@ -64,25 +65,34 @@ def main(
 
 
 def round_table(repeats: int) -> Table:
-    gaa, mean = mnist_shaped_simulation(), mnist_shaped_simulation()
-    rule = aggregation.make("mean")
-    agent = agents.make("gaa")
-    calls: dict[str, Callable[[], None]] = {
-        "gaa": lambda: play(gaa, agent),
-        "mean": lambda: mean.apply(rule(mean.gradients)),
-    }
-    seconds = medians(calls, repeats, PER_TURN)
-    ratio = seconds["gaa"] / seconds["mean"]
-    title = f"A round: n={NUM_WORKERS}, f={NUM_BYZANTINE}, d={gaa.num_parameters}"
-    table = Table("GAA ms", "mean ms", "times the mean", "target", "reached", title=title)
-    table.add_row(
-        f"{1e3 * seconds['gaa']:.2f}",
-        f"{1e3 * seconds['mean']:.2f}",
-        f"{ratio:.2f}",
-        f"<= {MOST_OF_MEAN:g}",
-        verdict(ratio <= MOST_OF_MEAN),
+    simulations = {name: mnist_shaped_simulation() for pair in MOST for name in pair}
+    seconds = medians(
+        {name: rounds_of(name, simulation) for name, simulation in simulations.items()},
+        repeats,
+        dict.fromkeys(simulations, PER_TURN),
     )
+    if diverged := [name for name, simulation in simulations.items() if simulation.diverged.any()]:
+        raise RuntimeError(f"the runs of {diverged} diverged, so their rounds were not all full ones")
+    d = next(iter(simulations.values())).num_parameters
+    title = f"A round: n={NUM_WORKERS}, f={NUM_BYZANTINE}, d={d}"
+    table = Table("agent", "ms", "beside", "ms", "ratio", "target", "reached", title=title)
+    for (agent, beside), most in MOST.items():
+        ratio = seconds[agent] / seconds[beside]
+        table.add_row(
+            agent,
+            f"{1e3 * seconds[agent]:.2f}",
+            beside,
+            f"{1e3 * seconds[beside]:.2f}",
+            f"{ratio:.2f}",
+            f"<= {most:g}",
+            verdict(ratio <= most),
+        )
     return table
+
+
+def rounds_of(name: str, simulation: Simulation) -> Callable[[], None]:
+    agent = agents.build(name, simulation)
+    return lambda: play(simulation, agent)
 
 
 def learning_table(attacks: Sequence[str], seeds: int, rounds: int) -> Table:
