@@ -21,7 +21,7 @@ from rich.progress import Progress
 from byzgym import aggregation
 from byzgym.experiments import Comparison, compare
 from byzgym.experiments.engine import Processes, cores
-from byzgym.experiments.results import read_all
+from byzgym.experiments.reading import read_all
 from byzgym.experiments.statistics import counted
 from byzgym.experiments.store import Store
 

@@ -58,7 +58,7 @@ class Tracked(Playing, Shape):
 def play(playing: Tracked, comparisons: Sequence[Comparison], terminal: Terminal) -> None:
     """Play what is missing of comparisons, then tabulate, draw and report what the folder holds of them."""
     from byzgym.experiments.grid import Grid, engine_for
-    from byzgym.experiments.results import read_all
+    from byzgym.experiments.reading import read_all
 
     def written(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
@@ -100,7 +100,7 @@ def complain(problem: str) -> None:
 def show(found: Sequence[Results], folder: Path, terminal: Terminal, shape: Shape) -> None:
     """Print the tables of every setting, and write its report: into the folder, or one of its own below."""
     from byzgym.experiments import report, threat_model
-    from byzgym.experiments.results import make_room
+    from byzgym.experiments.drawings import make_room
     from byzgym.experiments.store import NAME
     from byzgym.experiments.sweep import folder as folder_of
     from byzgym.experiments.sweep import named

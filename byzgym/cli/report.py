@@ -20,7 +20,7 @@ class Report(Shape):
 
     def run(self, terminal: Terminal) -> None:
         """Read, tabulate, draw and report."""
-        from byzgym.experiments.results import read_all
+        from byzgym.experiments.reading import read_all
         from byzgym.experiments.store import Store
 
         with mistakes(), Store(self.folder) as store:

@@ -11,7 +11,8 @@ import pandas as pd
 
 from byzgym import files
 from byzgym.experiments import threat_model
-from byzgym.experiments.results import RUN_COLUMNS, read_all
+from byzgym.experiments.reading import read_all
+from byzgym.experiments.results import RUN_COLUMNS
 from byzgym.experiments.store import Store, curves
 
 SUFFIXES = (".csv", ".parquet")

@@ -16,9 +16,11 @@ from byzgym.aggregation.registry import parse
 from byzgym.aggregation.registry import registry as rule_registry
 from byzgym.experiments import identity, play
 from byzgym.experiments.config import Comparison
+from byzgym.experiments.drawings import discard_drawings, drawings
 from byzgym.experiments.engine import Engine, Here, Processes, cores
 from byzgym.experiments.play import Member
-from byzgym.experiments.results import Results, discard_drawings, drawings, read_all
+from byzgym.experiments.reading import read_all
+from byzgym.experiments.results import Results
 from byzgym.experiments.store import NAME, Store
 from byzgym.experiments.units import Played, Unit, now, units_of
 

@@ -27,10 +27,10 @@ from byzgym import specs
 from byzgym.aggregation.registry import label, normalised
 from byzgym.experiments import identity, play
 from byzgym.experiments.config import Comparison
+from byzgym.experiments.drawings import discard_drawings
 from byzgym.experiments.engine import Engine
 from byzgym.experiments.estimates import worst_case
 from byzgym.experiments.grid import Grid, Progress
-from byzgym.experiments.results import discard_drawings
 from byzgym.experiments.store import NAME as STORE
 from byzgym.experiments.store import Store
 from byzgym.validation import check_int, shown, unknown, within

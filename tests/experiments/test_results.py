@@ -8,8 +8,9 @@ import pytest
 from byzgym import attacks
 from byzgym.attacks.transmission import Gambler
 from byzgym.experiments import Comparison, compare, report
+from byzgym.experiments.drawings import make_room
 from byzgym.experiments.grid import Grid
-from byzgym.experiments.results import CURVE_COLUMNS, RUN_COLUMNS, Results, make_room
+from byzgym.experiments.results import CURVE_COLUMNS, RUN_COLUMNS, Results
 from byzgym.experiments.store import NAME
 from byzgym.files import WriteError
 
