@@ -15,6 +15,7 @@ from byzgym import agents, attacks
 from byzgym.experiments import compare, play
 from byzgym.experiments.engine import Here, Processes
 from byzgym.experiments.grid import Grid
+from byzgym.experiments.reading import read_all
 from byzgym.experiments.results import Results
 from byzgym.experiments.store import Store, unpack
 
@@ -178,8 +179,6 @@ def test_a_code_of_another_version_plays_anew(small, tmp_path, monkeypatch):
     assert len(results.runs) == 8
     assert rows(tmp_path)["code"].value_counts()["0.0+other"] == 8
     with Store(tmp_path) as store:
-        from byzgym.experiments.reading import read_all
-
         assert len(read_all(store)) == 1
 
 
