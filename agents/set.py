@@ -2,7 +2,7 @@
 
 Usage: python agents/set.py --out runs/set            again with the same command: goes on where it stopped
 
-The network is trained on simulations of small tasks under random attacks. In each round it sees what a server
+The network is trained on simulations of small tasks, drawn at random, under random attacks. In each round it sees what a server
 sees, and its credits are judged by what the simulation knows: how far the update is from the honest mean, and
 whether submissions that get credit raise the loss on a larger batch of training data. A generation plays one
 episode of each of several groups of environments, whose tasks, attacks and settings are drawn anew, with an
@@ -114,28 +114,72 @@ class Banked(attacks.Mixture):
         return points
 
 
-def relative(rng: np.random.Generator) -> tuple[tasks.Task, str]:
-    """A small relative of the digits task, and a model for it: other features, classes, noise and scale."""
+def small_task(rng: np.random.Generator) -> tuple[tasks.Task, str]:
+    """A small task and a model for it: a relative of digits, clusters of points, or bags of words."""
+    kind = rng.random()
+    drawn = relative if kind < 0.55 else clusters if kind < 0.8 else words
+    x, y, models = drawn(rng)
+    num_classes = int(y.max()) + 1
+    if rng.random() < 0.2:  # some labels are wrong, as they are in real data
+        wrong = rng.random(len(y)) < rng.uniform(0, 0.3)
+        y = np.where(wrong, rng.integers(num_classes, size=len(y)), y)
+    order = rng.permutation(len(y))
+    samples, labels = torch.from_numpy(x[order]).float(), torch.from_numpy(y[order])
+    held = len(y) // 8
+    held_out, train = (samples[:held], labels[:held]), (samples[held:], labels[held:])
+    return tasks.Task(train, held_out, num_classes, held_out=held_out), str(rng.choice(models))
+
+
+Drawn = tuple[np.ndarray, np.ndarray, list[str]]
+"""Inputs [N, features], labels [N], and models for them."""
+
+
+def relative(rng: np.random.Generator) -> Drawn:
+    """The digits with other features, classes, noise and scale."""
     digits = tasks.make("digits")
-    x = torch.cat([digits.train[0], digits.held_out[0]]).flatten(1)  # never the test set
-    y = torch.cat([digits.train[1], digits.held_out[1]])
-    num_classes = int(rng.choice([3, 5, 7, 10, 10, 10]))
-    classes = rng.permutation(10)[:num_classes]
-    keep = torch.from_numpy(np.isin(y.numpy(), classes))
-    labels = torch.full((10,), -1)
-    labels[torch.from_numpy(classes)] = torch.arange(num_classes)
-    x, y = x[keep], labels[y[keep]]
+    x = torch.cat([digits.train[0], digits.held_out[0]]).flatten(1).numpy()  # never the test set
+    y = torch.cat([digits.train[1], digits.held_out[1]]).numpy()
+    classes = rng.permutation(10)[: int(rng.choice([3, 5, 7, 10, 10, 10]))]
+    keep = np.isin(y, classes)
+    x, y = x[keep], np.argsort(np.concatenate([classes, np.setdiff1d(np.arange(10), classes)]))[y[keep]]
     size = int(rng.choice([12, 20, 32, 64]))
     if size < 64 or rng.random() < 0.3:
-        x = x @ torch.from_numpy(rng.normal(size=(64, size)) / 8).float()
-    noise = float(rng.choice([0, 0, 0.1, 0.3]))
-    x = x + noise * x.std() * torch.from_numpy(rng.normal(size=x.shape)).float()
+        x = x @ rng.normal(size=(64, size)) / 8
+    x = x + float(rng.choice([0, 0, 0.1, 0.3])) * x.std() * rng.normal(size=x.shape)
     x = (x - x.mean() * float(rng.random() < 0.3)) * float(10 ** rng.uniform(-0.2, 0.4))
-    order = torch.from_numpy(rng.permutation(len(x)))
-    x, y = x[order], y[order]
-    held = len(x) // 8
-    task = tasks.Task((x[held:], y[held:]), (x[:held], y[:held]), num_classes, held_out=(x[:held], y[:held]))
-    return task, str(rng.choice(["softmax", "mlp:10", "mlp:16", "mlp:16", "mlp:32", "mlp:12,12"]))
+    return x, y, ["softmax", "mlp:10", "mlp:16", "mlp:16", "mlp:32", "mlp:12,12"]
+
+
+def clusters(rng: np.random.Generator) -> Drawn:
+    """Points in few dimensions: a class is several clusters of them, and some classes are rare."""
+    features, num_classes, each = int(rng.integers(2, 11)), int(rng.integers(2, 7)), int(rng.integers(1, 5))
+    y = _labels(rng, num_classes, 2000)
+    centres = rng.normal(size=(num_classes, each, features)) * rng.uniform(1, 3)
+    x = centres[y, rng.integers(each, size=len(y))] + rng.uniform(0.2, 0.8) * rng.normal(size=(len(y), features))
+    return x, y, ["mlp:16", "mlp:32", "mlp:32", "mlp:16,16", "softmax"]
+
+
+def words(rng: np.random.Generator) -> Drawn:
+    """Bags of words, most of whose entries are zero: words are as frequent as in a language (Zipf's law), and
+    classes prefer some of them. Rare words weigh more, and all texts have the same norm."""
+    size, length = int(2 ** rng.uniform(8, 11)), int(10 ** rng.uniform(1, 2))
+    num_classes = int(rng.integers(2, 7))
+    y = _labels(rng, num_classes, 1500)
+    preferred = rng.random(size) < 10 ** rng.uniform(-1.3, 0)  # most words may say nothing
+    preference = rng.normal(size=(num_classes, size)) * preferred * rng.uniform(0.3, 1.2)
+    likelihood = preference - np.log(np.arange(size) + 2)
+    scores = likelihood[y] + rng.gumbel(size=(len(y), size))  # the largest are a draw without repetition
+    chosen = scores >= -np.partition(-scores, length - 1, axis=1)[:, [length - 1]]
+    rows = chosen * (np.log(len(y) / (1 + chosen.sum(0))) + 1)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows * float(10 ** rng.uniform(0.3, 1)), y, ["softmax", "softmax", "softmax", "mlp:8", "mlp:16"]
+
+
+def _labels(rng: np.random.Generator, num_classes: int, count: int) -> np.ndarray:
+    """Labels [count] of classes which are equally frequent in half of the tasks; none is missing."""
+    shares = rng.dirichlet(np.full(num_classes, 3.0)) if rng.random() < 0.5 else None
+    drawn = rng.choice(num_classes, size=count - num_classes, p=shares)
+    return np.concatenate([np.arange(num_classes), drawn])
 
 
 class Group:
@@ -144,7 +188,7 @@ class Group:
     def __init__(
         self, config: Config, bank: Bank, skewed: float, rounds: int, rng: np.random.Generator
     ) -> None:
-        task, model = relative(rng)
+        task, model = small_task(rng)
         n = int(rng.integers(3, 13 if rng.random() < 0.75 else 21))
         share = len(task.train[1]) // n
         skews = rng.random() < skewed
@@ -184,6 +228,10 @@ class Group:
         # A third of the environments forget in mid-episode: a server may begin with a model half trained.
         self.forget = np.where(
             rng.random(config.num_envs) < 0.33, rng.integers(1, self.rounds, config.num_envs), 0
+        )
+        # In some environments Byzantine workers get all credit at first, so that a lost run is seen and saved.
+        self.misled = torch.from_numpy(
+            np.where(rng.random(config.num_envs) < 0.12, rng.integers(1, 25, config.num_envs), 0)
         )
         self.damage = torch.zeros(config.num_envs)  # of the present attacks, added up over their rounds
         self.age = torch.zeros(config.num_envs)
@@ -226,8 +274,9 @@ class Group:
         honest = ~simulation.byzantine
         rows, log_norms = state["rows"][:, 0], features.log_norms  # unit submissions, sketched
         loss, gradient = self._larger_loss()
-        simulation.apply(Decision.from_credits(result.credits.detach(), view))
-        self.state = remember(state, result.credits, result.hidden)
+        credits = self._misleading(result.credits.detach(), honest)
+        simulation.apply(Decision.from_credits(credits, view))
+        self.state = remember(state, credits, result.hidden)
         self.round += 1
 
         # How far the update is from the honest mean, relative to it, by inner products alone.
@@ -253,8 +302,14 @@ class Group:
         far = torch.log1p(distance.clamp(min=0))
         self.damage += far.detach()
         self.age += 1
-        self._begin_anew((loss > 2 * self.first_loss + 1).nonzero()[:, 0].tolist())
+        self._begin_anew((loss > 10 * self.first_loss + 5).nonzero()[:, 0].tolist())
         return {"distance": far.mean(), "harm": (result.weights * harm).sum(1).mean(), "honesty": guess}
+
+    def _misleading(self, credits: Tensor, honest: Tensor) -> Tensor:
+        """Credits [E, n], or all to the Byzantine workers where a run is misled as yet."""
+        byzantine = (~honest) / (~honest).sum(1, keepdim=True).clamp(min=1)
+        misled = (self.round < self.misled) & ~honest.all(1)
+        return torch.where(misled[:, None], byzantine, credits)
 
     def _forget(self, envs: Tensor) -> None:
         """Begin the memory anew in some environments, bool [E]."""
