@@ -162,7 +162,7 @@ def clusters(rng: np.random.Generator) -> Drawn:
 def words(rng: np.random.Generator) -> Drawn:
     """Bags of words, most of whose entries are zero: words are as frequent as in a language (Zipf's law), and
     classes prefer some of them. Rare words weigh more, and all texts have the same norm."""
-    size, length = int(2 ** rng.uniform(8, 11)), int(10 ** rng.uniform(1, 2))
+    size, length = int(2 ** rng.uniform(7.5, 10)), int(10 ** rng.uniform(1, 2))
     num_classes = int(rng.integers(2, 7))
     y = _labels(rng, num_classes, 1500)
     preferred = rng.random(size) < 10 ** rng.uniform(-1.3, 0)  # most words may say nothing
@@ -172,7 +172,7 @@ def words(rng: np.random.Generator) -> Drawn:
     chosen = scores >= -np.partition(-scores, length - 1, axis=1)[:, [length - 1]]
     rows = chosen * (np.log(len(y) / (1 + chosen.sum(0))) + 1)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows * float(10 ** rng.uniform(0.3, 1)), y, ["softmax", "softmax", "softmax", "mlp:8", "mlp:16"]
+    return rows * float(10 ** rng.uniform(0.3, 1)), y, ["softmax", "softmax", "mlp:8"]
 
 
 def _labels(rng: np.random.Generator, num_classes: int, count: int) -> np.ndarray:
