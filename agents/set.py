@@ -52,7 +52,7 @@ class Config:
 
     out: Path
     """Folder for checkpoint.pt and set.safetensors."""
-    generations: int = 200
+    generations: int = 160
     """Generations in all; the learning rate falls over them."""
     groups: int = 8
     """Simulations of a generation, each with a task and settings of its own; a multiple of the processes."""
