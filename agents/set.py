@@ -2,10 +2,10 @@
 
 Usage: python agents/set.py --out runs/set            again with the same command: goes on where it stopped
 
-The network is trained on simulations of small tasks, drawn at random, under random attacks. In each round it sees what a server
-sees, and its credits are judged by what the simulation knows: how far the update is from the honest mean, and
-whether submissions that get credit raise the loss on a larger batch of training data. A generation plays one
-episode of each of several groups of environments, whose tasks, attacks and settings are drawn anew, with an
+The network is trained on simulations of small tasks, drawn at random, under random attacks. In each round it
+sees what a server sees, and its credits are judged by what the simulation knows: how far the update is from
+the honest mean, and whether submissions that get credit raise the loss on a larger batch of training data. A
+generation plays one episode of each of several groups of environments, whose tasks, attacks and settings are drawn anew, with an
 update of the weights after each window of rounds. Attacks that hurt most are kept in a bank and played again.
 """
 
@@ -155,7 +155,8 @@ def clusters(rng: np.random.Generator) -> Drawn:
     features, num_classes, each = int(rng.integers(2, 11)), int(rng.integers(2, 7)), int(rng.integers(1, 5))
     y = _labels(rng, num_classes, 2000)
     centres = rng.normal(size=(num_classes, each, features)) * rng.uniform(1, 3)
-    x = centres[y, rng.integers(each, size=len(y))] + rng.uniform(0.2, 0.8) * rng.normal(size=(len(y), features))
+    spread = rng.uniform(0.2, 0.8) * rng.normal(size=(len(y), features))
+    x = centres[y, rng.integers(each, size=len(y))] + spread
     return x, y, ["mlp:16", "mlp:32", "mlp:32", "mlp:16,16", "softmax"]
 
 
@@ -229,7 +230,7 @@ class Group:
         self.forget = np.where(
             rng.random(config.num_envs) < 0.33, rng.integers(1, self.rounds, config.num_envs), 0
         )
-        # In some environments Byzantine workers get all credit at first, so that a lost run is seen and saved.
+        # In some environments Byzantine workers get all credit at first: how is a lost run saved?
         self.misled = torch.from_numpy(
             np.where(rng.random(config.num_envs) < 0.12, rng.integers(1, 25, config.num_envs), 0)
         )

@@ -39,11 +39,57 @@ def test_what_cannot_be_trained_is_refused(tmp_path, arguments, text):
     assert not (tmp_path / "new").exists()
 
 
-def test_the_bank_keeps_the_attack_that_spoiled_a_model():
+@pytest.fixture(scope="module")
+def script():
     spec = importlib.util.spec_from_file_location("train_set", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     sys.modules["train_set"] = script  # dataclasses look their module up
     spec.loader.exec_module(script)
+    return script
+
+
+def test_small_tasks_are_of_three_kinds_and_follow_from_the_generator(script):
+    sizes = set()
+    for seed in range(12):
+        task, model = script.small_task(np.random.default_rng(seed))
+        again, same = script.small_task(np.random.default_rng(seed))
+        assert torch.equal(task.train[0], again.train[0])
+        assert model == same
+        sizes.add("few" if task.input_shape[0] < 11 else "digits" if task.input_shape[0] < 65 else "words")
+    assert len(sizes) == 3
+
+
+@pytest.mark.parametrize("kind", ["relative", "clusters", "words"])
+def test_a_drawn_task_has_all_its_classes(script, kind):
+    for seed in range(10):
+        x, y, models = getattr(script, kind)(np.random.default_rng(seed))
+        assert np.isfinite(x).all()
+        assert x.shape == (len(y), x.shape[1])
+        assert np.unique(y).tolist() == list(range(y.max() + 1))
+        assert y.max() >= 1
+        assert models
+
+
+def test_bags_of_words_are_sparse_and_have_one_norm(script):
+    x, _, _ = script.words(np.random.default_rng(0))
+    used = (x != 0).sum(1)
+    assert used.min() == used.max() < x.shape[1] / 2
+    norms = np.linalg.norm(x, axis=1)
+    np.testing.assert_allclose(norms, norms[0])
+
+
+def test_a_misled_run_gives_all_credit_to_byzantine_workers_at_first(script):
+    group = script.Group(script.Config(out=Path(), num_envs=2), [], 0.0, 20, np.random.default_rng(0))
+    group.misled[:] = torch.tensor([1, 0])
+    honest = torch.tensor([[True, False, False, True]] * 2)
+    credits = torch.full((2, 4), 0.25)
+    assert group._misleading(credits, honest).tolist() == [[0, 0.5, 0.5, 0], [0.25] * 4]
+    assert torch.equal(group._misleading(credits, torch.ones(2, 4, dtype=torch.bool)), credits)
+    group.round = 1
+    assert torch.equal(group._misleading(credits, honest), credits)
+
+
+def test_the_bank_keeps_the_attack_that_spoiled_a_model(script):
     config = script.Config(out=Path(), num_envs=8)
     for number in range(5):  # until an environment has the mixture
         group = script.Group(config, [], 0.0, 20, np.random.default_rng(number))

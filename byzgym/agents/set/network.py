@@ -33,7 +33,8 @@ class Result:
 class SetNetwork(nn.Module):
     """Credits from features: layers for each worker, a memory (GRU), attention, and evidence as a start.
 
-    A gate shortens the step where nobody can be told apart: credits may sum to less than one. Permuting the workers permutes the credits, and n may be any number.
+    A gate shortens the step where nobody can be told apart: credits may sum to less than one. Permuting the
+    workers permutes the credits, and n may be any number.
     """
 
     def __init__(self) -> None:
