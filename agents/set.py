@@ -118,7 +118,7 @@ class Banked(attacks.Mixture):
 def small_task(rng: np.random.Generator) -> tuple[tasks.Task, str]:
     """A small task and a model for it: a relative of digits, clusters of points, or bags of words."""
     kind = rng.random()
-    drawn = relative if kind < 0.55 else clusters if kind < 0.8 else words
+    drawn = relative if kind < 0.55 else clusters if kind < 0.75 else words
     x, y, models = drawn(rng)
     num_classes = int(y.max()) + 1
     if rng.random() < 0.2:  # some labels are wrong, as they are in real data
@@ -296,16 +296,25 @@ class Group:
         # its data, and such steps overshoot.
         if self.round == 1:
             self.first_loss = loss
-        slope = (rows[..., : self.sketch.size] @ self.sketch(gradient)[..., None])[..., 0] * (
-            log_norms.clamp(max=30).exp() * result.factors
-        )
+        direction = self.sketch(gradient)
+        cosines = (rows[..., : self.sketch.size] @ direction[..., None])[..., 0]  # times the gradient's norm
+        slope = cosines * (log_norms.clamp(max=30).exp() * result.factors)
         harm = (-view.learning_rate[:, None] * slope / loss[:, None]).clamp(0, 1).nan_to_num()
+
+        # Lag: by how much less the update lowers that loss than the honest mean does. Where gradients are
+        # almost orthogonal to each other, distance is mostly noise, and equal credits seem good even if most
+        # workers pull in the wrong direction.
+        goal = (target * cosines).sum(1)
+        clear = goal > 0.05 * norm.sqrt() * torch.linalg.vector_norm(direction, dim=1)
+        progress = (given * cosines).sum(1) / goal.where(clear, 1)
+        lag = (1 - progress).clamp(0, 3).where(clear, 0).nan_to_num()
         guess = F.binary_cross_entropy_with_logits(result.honest, honest.float())
         far = torch.log1p(distance.clamp(min=0))
         self.damage += far.detach()
         self.age += 1
         self._begin_anew((loss > 10 * self.first_loss + 5).nonzero()[:, 0].tolist())
-        return {"distance": far.mean(), "harm": (result.weights * harm).sum(1).mean(), "honesty": guess}
+        harm = (result.weights * harm).sum(1)
+        return {"distance": far.mean(), "harm": harm.mean(), "lag": lag.mean(), "honesty": guess}
 
     def _misleading(self, credits: Tensor, honest: Tensor) -> Tensor:
         """Credits [E, n], or all to the Byzantine workers where a run is misled as yet."""
@@ -430,7 +439,7 @@ class Learner:
         ]
         log = []
         for losses in interleaved([group.windows(self.network, config.window) for group in groups]):
-            self._update(losses["distance"] + 8 * losses["harm"] + 0.1 * losses["honesty"])
+            self._update(losses["distance"] + 8 * losses["harm"] + losses["lag"] + 0.1 * losses["honesty"])
             log.append({name: float(value.detach()) for name, value in losses.items()})
         return log, [entry for group in groups for entry in group.attackers()]
 

@@ -123,7 +123,7 @@ VARIANTS: dict[str, Callable[[], SetNetwork]] = {
     "without ranks": lambda: Ablated(lambda name: name.startswith("rank")),
     "without lengths": lambda: Ablated(lambda name: "length over" in name or name == "rank length"),
     "without its own credits": lambda: Ablated(lambda name: name.endswith(" credits")),
-    "without evidence as a start": lambda: Ablated(evidence=False),
+    "without added evidence": lambda: Ablated(evidence=False),
     "without memory (GRU)": lambda: Ablated(memory=False),
     "without attention": lambda: Ablated(attention=False),
     "without the gate": lambda: Ablated(gate=False),

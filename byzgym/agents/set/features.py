@@ -46,8 +46,9 @@ COLUMNS = (
 )
 """The features of a worker."""
 PER_RUN = 11
-EVIDENCE = ("t slow qv", "t slow contrast", "long t qv", "long t contrast", "relative long passed qv")
-"""What says most by itself, for a short way to credits. A t-statistic says how far it can be relied on."""
+EVIDENCE = ("t slow qv", "t slow contrast", "mean long t qv", "mean long t contrast")
+"""The columns that say most by themselves, for a short way to credits: t-statistics (over 3) of momenta, and their
+means, say how far agreement with the QV samples can be relied on."""
 HIDDEN = 48
 TINY = math.exp(-60)
 """Norms below this count as this."""
@@ -62,7 +63,7 @@ class Features:
     workers: Tensor  # [E, n, COLUMNS]
     run: Tensor  # [E, PER_RUN]
     pairs: Tensor  # [E, ROWS, n, n], cosines between submissions, and between their momenta
-    evidence: Tensor  # [E, n, EVIDENCE]
+    evidence: Tensor  # [E, n, EVIDENCE], from -1 to 1
     log_norms: Tensor  # [E, n], of the submissions
     log_server_norm: Tensor  # [E], of the QV gradient
     rejected: Tensor  # [E, n] bool, who gets no credit: rejected by the server, or far too long
@@ -134,13 +135,13 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
         ],
         2,
     )
-    t_slow, t_long = seen.certainty[..., [1, 3]], long[..., [4, 5]]
-    evidence = torch.cat([t_slow, t_long, _relative(long)[..., :1]], 2)
+    t_long = long[..., [4, 5]]
+    evidence = torch.cat([seen.certainty[..., [1, 3]], t_long], 2)
     features = Features(
         workers=workers.clamp(-LIMIT, LIMIT),
         run=_run(new, state, seen, lengths, contrasts, t_long).clamp(-LIMIT, LIMIT),
         pairs=seen.pairs,
-        evidence=evidence.clamp(-LIMIT, LIMIT),
+        evidence=torch.tanh(1.5 * evidence),  # more than clear is not better: the sure share their credit
         log_norms=log_norms,
         log_server_norm=log_server_norm,
         rejected=rejected,
