@@ -4,10 +4,10 @@ Usage: python agents/set.py --out runs/set            again with the same comman
 
 The network is trained on simulations of small tasks, drawn at random, under random attacks. In each round it
 sees what a server sees, and its credits are judged by what the simulation knows: how far the update is from
-the honest mean, and whether submissions that get credit raise the loss on a larger batch of training data. A
-generation plays one episode of each of several groups of environments, whose tasks, attacks and settings are
-drawn anew, with an update of the weights after each window of rounds. Attacks that hurt most are kept in a
-bank and played again.
+the honest mean, whether it lags behind that mean in lowering the loss on a larger batch of training data, and
+whether submissions that get credit raise this loss. A generation plays one episode of each of several groups
+of environments, whose tasks, attacks and settings are drawn anew, with an update of the weights after each
+window of rounds. Attacks that hurt most are kept in a bank and played again.
 """
 
 from __future__ import annotations
