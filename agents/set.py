@@ -28,8 +28,8 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from byzgym import agents, attacks, files, tasks
-from byzgym.agents.set.features import observe, remember, start
-from byzgym.agents.set.network import SetNetwork
+from byzgym.agents.set.features import Features, observe, remember, start
+from byzgym.agents.set.network import Result, SetNetwork
 from byzgym.aggregation import Decision, ServerView
 from byzgym.attacks.mixture import SIZE as MIXTURE_SIZE
 from byzgym.numerics.sketch import Sketch
@@ -273,48 +273,21 @@ class Group:
             )
         features, state = observe(view, self.sketch, self.state)
         result = network(features, self.state["hidden"])
-        honest = ~simulation.byzantine
-        rows, log_norms = state["rows"][:, 0], features.log_norms  # unit submissions, sketched
+        honest, rate = ~simulation.byzantine, view.learning_rate
         loss, gradient = self._larger_loss()
         credits = self._misleading(result.credits.detach(), honest)
         simulation.apply(Decision.from_credits(credits, view))
         self.state = remember(state, credits, result.hidden)
         self.round += 1
-
-        # How far the update is from the honest mean, relative to it, by inner products alone.
-        share = honest / honest.sum(1, keepdim=True).clamp(min=1)
-        shift = (log_norms.masked_fill(~honest, -60)).amax(1, keepdim=True)  # the scale of honest submissions
-        lengths = (log_norms - shift).clamp(max=30).exp()
-        target = share * lengths
-        given = result.weights * (result.factors * lengths)
-        norm = _square(target, features.pairs[:, 0]).clamp(min=1e-6)
-        distance = _square(given - target, features.pairs[:, 0]) / norm
-
-        # Harm: how much each (shortened) submission would raise the loss on more data, in first order, from
-        # the parameters before the step. Behind it, where a step goes too far, honest submissions would seem
-        # to do harm. Were benefit rewarded, the longest submissions would get all credit where the model fits
-        # its data, and such steps overshoot.
         if self.round == 1:
             self.first_loss = loss
-        direction = self.sketch(gradient)
-        cosines = (rows[..., : self.sketch.size] @ direction[..., None])[..., 0]  # times the gradient's norm
-        slope = cosines * (log_norms.clamp(max=30).exp() * result.factors)
-        harm = (-view.learning_rate[:, None] * slope / loss[:, None]).clamp(0, 1).nan_to_num()
-
-        # Lag: by how much less the update lowers that loss than the honest mean does. Where gradients are
-        # almost orthogonal to each other, distance is mostly noise, and equal credits seem good even if most
-        # workers pull in the wrong direction.
-        goal = (target * cosines).sum(1)
-        clear = goal > 0.05 * norm.sqrt() * torch.linalg.vector_norm(direction, dim=1)
-        progress = (given * cosines).sum(1) / goal.where(clear, 1)
-        lag = (1 - progress).clamp(0, 3).where(clear, 0).nan_to_num()
-        guess = F.binary_cross_entropy_with_logits(result.honest, honest.float())
-        far = torch.log1p(distance.clamp(min=0))
-        self.damage += far.detach()
+        cosines = (state["rows"][:, 0, :, : self.sketch.size] @ self.sketch(gradient)[..., None])[..., 0]
+        steepness = torch.linalg.vector_norm(self.sketch(gradient), dim=1)
+        terms = judged(result, features, honest, cosines, steepness, rate / loss)
+        self.damage += terms["distance"].detach()
         self.age += 1
         self._begin_anew((loss > 10 * self.first_loss + 5).nonzero()[:, 0].tolist())
-        harm = (result.weights * harm).sum(1)
-        return {"distance": far.mean(), "harm": harm.mean(), "lag": lag.mean(), "honesty": guess}
+        return {name: value.mean() for name, value in terms.items()}
 
     def _misleading(self, credits: Tensor, honest: Tensor) -> Tensor:
         """Credits [E, n], or all to the Byzantine workers where a run is misled as yet."""
@@ -361,6 +334,48 @@ class Group:
         damage = self.damage / self.age.clamp(min=1)
         own = [env for env in envs if self.simulation.workers.attack_of[env] == number]
         return [(float(damage[env]), points[env].tolist()) for env in own]
+
+
+def judged(
+    result: Result,
+    features: Features,
+    honest: Tensor,
+    cosines: Tensor,
+    steepness: Tensor,
+    relative_rate: Tensor,
+) -> dict[str, Tensor]:
+    """What a decision costs, [E] each.
+
+    It is judged by inner products alone: ``cosines`` [E, n] are those of the unit submissions with the
+    gradient of the loss on more data, whose norm is ``steepness`` [E]; ``relative_rate`` [E] is the learning
+    rate over that loss. ``honest`` is bool [E, n].
+    """
+    # Distance: how far the update is from the honest mean, relative to it.
+    log_norms, pairs = features.log_norms, features.pairs[:, 0]
+    share = honest / honest.sum(1, keepdim=True).clamp(min=1)
+    scale = log_norms.masked_fill(~honest, -60).amax(1, keepdim=True)  # that of honest submissions
+    lengths = (log_norms - scale).clamp(max=30).exp()
+    target = share * lengths
+    given = result.weights * (result.factors * lengths)
+    norm = _square(target, pairs).clamp(min=1e-6)
+    distance = torch.log1p((_square(given - target, pairs) / norm).clamp(min=0))
+
+    # Lag: by how much less the update lowers the loss than the honest mean does. Where gradients are almost
+    # orthogonal to each other, distance is mostly noise, and equal credits seem good even if most workers
+    # pull in the wrong direction.
+    goal = (target * cosines).sum(1)
+    clear = goal > 0.05 * norm.sqrt() * steepness
+    progress = (given * cosines).sum(1) / goal.where(clear, 1)
+    lag = (1 - progress).clamp(0, 3).where(clear, 0).nan_to_num()
+
+    # Harm: how much each (shortened) submission would raise the loss, in first order, from the parameters
+    # before the step. Behind it, where a step goes too far, honest submissions would seem to do harm. Were
+    # benefit rewarded, the longest submissions would get all credit where the model fits its data, and such
+    # steps overshoot.
+    slope = cosines * (log_norms.clamp(max=30).exp() * result.factors)
+    harm = (result.weights * (-relative_rate[:, None] * slope).clamp(0, 1).nan_to_num()).sum(1)
+    honesty = F.binary_cross_entropy_with_logits(result.honest, honest.float(), reduction="none").mean(1)
+    return {"distance": distance, "harm": harm, "lag": lag, "honesty": honesty}
 
 
 def _attack(

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from byzgym import agents
+from byzgym.agents.set.features import Features
+from byzgym.agents.set.network import Result
 
 SCRIPT = Path(__file__).parents[2] / "agents" / "set.py"
 TINY = ["--generations", "3", "--groups", "2", "--num-envs", "2", "--processes", "1"]
@@ -87,6 +89,48 @@ def test_a_misled_run_gives_all_credit_to_byzantine_workers_at_first(script):
     assert torch.equal(group._misleading(credits, torch.ones(2, 4, dtype=torch.bool)), credits)
     group.round = 1
     assert torch.equal(group._misleading(credits, honest), credits)
+
+
+def judged(script, weights, cosines, honest, lengths=(1.0, 1.0, 1.0), factors=(1.0, 1.0, 1.0)):
+    """What a decision on three orthogonal submissions costs; the gradient of the loss has norm 1."""
+    result = Result(torch.tensor([weights]), torch.tensor([factors]), torch.zeros(1, 3), torch.zeros(1, 3, 4))
+    features = Features(
+        workers=torch.zeros(1, 3, 1),
+        run=torch.zeros(1, 1),
+        pairs=torch.eye(3)[None, None],
+        evidence=torch.zeros(1, 3, 1),
+        log_norms=torch.tensor([lengths]).log(),
+        log_server_norm=torch.zeros(1),
+        rejected=torch.zeros(1, 3, dtype=torch.bool),
+    )
+    given = torch.tensor([honest]), torch.tensor([cosines]), torch.ones(1), torch.full((1,), 0.1)
+    return {name: float(value) for name, value in script.judged(result, features, *given).items()}
+
+
+def test_the_honest_mean_costs_nothing(script):
+    terms = judged(script, [0.5, 0.5, 0.0], [0.6, 0.2, -0.4], [True, True, False])
+    assert terms == pytest.approx({"distance": 0, "lag": 0, "harm": 0, "honesty": np.log(2)}, abs=1e-6)
+
+
+def test_credits_for_others_cost_what_was_computed_by_hand(script):
+    terms = judged(script, [0.0, 0.5, 0.5], [0.6, 0.2, -0.4], [True, True, False])
+    # away from (.5, .5, 0) by (.5, 0, .5): .5 over .5; progress -.1 of .4; harm 0.5 times 0.1 * 0.4
+    expected = {"distance": np.log(2), "lag": 1.25, "harm": 0.02, "honesty": np.log(2)}
+    assert terms == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_is_shortened_counts_as_short(script):
+    terms = judged(
+        script, [0.5, 0.0, 0.5], [0.6, 0.2, -0.4], [True, True, False], (1.0, 1.0, 10.0), (1.0, 1.0, 0.1)
+    )
+    # away from (.5, .5, 0) by (0, .5, .5); progress .3 - .2 of .4; harm as above
+    expected = {"distance": np.log(2), "lag": 0.75, "harm": 0.02, "honesty": np.log(2)}
+    assert terms == pytest.approx(expected, abs=1e-6)
+
+
+def test_nobody_lags_where_the_honest_mean_says_nothing(script):
+    assert judged(script, [0.0, 0.0, 1.0], [0.01, 0.01, -0.4], [True, True, False])["lag"] == 0
+    assert judged(script, [0.0, 0.0, 1.0], [-0.3, 0.1, -0.4], [True, True, False])["lag"] == 0
 
 
 def test_the_bank_keeps_the_attack_that_spoiled_a_model(script):

@@ -47,8 +47,8 @@ COLUMNS = (
 """The features of a worker."""
 PER_RUN = 11
 EVIDENCE = ("t slow qv", "t slow contrast", "mean long t qv", "mean long t contrast")
-"""The columns that say most by themselves, for a short way to credits: t-statistics (over 3) of momenta, and their
-means, say how far agreement with the QV samples can be relied on."""
+"""The columns that say most by themselves, for a short way to credits: t-statistics say how far agreement
+with the QV samples can be relied on."""
 HIDDEN = 48
 TINY = math.exp(-60)
 """Norms below this count as this."""
