@@ -53,7 +53,7 @@ class Config:
 
     out: Path
     """Folder for checkpoint.pt and set.safetensors."""
-    generations: int = 160
+    generations: int = 200
     """Generations in all; the learning rate falls over them."""
     groups: int = 8
     """Simulations of a generation, each with a task and settings of its own; a multiple of the processes."""
@@ -118,7 +118,7 @@ class Banked(attacks.Mixture):
 def small_task(rng: np.random.Generator) -> tuple[tasks.Task, str]:
     """A small task and a model for it: a relative of digits, clusters of points, or bags of words."""
     kind = rng.random()
-    drawn = relative if kind < 0.55 else clusters if kind < 0.75 else words
+    drawn = relative if kind < 0.55 else clusters if kind < 0.8 else words
     x, y, models = drawn(rng)
     num_classes = int(y.max()) + 1
     if rng.random() < 0.2:  # some labels are wrong, as they are in real data
@@ -231,10 +231,6 @@ class Group:
         self.forget = np.where(
             rng.random(config.num_envs) < 0.33, rng.integers(1, self.rounds, config.num_envs), 0
         )
-        # In some environments Byzantine workers get all credit at first: how is a lost run saved?
-        self.misled = torch.from_numpy(
-            np.where(rng.random(config.num_envs) < 0.12, rng.integers(1, 25, config.num_envs), 0)
-        )
         self.damage = torch.zeros(config.num_envs)  # of the present attacks, added up over their rounds
         self.age = torch.zeros(config.num_envs)
         self._spoilers: Bank = []
@@ -275,9 +271,8 @@ class Group:
         result = network(features, self.state["hidden"])
         honest, rate = ~simulation.byzantine, view.learning_rate
         loss, gradient = self._larger_loss()
-        credits = self._misleading(result.credits.detach(), honest)
-        simulation.apply(Decision.from_credits(credits, view))
-        self.state = remember(state, credits, result.hidden)
+        simulation.apply(Decision.from_credits(result.credits.detach(), view))
+        self.state = remember(state, result.credits, result.hidden)
         self.round += 1
         if self.round == 1:
             self.first_loss = loss
@@ -288,12 +283,6 @@ class Group:
         self.age += 1
         self._begin_anew((loss > 10 * self.first_loss + 5).nonzero()[:, 0].tolist())
         return {name: value.mean() for name, value in terms.items()}
-
-    def _misleading(self, credits: Tensor, honest: Tensor) -> Tensor:
-        """Credits [E, n], or all to the Byzantine workers where a run is misled as yet."""
-        byzantine = (~honest) / (~honest).sum(1, keepdim=True).clamp(min=1)
-        misled = (self.round < self.misled) & ~honest.all(1)
-        return torch.where(misled[:, None], byzantine, credits)
 
     def _forget(self, envs: Tensor) -> None:
         """Begin the memory anew in some environments, bool [E]."""

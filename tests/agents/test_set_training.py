@@ -80,17 +80,6 @@ def test_bags_of_words_are_sparse_and_have_one_norm(script):
     np.testing.assert_allclose(norms, norms[0])
 
 
-def test_a_misled_run_gives_all_credit_to_byzantine_workers_at_first(script):
-    group = script.Group(script.Config(out=Path(), num_envs=2), [], 0.0, 20, np.random.default_rng(0))
-    group.misled[:] = torch.tensor([1, 0])
-    honest = torch.tensor([[True, False, False, True]] * 2)
-    credits = torch.full((2, 4), 0.25)
-    assert group._misleading(credits, honest).tolist() == [[0, 0.5, 0.5, 0], [0.25] * 4]
-    assert torch.equal(group._misleading(credits, torch.ones(2, 4, dtype=torch.bool)), credits)
-    group.round = 1
-    assert torch.equal(group._misleading(credits, honest), credits)
-
-
 def judged(script, weights, cosines, honest, lengths=(1.0, 1.0, 1.0), factors=(1.0, 1.0, 1.0)):
     """What a decision on three orthogonal submissions costs; the gradient of the loss has norm 1."""
     result = Result(torch.tensor([weights]), torch.tensor([factors]), torch.zeros(1, 3), torch.zeros(1, 3, 4))

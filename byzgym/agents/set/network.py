@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from byzgym.agents.set.features import COLUMNS, HIDDEN, PER_RUN, ROWS, Features
+from byzgym.agents.set.features import COLUMNS, EVIDENCE, HIDDEN, PER_RUN, ROWS, Features
 
 WIDTH, HEADS = 64, 4
-EVIDENCE_WEIGHT = 2.0
-"""How much each part of the evidence adds to the logit of a worker's credit."""
 LARGEST = 2.0
 """Norm of a submission above which it is clipped, in units of the reference norm."""
 
@@ -51,9 +49,11 @@ class SetNetwork(nn.Module):
         self.credit = nn.Linear(WIDTH, 1)
         self.honest = nn.Linear(WIDTH, 1)
         self.gate = nn.Linear(WIDTH, 1)
-        nn.init.zeros_(self.credit.weight)
-        nn.init.zeros_(self.gate.weight)
+        self.start = nn.Linear(PER_RUN, len(EVIDENCE))
+        for layer in (self.credit, self.gate, self.start):
+            nn.init.zeros_(layer.weight)
         nn.init.constant_(self.gate.bias, 3)  # most of a step
+        nn.init.constant_(self.start.bias, 2)
 
     def forward(self, features: Features, hidden: Tensor) -> Result:
         """Decide, given the memory [E, n, HIDDEN]."""
@@ -65,8 +65,8 @@ class SetNetwork(nn.Module):
         for block in self.blocks:
             x = block(x, features.pairs, features.rejected)
         x = self.norm(x)
-        # The weight of the evidence is not learned: tasks in which it is strong would teach to do without it.
-        logits = self.credit(x)[..., 0] + EVIDENCE_WEIGHT * features.evidence.sum(2)
+        evidence = (features.evidence * self.start(features.run)[:, None]).sum(2)
+        logits = self.credit(x)[..., 0] + evidence
         shares = torch.softmax(logits.masked_fill(features.rejected, -1e9), 1)
         taken = (~features.rejected).to(x.dtype)
         pooled = (x * taken[..., None]).sum(1) / taken.sum(1, keepdim=True).clamp(min=1)
