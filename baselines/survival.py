@@ -43,11 +43,17 @@ class Config:
     """Runs of each cell, with the seeds 0, 1, ..."""
     rounds: int = 150
     """Rounds of a run."""
+    policies: tuple[str, ...] = (*aggregation.names(), *LEARNED, *CONTROLS)
+    """Who is played; the oracle is needed. Other runs in the folder stay in the table."""
 
 
 def main(config: Config) -> None:
     """Play the parts and print the table."""
-    policies = (*aggregation.names(), *LEARNED, *CONTROLS)
+    policies = config.policies
+    if "oracle" not in policies:
+        raise SystemExit(
+            f"policies must have the oracle, which scores are divided by, got {policies}"
+        )
     common = {"policies": policies, "seeds": config.seeds, "rounds": config.rounds, "batch_size": 16}
     common |= {"learning_rate": 0.3, "evaluate_every": config.rounds}
     under_attack = {**common, "attacks": TRAINED + UNSEEN, "num_byzantine": (3, 5, 7, 9)}

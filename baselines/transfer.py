@@ -1,6 +1,6 @@
 """How far a policy carries: other attacks, partitions, QV samples, numbers of workers, tasks and models.
 
-Usage: python baselines/transfer.py --policies set trust --mnist DATA_ROOT --cifar10 DATA_ROOT
+Usage: python baselines/transfer.py --policies set trust --mnist ROOT --yelp ROOT --cifar10 ROOT
 Results: byzgym/agents/set/CARD.md
 
 A cell is one attack, f and kind of roles in a setting. Its score is the mean final test accuracy over seeds,
@@ -10,15 +10,31 @@ single run.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import torch
 import tyro
 from survival import TRAINED, UNSEEN
 
+from byzgym import tasks
 from byzgym.experiments import Comparison
 from byzgym.experiments.play import play_batch
+
+
+def rings() -> tasks.Task:
+    """Points on four rings in the plane: few features, and classes that no line divides."""
+    generator = torch.Generator().manual_seed(3)
+    y = torch.randint(0, 4, (3000,), generator=generator)
+    radius = 1 + y + 0.15 * torch.randn(3000, generator=generator)
+    angle = 2 * math.pi * torch.rand(3000, generator=generator)
+    x = torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
+    return tasks.Task((x[:2400], y[:2400]), (x[2400:], y[2400:]), num_classes=4, model="mlp:32")
+
+
+tasks.register("rings", rings)
 
 
 @dataclass
@@ -32,6 +48,8 @@ class Config:
     first_seed: int = 0
     mnist: Path | None = None
     """Folder of torchvision's MNIST; without it these settings are left out."""
+    yelp: Path | None = None
+    """Folder with yelp/yelp.csv; without it this setting is left out."""
     cifar10: Path | None = None
     """Folder of torchvision's CIFAR-10; without it this setting is left out."""
     only: tuple[str, ...] = ()
@@ -71,6 +89,20 @@ def settings(config: Config) -> dict[str, list[Comparison]]:
         ],
         "breast_cancer": [replace(base, task="breast_cancer", attacks=TRAINED + UNSEEN, learning_rate=None)],
     }
+    rings = replace(base, task="rings", attacks=TRAINED + UNSEEN, num_byzantine=(3,), learning_rate=0.1)
+    made["rings, f=3"] = [rings]
+    made["rings, no attack"] = [replace(rings, attacks=("none",), num_byzantine=(0,), seeds=8)]
+    if config.yelp is not None:
+        yelp = replace(
+            base,
+            task=f"yelp:root={config.yelp}",
+            attacks=TRAINED + UNSEEN,
+            batch_size=None,
+            learning_rate=None,
+        )
+        made["Yelp, f=3"] = [replace(yelp, num_byzantine=(3,))]
+        made["Yelp, f=7"] = [replace(yelp, num_byzantine=(7,))]
+        made["Yelp, no attack"] = [replace(yelp, attacks=("none",), num_byzantine=(0,))]
     if config.mnist is not None:
         mnist = replace(base, task=f"mnist:root={config.mnist}", learning_rate=0.1, num_byzantine=(7, 9))
         made["MNIST"] = [replace(mnist, attacks=TRAINED + UNSEEN, seeds=1)]
