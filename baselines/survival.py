@@ -50,6 +50,8 @@ class Config:
 def main(config: Config) -> None:
     """Play the parts and print the table."""
     policies = config.policies
+    if "oracle" not in policies:
+        raise SystemExit(f"policies must have the oracle, which scores are divided by, got {policies}")
     common = {"policies": policies, "seeds": config.seeds, "rounds": config.rounds, "batch_size": 16}
     common |= {"learning_rate": 0.3, "evaluate_every": config.rounds}
     under_attack = {**common, "attacks": TRAINED + UNSEEN, "num_byzantine": (3, 5, 7, 9)}

@@ -24,7 +24,6 @@ from byzgym.experiments import Comparison
 from byzgym.experiments.play import play_batch
 
 
-@tasks.register("rings")
 def rings() -> tasks.Task:
     """Points on four rings in the plane: few features, and classes that no line divides."""
     generator = torch.Generator().manual_seed(3)
@@ -33,6 +32,9 @@ def rings() -> tasks.Task:
     angle = 2 * math.pi * torch.rand(3000, generator=generator)
     x = torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
     return tasks.Task((x[:2400], y[:2400]), (x[2400:], y[2400:]), num_classes=4, model="mlp:32")
+
+
+tasks.register("rings", rings)
 
 
 @dataclass

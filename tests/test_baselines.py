@@ -26,18 +26,29 @@ def test_survival_plays_all_parts_and_goes_on_with_what_is_missing(tmp_path, mon
     survival = script("survival", monkeypatch)
     monkeypatch.setattr(survival, "TRAINED", ("sign_flip",))
     monkeypatch.setattr(survival, "UNSEEN", ("min_max",))
-    monkeypatch.setattr(survival, "LEARNED", ("set",))
-    config = survival.Config(out=tmp_path, seeds=1, rounds=2)
+    config = survival.Config(out=tmp_path, seeds=1, rounds=2, policies=("krum", "set", "oracle"))
     survival.main(config)
     table = capsys.readouterr().out
-    assert all(name in table for name in (*aggregation.names(), "set", "oracle"))
+    assert all(name in table for name in config.policies)
     with monkeypatch.context() as patch:
         patch.setattr("byzgym.experiments.play.play_batch", None)
         survival.main(config)
     assert capsys.readouterr().out.splitlines()[-5:] == table.splitlines()[-5:]
-    survival.main(survival.Config(out=tmp_path, seeds=2, rounds=2))
+    survival.main(survival.Config(out=tmp_path, seeds=2, rounds=2, policies=("median", "oracle")))
+    assert "krum" in capsys.readouterr().out  # runs of others stay in the table
     with Store(tmp_path) as store:
-        assert len(store.table().query("attack == 'none'")) == 2 * (len(aggregation.names()) + 5)
+        assert len(store.table().query("attack == 'none'")) == 3 + 4 - 1  # the oracle's first was there
+
+
+def test_survival_without_the_oracle_is_refused(tmp_path, monkeypatch):
+    survival = script("survival", monkeypatch)
+    with pytest.raises(SystemExit, match="policies must have the oracle"):
+        survival.main(survival.Config(out=tmp_path, policies=("krum",)))
+
+
+def test_survival_plays_everybody_by_default(monkeypatch):
+    survival = script("survival", monkeypatch)
+    assert {*aggregation.names(), "set", "gaa", "uniform", "oracle"} <= {*survival.Config().policies}
 
 
 def test_scores_are_parts_of_the_oracles_accuracy_with_the_worst_cell_first(monkeypatch):
