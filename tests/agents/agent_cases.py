@@ -85,6 +85,7 @@ class Job:
             )
             decision = agent.decide(view)
             given.append(decision.credits[0])
-            torch.testing.assert_close(decision.update, mix(given[-1][None], view.gradients))
+            mixed = mix(given[-1][None], view.gradients)
+            torch.testing.assert_close(decision.update, mixed, rtol=1e-5, atol=1e-4)  # sums in another order
             self.theta = self.theta - learning_rate * decision.update[0]
         return torch.stack(given)
