@@ -117,7 +117,8 @@ class TestRejectedRows:
             rows[4, 5] = bad if 4 in rejected else 1.0
             others = [i for i in range(12) if i not in rejected]
             rule = build(name, 2)
-            torch.testing.assert_close(rule(rows), build(name, left)(rows[others]))
+            expected = build(name, left)(rows[others])
+            torch.testing.assert_close(rule(rows), expected, rtol=1.3e-6, atol=1e-5 * size)
             assert rule.num_byzantine == 2
             if rule.linear:
                 credits = rule.credits(rows)
