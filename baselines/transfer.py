@@ -49,7 +49,7 @@ class Config:
     mnist: Path | None = None
     """Folder of torchvision's MNIST; without it these settings are left out."""
     yelp: Path | None = None
-    """Folder with yelp/yelp.csv; without it this setting is left out."""
+    """Folder with yelp/yelp.csv; without it these settings are left out."""
     cifar10: Path | None = None
     """Folder of torchvision's CIFAR-10; without it this setting is left out."""
     only: tuple[str, ...] = ()
@@ -89,9 +89,9 @@ def settings(config: Config) -> dict[str, list[Comparison]]:
         ],
         "breast_cancer": [replace(base, task="breast_cancer", attacks=TRAINED + UNSEEN, learning_rate=None)],
     }
-    rings = replace(base, task="rings", attacks=TRAINED + UNSEEN, num_byzantine=(3,), learning_rate=0.1)
-    made["rings, f=3"] = [rings]
-    made["rings, no attack"] = [replace(rings, attacks=("none",), num_byzantine=(0,), seeds=8)]
+    on_rings = replace(base, task="rings", attacks=TRAINED + UNSEEN, num_byzantine=(3,), learning_rate=0.1)
+    made["rings, f=3"] = [on_rings]
+    made["rings, no attack"] = [replace(on_rings, attacks=("none",), num_byzantine=(0,), seeds=8)]
     if config.yelp is not None:
         yelp = replace(
             base,
