@@ -91,6 +91,14 @@ def test_modes_are_kept_out(mode):
     assert (made.dtype, made.device.type) == (torch.float32, "cpu")
 
 
+def test_no_mode_that_slows_every_call_is_entered():
+    inside = shielded(torch._C._len_torch_function_stack)
+    with torch.no_grad():
+        assert inside() == 0
+    with torch.inference_mode():
+        assert inside() == 0
+
+
 def test_the_default_device_is_kept_out():
     torch.set_default_device("meta")
     try:
