@@ -2,11 +2,13 @@
 
 Usage: python agents/set.py --out runs/set            again with the same command: goes on where it stopped
 
-The network is trained on simulations of small tasks under random attacks. In each round it sees what a server
-sees, and its credits are judged by what the simulation knows: how far the update is from the honest mean, and
-whether submissions that get credit raise the loss on a larger batch of training data. A generation plays one
-episode of each of several groups of environments, whose tasks, attacks and settings are drawn anew, with an
-update of the weights after each window of rounds. Attacks that hurt most are kept in a bank and played again.
+The network is trained on simulations of small tasks, drawn at random, under random attacks. In each round it
+sees what a server sees, and its credits are judged by what the simulation knows: how far the update is from
+the honest mean, whether it lags behind that mean in lowering the loss on a larger batch of training data, and
+whether submissions that get credit raise this loss. A generation plays one episode of each of several groups
+of environments, whose tasks, attacks and settings are drawn anew, with an update of the weights after each
+window of rounds; then it learns from these windows again, in random order. Attacks that hurt most are kept in
+a bank and played again.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from byzgym import agents, attacks, files, tasks
-from byzgym.agents.set.features import observe, remember, start
-from byzgym.agents.set.network import SetNetwork
+from byzgym.agents.set.features import Features, observe, remember, start
+from byzgym.agents.set.network import Result, SetNetwork
 from byzgym.aggregation import Decision, ServerView
 from byzgym.attacks.mixture import SIZE as MIXTURE_SIZE
 from byzgym.numerics.sketch import Sketch
@@ -52,7 +54,7 @@ class Config:
 
     out: Path
     """Folder for checkpoint.pt and set.safetensors."""
-    generations: int = 200
+    generations: int = 110
     """Generations in all; the learning rate falls over them."""
     groups: int = 8
     """Simulations of a generation, each with a task and settings of its own; a multiple of the processes."""
@@ -60,13 +62,15 @@ class Config:
     """Environments of each simulation."""
     window: int = 8
     """Rounds between updates, through which the memory is differentiated."""
+    passes: int = 4
+    """Updates from each window: one after it, the others after the generation. Playing takes longer."""
     learning_rate: float = 2e-3
     """Of Adam at the start."""
     skewed: float = 0.6
     """Part of the groups whose workers have different classes; it grows from a third of this at first."""
     sketch: int = 1024
     """Length of the sketches; half of what the agent has later, because training is then faster."""
-    averaging: float = 0.004
+    averaging: float = 0.001
     """Weight of an update in the running mean of the network's weights, which is what is kept."""
     bank: int = 60
     """Attacks that are kept to be played again."""
@@ -77,7 +81,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained, before anything is written."""
-        for name in ("generations", "num_envs", "window", "sketch", "processes"):
+        for name in ("generations", "num_envs", "window", "passes", "sketch", "processes"):
             check_int(name, getattr(self, name), low=1)
         check_int("bank", self.bank, low=0)
         check_int("seed", self.seed, low=0)
@@ -114,37 +118,89 @@ class Banked(attacks.Mixture):
         return points
 
 
-def relative(rng: np.random.Generator) -> tuple[tasks.Task, str]:
-    """A small relative of the digits task, and a model for it: other features, classes, noise and scale."""
+def small_task(kind: str, rng: np.random.Generator) -> tuple[tasks.Task, str]:
+    """A small task of one of the KINDS, and a model for it."""
+    x, y, models = KINDS[kind](rng)
+    num_classes = int(y.max()) + 1
+    if rng.random() < 0.2:  # some labels are wrong, as they are in real data
+        wrong = rng.random(len(y)) < rng.uniform(0, 0.3)
+        y = np.where(wrong, rng.integers(num_classes, size=len(y)), y)
+    order = rng.permutation(len(y))
+    samples, labels = torch.from_numpy(x[order]).float(), torch.from_numpy(y[order])
+    held = len(y) // 8
+    held_out, train = (samples[:held], labels[:held]), (samples[held:], labels[held:])
+    return tasks.Task(train, held_out, num_classes, held_out=held_out), str(rng.choice(models))
+
+
+Drawn = tuple[np.ndarray, np.ndarray, list[str]]
+"""Inputs [N, features], labels [N], and models for them."""
+
+
+def relative(rng: np.random.Generator) -> Drawn:
+    """The digits with other features, classes, noise and scale."""
     digits = tasks.make("digits")
-    x = torch.cat([digits.train[0], digits.held_out[0]]).flatten(1)  # never the test set
-    y = torch.cat([digits.train[1], digits.held_out[1]])
-    num_classes = int(rng.choice([3, 5, 7, 10, 10, 10]))
-    classes = rng.permutation(10)[:num_classes]
-    keep = torch.from_numpy(np.isin(y.numpy(), classes))
-    labels = torch.full((10,), -1)
-    labels[torch.from_numpy(classes)] = torch.arange(num_classes)
-    x, y = x[keep], labels[y[keep]]
+    x = torch.cat([digits.train[0], digits.held_out[0]]).flatten(1).numpy()  # never the test set
+    y = torch.cat([digits.train[1], digits.held_out[1]]).numpy()
+    classes = rng.permutation(10)[: int(rng.choice([3, 5, 7, 10, 10, 10]))]
+    keep = np.isin(y, classes)
+    x, y = x[keep], np.argsort(np.concatenate([classes, np.setdiff1d(np.arange(10), classes)]))[y[keep]]
     size = int(rng.choice([12, 20, 32, 64]))
     if size < 64 or rng.random() < 0.3:
-        x = x @ torch.from_numpy(rng.normal(size=(64, size)) / 8).float()
-    noise = float(rng.choice([0, 0, 0.1, 0.3]))
-    x = x + noise * x.std() * torch.from_numpy(rng.normal(size=x.shape)).float()
+        x = x @ rng.normal(size=(64, size)) / 8
+    x = x + float(rng.choice([0, 0, 0.1, 0.3])) * x.std() * rng.normal(size=x.shape)
     x = (x - x.mean() * float(rng.random() < 0.3)) * float(10 ** rng.uniform(-0.2, 0.4))
-    order = torch.from_numpy(rng.permutation(len(x)))
-    x, y = x[order], y[order]
-    held = len(x) // 8
-    task = tasks.Task((x[held:], y[held:]), (x[:held], y[:held]), num_classes, held_out=(x[:held], y[:held]))
-    return task, str(rng.choice(["softmax", "mlp:10", "mlp:16", "mlp:16", "mlp:32", "mlp:12,12"]))
+    return x, y, ["softmax", "mlp:10", "mlp:16", "mlp:16", "mlp:32", "mlp:12,12"]
+
+
+def clusters(rng: np.random.Generator) -> Drawn:
+    """Points in few dimensions: a class is several clusters of them, and some classes are rare."""
+    features, num_classes, each = int(rng.integers(2, 11)), int(rng.integers(2, 7)), int(rng.integers(1, 5))
+    y = _labels(rng, num_classes, 2000)
+    centres = rng.normal(size=(num_classes, each, features)) * rng.uniform(1, 3)
+    spread = rng.uniform(0.2, 0.8) * rng.normal(size=(len(y), features))
+    x = centres[y, rng.integers(each, size=len(y))] + spread
+    return x, y, ["mlp:16", "mlp:32", "mlp:32", "mlp:16,16", "softmax"]
+
+
+def words(rng: np.random.Generator) -> Drawn:
+    """Bags of words, most of whose entries are zero: words are as frequent as in a language (Zipf's law), and
+    classes prefer some of them. Rare words weigh more, and all texts have the same norm."""
+    size, length = int(2 ** rng.uniform(7, 9.5)), int(10 ** rng.uniform(1, 2))
+    num_classes = int(rng.integers(2, 7))
+    y = _labels(rng, num_classes, 1500)
+    preferred = rng.random(size) < 10 ** rng.uniform(-1.3, 0)  # most words may say nothing
+    preference = rng.normal(size=(num_classes, size)) * preferred * rng.uniform(0.3, 1.2)
+    likelihood = preference - np.log(np.arange(size) + 2)
+    scores = likelihood[y] + rng.gumbel(size=(len(y), size))  # the largest are a draw without repetition
+    chosen = scores >= -np.partition(-scores, length - 1, axis=1)[:, [length - 1]]
+    rows = chosen * (np.log(len(y) / (1 + chosen.sum(0))) + 1)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows * float(10 ** rng.uniform(0.3, 1)), y, ["softmax", "softmax", "mlp:8"]
+
+
+KINDS = {"relative": relative, "clusters": clusters, "words": words}
+
+
+def _labels(rng: np.random.Generator, num_classes: int, count: int) -> np.ndarray:
+    """Labels [count] of classes which are equally frequent in half of the tasks; none is missing."""
+    shares = rng.dirichlet(np.full(num_classes, 3.0)) if rng.random() < 0.5 else None
+    drawn = rng.choice(num_classes, size=count - num_classes, p=shares)
+    return np.concatenate([np.arange(num_classes), drawn])
 
 
 class Group:
     """Environments of one simulation, and the network's memory of them, for one episode."""
 
     def __init__(
-        self, config: Config, bank: Bank, skewed: float, rounds: int, rng: np.random.Generator
+        self,
+        config: Config,
+        bank: Bank,
+        skewed: float,
+        episode: tuple[str, int],
+        rng: np.random.Generator,
     ) -> None:
-        task, model = relative(rng)
+        kind, self.rounds = episode
+        task, model = small_task(kind, rng)
         n = int(rng.integers(3, 13 if rng.random() < 0.75 else 21))
         share = len(task.train[1]) // n
         skews = rng.random() < skewed
@@ -153,7 +209,6 @@ class Group:
             partition = f"dirichlet:alpha={10 ** rng.uniform(-1.3, 0):.3f}"
             if rng.random() < 0.2:
                 partition = "shards"
-        self.rounds = rounds
         self.mixture = Banked(bank, 0.6 if skews else 0.35)
         named = [str(name) for name in rng.choice(NAMED, 2, replace=False)]
         overrides = []
@@ -169,7 +224,7 @@ class Group:
             num_workers=n,
             partition=partition,
             roles=f"redrawn:period={int(2 * 10 ** rng.uniform(0, 1))}" if rng.random() < 0.5 else "static",
-            batch_size=min(share, int(rng.choice([8, 16, 16, 32]))),
+            batch_size=min(share, int(rng.choice([1, 2, 4, 8, 16, 16, 32]))),
             learning_rate=float(10 ** rng.uniform(-1.3, 0)),
             qv_size=int(rng.integers(6, 21)),
             qv_source=f"noise:std={rng.uniform(0, 0.6) * float(task.train[0].std()):.3f}"
@@ -188,6 +243,7 @@ class Group:
         self.damage = torch.zeros(config.num_envs)  # of the present attacks, added up over their rounds
         self.age = torch.zeros(config.num_envs)
         self._spoilers: Bank = []
+        self.fresh = torch.ones(config.num_envs, dtype=torch.bool)  # memories that have just begun
         self.first_loss = torch.zeros(config.num_envs)
         self.round = 0
 
@@ -195,16 +251,16 @@ class Group:
         simulation = self.simulation
         return start(simulation.num_envs, simulation.num_rows, self.sketch.size, simulation.server.theta)
 
-    def windows(self, network: SetNetwork, length: int) -> Iterator[dict[str, Tensor]]:
-        """Play the episode; yields the losses of each window, each a mean over rounds and environments."""
+    def windows(self, network: SetNetwork, length: int) -> Iterator[Window]:
+        """Play the episode, a window at a time."""
         while self.round < self.rounds:
-            steps = min(length, self.rounds - self.round)
-            self.state["hidden"] = self.state["hidden"].detach()
-            terms = [self._play(network) for _ in range(steps)]
-            yield {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
+            hidden = self.state["hidden"]
+            count = min(length, self.rounds - self.round)
+            yield Window(hidden, [self._play(network) for _ in range(count)])
 
-    def _play(self, network: SetNetwork) -> dict[str, Tensor]:
-        """One round: decide, step, and judge the decision."""
+    @torch.no_grad()
+    def _play(self, network: SetNetwork) -> Step:
+        """One round: decide, and step."""
         simulation = self.simulation
         if self.round > 0:
             self._forget(torch.from_numpy(self.forget == self.round))
@@ -223,42 +279,26 @@ class Group:
             )
         features, state = observe(view, self.sketch, self.state)
         result = network(features, self.state["hidden"])
-        honest = ~simulation.byzantine
-        rows, log_norms = state["rows"][:, 0], features.log_norms  # unit submissions, sketched
+        honest, rate = ~simulation.byzantine, view.learning_rate
         loss, gradient = self._larger_loss()
         simulation.apply(Decision.from_credits(result.credits.detach(), view))
         self.state = remember(state, result.credits, result.hidden)
         self.round += 1
-
-        # How far the update is from the honest mean, relative to it, by inner products alone.
-        share = honest / honest.sum(1, keepdim=True).clamp(min=1)
-        shift = (log_norms.masked_fill(~honest, -60)).amax(1, keepdim=True)  # the scale of honest submissions
-        lengths = (log_norms - shift).clamp(max=30).exp()
-        target = share * lengths
-        given = result.weights * (result.factors * lengths)
-        norm = _square(target, features.pairs[:, 0]).clamp(min=1e-6)
-        distance = _square(given - target, features.pairs[:, 0]) / norm
-
-        # Harm: how much each (shortened) submission would raise the loss on more data, in first order, from
-        # the parameters before the step. Behind it, where a step goes too far, honest submissions would seem
-        # to do harm. Were benefit rewarded, the longest submissions would get all credit where the model fits
-        # its data, and such steps overshoot.
         if self.round == 1:
             self.first_loss = loss
-        slope = (rows[..., : self.sketch.size] @ self.sketch(gradient)[..., None])[..., 0] * (
-            log_norms.clamp(max=30).exp() * result.factors
-        )
-        harm = (-view.learning_rate[:, None] * slope / loss[:, None]).clamp(0, 1).nan_to_num()
-        guess = F.binary_cross_entropy_with_logits(result.honest, honest.float())
-        far = torch.log1p(distance.clamp(min=0))
-        self.damage += far.detach()
+        cosines = (state["rows"][:, 0, :, : self.sketch.size] @ self.sketch(gradient)[..., None])[..., 0]
+        steepness = torch.linalg.vector_norm(self.sketch(gradient), dim=1)
+        step = Step(self.fresh, features, honest, cosines, steepness, rate / loss)
+        self.fresh = torch.zeros_like(self.fresh)
+        self.damage += judged(result, step)["distance"]
         self.age += 1
-        self._begin_anew((loss > 2 * self.first_loss + 1).nonzero()[:, 0].tolist())
-        return {"distance": far.mean(), "harm": (result.weights * harm).sum(1).mean(), "honesty": guess}
+        self._begin_anew((loss > 10 * self.first_loss + 5).nonzero()[:, 0].tolist())
+        return step
 
     def _forget(self, envs: Tensor) -> None:
         """Begin the memory anew in some environments, bool [E]."""
         if envs.any():
+            self.fresh = self.fresh | envs
             for name, new in self._start().items():
                 at = envs.view(-1, *[1] * (new.dim() - 1))
                 self.state[name] = torch.where(at, new, self.state[name])
@@ -295,6 +335,67 @@ class Group:
         damage = self.damage / self.age.clamp(min=1)
         own = [env for env in envs if self.simulation.workers.attack_of[env] == number]
         return [(float(damage[env]), points[env].tolist()) for env in own]
+
+
+@dataclass
+class Step:
+    """One round: what the network saw, and what its decision is judged by, inner products alone."""
+
+    fresh: Tensor  # [E] bool, whose memory began in this round
+    features: Features
+    honest: Tensor  # [E, n] bool
+    cosines: Tensor  # [E, n], of the unit submissions with the gradient of the loss on more data
+    steepness: Tensor  # [E], the norm of that gradient
+    relative_rate: Tensor  # [E], the learning rate over that loss
+
+
+@dataclass
+class Window:
+    """Rounds in a row."""
+
+    hidden: Tensor  # [E, n, HIDDEN], the memory before them
+    steps: list[Step]
+
+    def losses(self, network: SetNetwork) -> dict[str, Tensor]:
+        """The costs of what the network would decide, each a mean over rounds and environments."""
+        hidden, terms = self.hidden, []
+        for step in self.steps:
+            result = network(step.features, hidden.masked_fill(step.fresh[:, None, None], 0))
+            hidden = result.hidden
+            terms.append(judged(result, step))
+        return {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
+
+
+def judged(result: Result, step: Step) -> dict[str, Tensor]:
+    """What a decision costs, [E] each."""
+    features, honest, cosines = step.features, step.honest, step.cosines
+
+    # Distance: how far the update is from the honest mean, relative to it.
+    log_norms, pairs = features.log_norms, features.pairs[:, 0]
+    share = honest / honest.sum(1, keepdim=True).clamp(min=1)
+    scale = log_norms.masked_fill(~honest, -60).amax(1, keepdim=True)  # that of honest submissions
+    lengths = (log_norms - scale).clamp(max=30).exp()
+    target = share * lengths
+    given = result.weights * (result.factors * lengths)
+    norm = _square(target, pairs).clamp(min=1e-6)
+    distance = torch.log1p((_square(given - target, pairs) / norm).clamp(min=0))
+
+    # Lag: by how much less the update lowers the loss than the honest mean does. Where gradients are almost
+    # orthogonal to each other, distance is mostly noise, and equal credits seem good even if most workers
+    # pull in the wrong direction.
+    goal = (target * cosines).sum(1)
+    clear = goal > 0.05 * norm.sqrt() * step.steepness
+    progress = (given * cosines).sum(1) / goal.where(clear, 1)
+    lag = (1 - progress).clamp(0, 3).where(clear, 0).nan_to_num()
+
+    # Harm: how much each (shortened) submission would raise the loss, in first order, from the parameters
+    # before the step. Behind it, where a step goes too far, honest submissions would seem to do harm. Were
+    # benefit rewarded, the longest submissions would get all credit where the model fits its data, and such
+    # steps overshoot.
+    slope = cosines * (log_norms.clamp(max=30).exp() * result.factors)
+    harm = (result.weights * (-step.relative_rate[:, None] * slope).clamp(0, 1).nan_to_num()).sum(1)
+    honesty = F.binary_cross_entropy_with_logits(result.honest, honest.float(), reduction="none").mean(1)
+    return {"distance": distance, "harm": harm, "lag": lag, "honesty": honesty}
 
 
 def _attack(
@@ -360,30 +461,38 @@ class Learner:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = config.learning_rate * falling * min(1, (generation + 1) / 5)
         skewed = config.skewed * min(1, 1 / 3 + 2 * done)
-        lengths = episode_lengths(config, np.random.default_rng([config.seed, generation]))
+        episodes = drawn_episodes(config, np.random.default_rng([config.seed, generation]))
         groups = [
             Group(
                 config,
                 self.bank,
                 skewed,
-                length,
+                episode,
                 np.random.default_rng([config.seed, generation, rank, number]),
             )
-            for number, length in enumerate(lengths)
+            for number, episode in enumerate(episodes)
         ]
-        log = []
-        for losses in interleaved([group.windows(self.network, config.window) for group in groups]):
-            self._update(losses["distance"] + 8 * losses["harm"] + 0.1 * losses["honesty"])
-            log.append({name: float(value.detach()) for name, value in losses.items()})
+        log, windows = [], []
+        for window in interleaved([group.windows(self.network, config.window) for group in groups]):
+            log.append(self._learn(window))
+            windows.append(window)
+        order = np.random.default_rng([config.seed, generation, rank])
+        for _ in range(config.passes - 1):
+            for number in order.permutation(len(windows)):
+                self._learn(windows[number])
         return log, [entry for group in groups for entry in group.attackers()]
 
-    def _update(self, loss: Tensor) -> None:
+    def _learn(self, window: Window) -> dict[str, float]:
+        """Update the weights. Returns the losses before that."""
+        losses = window.losses(self.network)
+        loss = losses["distance"] + 8 * losses["harm"] + losses["lag"] + 0.1 * losses["honesty"]
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         for slow, fast in zip(self.mean.parameters(), self.network.parameters(), strict=True):
             slow.data.lerp_(fast.data, self.config.averaging)
+        return {name: float(value.detach()) for name, value in losses.items()}
 
     def keep(self, found: Bank) -> None:
         """Put new attacks into the bank, which keeps those that did most damage; old damage counts less."""
@@ -421,15 +530,17 @@ class Learner:
         return saved["generation"], saved["seconds"]
 
 
-def episode_lengths(config: Config, rng: np.random.Generator) -> list[int]:
-    """Rounds of the episodes that each process plays in a generation: the same, so that none waits.
+def drawn_episodes(config: Config, rng: np.random.Generator) -> list[tuple[str, int]]:
+    """Kinds of tasks and rounds of the episodes that each process plays in a generation: the same for all, so
+    that they wait little for each other.
 
     Most episodes are short, because runs are won or lost in their first rounds. In the others the model comes
     to fit the QV samples, which then say little.
     """
     count = config.groups // config.processes
+    kinds = rng.choice(list(KINDS), size=count, p=[0.45, 0.25, 0.3])
     exponents = [rng.uniform(0, 0.7) if rng.random() < 0.7 else rng.uniform(0.7, 1.2) for _ in range(count)]
-    return [int(16 * 10**exponent) for exponent in exponents]
+    return [(str(kind), int(16 * 10**exponent)) for kind, exponent in zip(kinds, exponents, strict=True)]
 
 
 def interleaved(iterators: list[Iterator[Any]]) -> Iterator[Any]:

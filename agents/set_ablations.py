@@ -21,7 +21,7 @@ import tyro
 from torch import Tensor
 
 from byzgym import agents
-from byzgym.agents.set.features import COLUMNS, Features
+from byzgym.agents.set.features import COLUMNS, EVIDENCE, Features
 from byzgym.agents.set.network import Result, SetNetwork
 from byzgym.simulation import Simulation
 
@@ -58,16 +58,21 @@ class Config:
     """Of the trainings."""
 
 
-def columns(matches: Callable[[str], bool]) -> Tensor:
-    """Which columns of the features have names that match, bool [COLUMNS]."""
-    return torch.tensor([matches(name) for name in COLUMNS])
-
-
 def of_momenta(name: str) -> bool:
-    """Whether a column has to do with momenta of submissions."""
+    """Whether a feature has to do with momenta of submissions."""
     return name.startswith(("cosine fast", "cosine slow", "t slow", "consistency", "rank slow")) or (
         name.endswith("alike slow") or name.startswith(("passed fast", "passed slow"))
     )
+
+
+def of_single_samples(name: str) -> bool:
+    """Whether a feature needs the gradients of single QV samples."""
+    return name.startswith("t ") or " t " in name or "unit" in name
+
+
+def of_running_means(name: str) -> bool:
+    """Whether a feature is a running mean."""
+    return name.startswith(("mean long", "relative long", "long"))
 
 
 class Ablated(SetNetwork):
@@ -75,45 +80,53 @@ class Ablated(SetNetwork):
 
     def __init__(
         self,
-        hidden_columns: Callable[[str], bool] = lambda name: False,
-        hidden_evidence: tuple[int, ...] = (),
+        hides: Callable[[str], bool] = lambda name: False,
+        *,
+        evidence: bool = True,
         momenta: bool = True,
         memory: bool = True,
         attention: bool = True,
+        gate: bool = True,
     ) -> None:
         super().__init__()
-        self.seen = ~columns(hidden_columns)
-        self.hidden_evidence, self.with_momenta, self.with_memory = hidden_evidence, momenta, memory
+        self.seen = torch.tensor([not hides(name) for name in COLUMNS])
+        self.seen_evidence = torch.tensor([evidence and not hides(name) for name in EVIDENCE])
+        self.with_momenta, self.with_memory = momenta, memory
         if not attention:
             self.blocks = torch.nn.ModuleList()
+        if not gate:
+            self.gate.bias.data.fill_(100)  # open, and so far from closing that it has no slope
 
     def forward(self, features: Features, hidden: Tensor) -> Result:
         """See `SetNetwork.forward`."""
-        evidence, pairs = features.evidence.clone(), features.pairs.clone()
-        evidence[..., list(self.hidden_evidence)] = 0
+        pairs = features.pairs.clone()
         if not self.with_momenta:
             pairs[:, 1:] = 0
-        workers = features.workers * self.seen
-        features = dataclasses.replace(features, workers=workers, evidence=evidence, pairs=pairs)
+        features = dataclasses.replace(
+            features,
+            workers=features.workers * self.seen,
+            evidence=features.evidence * self.seen_evidence,
+            pairs=pairs,
+        )
         return super().forward(features, hidden if self.with_memory else torch.zeros_like(hidden))
 
 
 VARIANTS: dict[str, Callable[[], SetNetwork]] = {
     "complete": SetNetwork,
-    "without label contrasts": lambda: Ablated(lambda name: "contrast" in name, (1, 3, 5)),
-    "without single QV samples": lambda: Ablated(lambda name: name.startswith("t ") or "unit" in name),
+    "without label contrasts": lambda: Ablated(lambda name: "contrast" in name),
+    "without single QV samples": lambda: Ablated(of_single_samples),
     "without momenta of submissions": lambda: Ablated(of_momenta, momenta=False),
     "without accepted updates": lambda: Ablated(lambda name: "update" in name),
-    "without running means": lambda: Ablated(lambda name: name.startswith("mean long"), (2, 3, 4, 5)),
-    "without likeness and passing on": lambda: Ablated(
-        lambda name: "alike" in name or "passed" in name, (0, 2, 4)
-    ),
+    "without running means": lambda: Ablated(of_running_means),
+    "without relative running means": lambda: Ablated(lambda name: name.startswith("relative")),
+    "without likeness and passing on": lambda: Ablated(lambda name: "alike" in name or "passed" in name),
     "without ranks": lambda: Ablated(lambda name: name.startswith("rank")),
     "without lengths": lambda: Ablated(lambda name: "length over" in name or name == "rank length"),
     "without its own credits": lambda: Ablated(lambda name: name.endswith(" credits")),
-    "without evidence as a start": lambda: Ablated(hidden_evidence=(0, 1, 2, 3, 4, 5)),
+    "without added evidence": lambda: Ablated(evidence=False),
     "without memory (GRU)": lambda: Ablated(memory=False),
     "without attention": lambda: Ablated(attention=False),
+    "without the gate": lambda: Ablated(gate=False),
     "without the bank": SetNetwork,
 }
 
@@ -126,6 +139,7 @@ def trained(name: str, config: Config) -> SetNetwork:
         groups=4,
         processes=1,
         seed=config.seed,
+        averaging=0.004,  # there are fewer updates than in the real training
         bank=0 if name == "without the bank" else 60,
     )
     learner = training.Learner(settings, VARIANTS[name])

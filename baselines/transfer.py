@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import tyro
+from sklearn import datasets
 from survival import TRAINED, UNSEEN
 
 from byzgym import tasks
@@ -34,7 +37,30 @@ def rings() -> tasks.Task:
     return tasks.Task((x[:2400], y[:2400]), (x[2400:], y[2400:]), num_classes=4, model="mlp:32")
 
 
+def small(x: np.ndarray, y: np.ndarray, model: str) -> tasks.Task:
+    """A task of standardized features; a quarter of the samples is for testing."""
+    x = (x - x.mean(0)) / x.std(0)
+    order = np.random.default_rng(0).permutation(len(y))
+    samples, labels = torch.from_numpy(x[order]).float(), torch.from_numpy(y[order])
+    split = len(y) * 3 // 4
+    train, test = (samples[:split], labels[:split]), (samples[split:], labels[split:])
+    return tasks.Task(train, test, num_classes=int(y.max()) + 1, model=model)
+
+
 tasks.register("rings", rings)
+hastie_x, hastie_y = datasets.make_hastie_10_2(3000, random_state=0)
+SMALL = {
+    "iris": (*datasets.load_iris(return_X_y=True), "softmax"),
+    "circles": (*datasets.make_circles(2000, noise=0.1, factor=0.5, random_state=0), "mlp:32"),
+    "quantiles": (
+        *datasets.make_gaussian_quantiles(n_samples=3000, n_features=10, n_classes=3, random_state=0),
+        "mlp:64",
+    ),
+    "hastie": (hastie_x, (hastie_y > 0).astype(np.int64), "mlp:64"),
+}
+"""Small tasks of scikit-learn: inputs, labels and a model."""
+for name, parts in SMALL.items():
+    tasks.register(name, partial(small, *parts))
 
 
 @dataclass
@@ -89,6 +115,8 @@ def settings(config: Config) -> dict[str, list[Comparison]]:
         ],
         "breast_cancer": [replace(base, task="breast_cancer", attacks=TRAINED + UNSEEN, learning_rate=None)],
     }
+    for name in SMALL:
+        made[name] = [replace(base, task=name, attacks=TRAINED + UNSEEN, batch_size=None, learning_rate=None)]
     on_rings = replace(base, task="rings", attacks=TRAINED + UNSEEN, num_byzantine=(3,), learning_rate=0.1)
     made["rings, f=3"] = [on_rings]
     made["rings, no attack"] = [replace(on_rings, attacks=("none",), num_byzantine=(0,), seeds=8)]

@@ -192,6 +192,17 @@ def test_features_have_their_sizes_and_limits_and_know_no_identity():
     assert not new["credits"].requires_grad
 
 
+def test_the_gate_shortens_the_step_and_keeps_the_shares():
+    view, sketch = job(normal(2, 7, 3000), Memory(2)), Sketch(3000, 500)
+    features, state = observe(view, sketch, start(2, 7, sketch.size, view.theta))
+    network = agents.SetAggregator(pretrained=False).network
+    network.gate.bias.data.fill_(0)
+    half = network(features, state["hidden"]).weights
+    torch.testing.assert_close(half.sum(1), torch.full((2,), 0.5))
+    network.gate.bias.data.fill_(100)
+    torch.testing.assert_close(network(features, state["hidden"]).weights, 2 * half)
+
+
 def test_a_network_that_is_not_trained_follows_the_evidence():
     simulation = Simulation.make(num_envs=4, seed=0, attack="sign_flip")
     agent = agents.SetAggregator(pretrained=False)

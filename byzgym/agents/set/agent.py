@@ -40,8 +40,8 @@ class SetAggregator(Agent):
     gradients (``qv_per_sample``) make it better and are not needed.
 
     Args:
-        pretrained: Whether to load the weights that are in the package. Without them credits follow running
-            means of the agreement with the QV gradient and with the label contrasts.
+        pretrained: Whether to load the weights that are in the package. Without them credits say how surely
+            a worker's submissions agree with the QV samples and with their label contrasts.
 
     Raises:
         ValueError: If ``pretrained`` is not a bool.

@@ -28,7 +28,7 @@ ROWS = ("submission", "fast", "slow")
 REFERENCES = ("qv", "qv unit", "qv mean", "update fast", "update slow", "contrast", "contrast unit")
 """What it is compared with: the QV gradient, the mean of the samples' unit gradients, the momentum of the QV
 gradient, two momenta of accepted updates, the mean label contrast, the mean of unit label contrasts."""
-TRACKED = ("passed qv", "passed contrast", "qv", "contrast", "t qv", "alike")
+TRACKED = ("passed qv", "passed contrast", "qv", "contrast", "t qv", "t contrast", "alike")
 """What running means are kept of."""
 COLUMNS = (
     *(f"cosine {row} {reference}" for row in ROWS for reference in REFERENCES),
@@ -40,11 +40,15 @@ COLUMNS = (
     *("rank submission qv", "rank slow qv", "rank slow contrast", "rank slow alike"),
     *("rank passed qv", "rank length", "rank submission contrast", "rank passed contrast"),
     *(f"mean {length} {name}" for length in ("long", "longer") for name in TRACKED),
+    *(f"relative {length} {name}" for length in ("long", "longer") for name in TRACKED),
     *("last credits", "mean credits"),
     *(f"length over {reference}" for reference in ("median", "qv", "usual")),
 )
 """The features of a worker."""
-PER_RUN = 8
+PER_RUN = 11
+EVIDENCE = ("t slow qv", "t slow contrast", "mean long t qv", "mean long t contrast")
+"""The columns that say most by themselves, for a short way to credits: t-statistics say how far agreement
+with the QV samples can be relied on."""
 HIDDEN = 48
 TINY = math.exp(-60)
 """Norms below this count as this."""
@@ -59,7 +63,7 @@ class Features:
     workers: Tensor  # [E, n, COLUMNS]
     run: Tensor  # [E, PER_RUN]
     pairs: Tensor  # [E, ROWS, n, n], cosines between submissions, and between their momenta
-    evidence: Tensor  # [E, n, 6], the features that say most by themselves, for a short way to credits
+    evidence: Tensor  # [E, n, EVIDENCE], from -1 to 1
     log_norms: Tensor  # [E, n], of the submissions
     log_server_norm: Tensor  # [E], of the QV gradient
     rejected: Tensor  # [E, n] bool, who gets no credit: rejected by the server, or far too long
@@ -71,7 +75,7 @@ def shapes(num_workers: int, dimension: int) -> dict[str, tuple[int, ...]]:
     return {
         "rows": (len(ROWS), n, k), "update_fast": (k,), "update_slow": (k,), "server": (k,),
         "long": (n, len(TRACKED)), "longer": (n, len(TRACKED)), "credits": (n,), "mean_credits": (n,),
-        "norm": (), "loss": (), "peak": (), "hidden": (n, HIDDEN), "age": (), "ages": (n,),
+        "norm": (), "loss": (), "lowest": (), "peak": (), "hidden": (n, HIDDEN), "age": (), "ages": (n,),
     }  # fmt: skip
 
 
@@ -109,6 +113,7 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
     rejected = view.rejected | (log_norms > usual[:, None] + FAR)
     lengths, new["norm"] = _lengths(rejected, log_norms, log_server_norm, state)
     new["loss"] = _single(view.qv_value).clamp(min=1e-6).log()
+    new["lowest"] = torch.where(state["age"] > 0, state["lowest"], new["loss"]).minimum(new["loss"])
     log_step = _single(view.learning_rate).clamp(min=1e-30).log() + log_server_norm - new["loss"]  # [E]
     decrease = (log_norms + log_step[:, None]).clamp(max=LIMIT).exp() * seen.agreement[:, 0]
     workers = torch.cat(
@@ -123,24 +128,20 @@ def observe(view: ServerView, sketch: Sketch, state: State) -> tuple[Features, S
             _ranks(_ranked(seen, lengths)),
             long,
             longer,
+            _relative(long),
+            _relative(longer),
             _relative_credits(state),
             lengths,
         ],
         2,
     )
-    evidence = [
-        seen.passed[:, 0],
-        seen.contrast[:, 0],
-        long[..., 0],
-        long[..., 3],
-        longer[..., 0],
-        longer[..., 3],
-    ]
+    t_long = long[..., [4, 5]]
+    evidence = torch.cat([seen.certainty[..., [1, 3]], t_long], 2)
     features = Features(
         workers=workers.clamp(-LIMIT, LIMIT),
-        run=_run(new, state, seen, lengths, contrasts).clamp(-LIMIT, LIMIT),
+        run=_run(new, state, seen, lengths, contrasts, t_long).clamp(-LIMIT, LIMIT),
         pairs=seen.pairs,
-        evidence=torch.stack(evidence, 2),
+        evidence=torch.tanh(1.5 * evidence),  # more than clear is not better: the sure share their credit
         log_norms=log_norms,
         log_server_norm=log_server_norm,
         rejected=rejected,
@@ -239,7 +240,7 @@ def _tracked(seen: Comparison, mean_credits: Tensor) -> Tensor:
     """What running means are kept of, [E, n, TRACKED]."""
     likeness = _others(seen.pairs[:, 0], mean_credits)[..., 0]
     now = [seen.passed, seen.passed_contrast, seen.agreement, seen.contrast]
-    return torch.stack([*(part[:, 0] for part in now), 3 * seen.certainty[..., 0], likeness], 2)
+    return torch.stack([*(part[:, 0] for part in now), *seen.certainty[..., [0, 2]].unbind(2), likeness], 2)
 
 
 def _lengths(
@@ -268,13 +269,20 @@ def _ranked(seen: Comparison, lengths: Tensor) -> Tensor:
     return torch.stack(columns, 2)
 
 
+def _relative(values: Tensor) -> Tensor:
+    """Values [E, n, m] over their root mean square over the workers, which says what a weak signal says."""
+    return values / values.square().mean(1, keepdim=True).sqrt().clamp(min=1e-6)
+
+
 def _relative_credits(state: State) -> Tensor:
     """The last credits and their running mean, times n: [E, n, 2]."""
     mean = _corrected(state["mean_credits"], LONG, state["ages"].clamp(min=1))
     return torch.stack([state["credits"], mean], 2) * mean.shape[1]
 
 
-def _run(new: State, state: State, seen: Comparison, lengths: Tensor, contrasts: Tensor) -> Tensor:
+def _run(
+    new: State, state: State, seen: Comparison, lengths: Tensor, contrasts: Tensor, t_long: Tensor
+) -> Tensor:
     """What concerns the run as a whole, [E, PER_RUN]."""
     loss, references = new["loss"], seen.references
     columns = [
@@ -286,6 +294,8 @@ def _run(new: State, state: State, seen: Comparison, lengths: Tensor, contrasts:
         (references[:, 0] * references[:, 2]).sum(1),
         lengths[..., 0].clamp(-LIMIT, LIMIT).std(1, correction=0),
         contrasts.flatten(1).any(1).to(loss.dtype),
+        loss - new["lowest"],
+        *t_long.square().mean(1).sqrt().unbind(1),
     ]
     return torch.stack(columns, 1)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from byzgym.agents.set.features import COLUMNS, HIDDEN, PER_RUN, ROWS, Features
+from byzgym.agents.set.features import COLUMNS, EVIDENCE, HIDDEN, PER_RUN, ROWS, Features
 
 WIDTH, HEADS = 64, 4
 LARGEST = 2.0
@@ -19,7 +19,7 @@ LARGEST = 2.0
 class Result:
     """What the network says in one round."""
 
-    weights: Tensor  # [E, n], not negative, with a sum of 1
+    weights: Tensor  # [E, n], not negative, with a sum from 0 to 1
     factors: Tensor  # [E, n], from 0 to 1, which shorten long submissions
     honest: Tensor  # [E, n], logits of being honest
     hidden: Tensor  # [E, n, HIDDEN], the memory
@@ -31,9 +31,10 @@ class Result:
 
 
 class SetNetwork(nn.Module):
-    """Credits from features: layers for each worker, a memory (GRU), attention, and evidence as a start.
+    """Credits from features: layers for each worker, a memory (GRU), attention, and evidence that is added.
 
-    Permuting the workers permutes the credits, and n may be any number.
+    A gate shortens the step where nobody can be told apart: credits may sum to less than one. Permuting the
+    workers permutes the credits, and n may be any number.
     """
 
     def __init__(self) -> None:
@@ -47,8 +48,12 @@ class SetNetwork(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
         self.credit = nn.Linear(WIDTH, 1)
         self.honest = nn.Linear(WIDTH, 1)
-        self.start = nn.Parameter(torch.tensor([0.0, 1.0, 2.0, 2.0, 0.0, 0.0]))
-        nn.init.zeros_(self.credit.weight)
+        self.gate = nn.Linear(WIDTH, 1)
+        self.start = nn.Linear(PER_RUN, len(EVIDENCE))
+        for layer in (self.credit, self.gate, self.start):
+            nn.init.zeros_(layer.weight)
+        nn.init.constant_(self.gate.bias, 3)  # most of a step
+        nn.init.constant_(self.start.bias, 2)
 
     def forward(self, features: Features, hidden: Tensor) -> Result:
         """Decide, given the memory [E, n, HIDDEN]."""
@@ -60,10 +65,12 @@ class SetNetwork(nn.Module):
         for block in self.blocks:
             x = block(x, features.pairs, features.rejected)
         x = self.norm(x)
-        rms = features.evidence.square().mean(1, keepdim=True).sqrt().clamp(min=1e-3)
-        logits = self.credit(x)[..., 0] + (features.evidence / rms) @ self.start
+        evidence = (features.evidence * self.start(features.run)[:, None]).sum(2)
+        logits = self.credit(x)[..., 0] + evidence
         shares = torch.softmax(logits.masked_fill(features.rejected, -1e9), 1)
-        weights = shares.masked_fill(features.rejected, 0)
+        taken = (~features.rejected).to(x.dtype)
+        pooled = (x * taken[..., None]).sum(1) / taken.sum(1, keepdim=True).clamp(min=1)
+        weights = torch.sigmoid(self.gate(pooled)) * shares * taken
         return Result(weights, _clip(shares, features), self.honest(x)[..., 0], hidden)
 
 
