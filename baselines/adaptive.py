@@ -24,6 +24,7 @@ from byzgym.adaptive import search
 from byzgym.envs.rendering import default_style
 from byzgym.experiments import Comparison
 from byzgym.experiments.play import play_batch
+from byzgym.experiments.statistics import counted
 from byzgym.files import write_whole
 
 CELLS = ((3, "static"), (7, "static"), (9, "static"), (7, "redrawn:period=5"))
@@ -90,8 +91,10 @@ def cell(config: Config, policy: str, num_byzantine: int, roles: str) -> list[di
         evaluate_every=config.rounds,
         **setting,
     )
-    runs = {name: pd.DataFrame(play_batch(comparison, name, num_byzantine)[0]) for name in (policy, "oracle")}
-    accuracy = {name: played.groupby(["attack", "seed"])["accuracy"].mean() for name, played in runs.items()}
+    accuracy = {}
+    for name in (policy, "oracle"):
+        runs = counted(pd.DataFrame(play_batch(comparison, name, num_byzantine)[0]))
+        accuracy[name] = runs.groupby(["attack", "seed"])["accuracy"].mean()
     rows = []
     for k, attack in found.items():
         own, best = accuracy[policy][attack], accuracy["oracle"][attack]

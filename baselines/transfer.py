@@ -22,6 +22,7 @@ from survival import TRAINED, UNSEEN
 from byzgym import tasks
 from byzgym.experiments import Comparison
 from byzgym.experiments.play import play_batch
+from byzgym.experiments.statistics import counted
 
 
 def rings() -> tasks.Task:
@@ -131,9 +132,9 @@ def main(config: Config) -> None:
 
 
 def played(comparisons: list[Comparison], policy: str) -> pd.Series:
-    """The final accuracy of every run, by attack, f, roles and seed."""
+    """The final accuracy of every run, by attack, f, roles and seed; a diverged one counts as chance."""
     rows = [row for one in comparisons for f in one.num_byzantine for row in play_batch(one, policy, f)[0]]
-    return pd.DataFrame(rows).set_index(["attack", "num_byzantine", "roles", "seed"])["accuracy"]
+    return counted(pd.DataFrame(rows)).set_index(["attack", "num_byzantine", "roles", "seed"])["accuracy"]
 
 
 if __name__ == "__main__":

@@ -58,6 +58,16 @@ def test_the_papers_own_numbers_confirm_its_claims(faba):
     assert table["faba"].tolist() == pytest.approx(faba.PAPER["faba"])
 
 
+def test_a_run_that_diverged_counts_as_chance_after_every_epoch(faba):
+    results = played(faba=[0.5, 0.6], mean=[0.5, 0.0])
+    keys = ["policy", "attack", "num_byzantine", "seed"]
+    runs = results.curves[keys].drop_duplicates().assign(accuracy=0.6, num_classes=10)
+    runs["diverged"] = (runs["policy"] == "mean") & (runs["seed"] == 0)
+    table = faba.by_epoch(replace(results, runs=runs))
+    assert table["faba"].tolist() == pytest.approx([0.5, 0.6])
+    assert table["mean"].tolist() == pytest.approx([(0.1 + 0.501) / 2, (0.1 + 0.001) / 2])
+
+
 def test_claims_of_the_table_can_fail(faba):
     _, claims = faba.table_1(played(faba=[0.98] * 3, krum=[0.9] * 3, mean=[0.98] * 3))
     assert not any(claims.values())

@@ -46,9 +46,15 @@ def test_gaa_is_near_within_two_points_of_the_mean_without_an_attack(gaa):
             rows.append((kind, f, attack, "gaa", 88.0, 0.95))
             rows.append((kind, f, attack, "krum", 89.0 if f == 3 else 20.0, 0.5))
     columns = ["kind", "num_byzantine", "attack", "policy", "accuracy", "detection_auc"]
-    runs = pd.DataFrame(rows, columns=columns)
+    runs = pd.DataFrame(rows, columns=columns).assign(diverged=0)
     assert [agree for *_, agree in gaa.claims(runs)] == [True] * 5 + [False] + [True] * 3
     runs.loc[(runs["policy"] == "gaa") & (runs["attack"] == "random"), "accuracy"] = 87.9
     found = list(gaa.claims(runs))
     assert [agree for *_, agree in found] == [False] * 4 + [True, False] + [True] * 3
     assert found[0][2] == "87.9 (random) of 90.0"
+    assert [agree for *_, agree in found[6:8]] == [True, True]
+    runs.loc[runs["policy"] == "krum", "accuracy"] = 49.0
+    runs.loc[(runs["policy"] == "krum") & (runs["num_byzantine"] == 3), "diverged"] = 1
+    krum = list(gaa.claims(runs))[6:8]
+    assert [shown for _, _, shown, _ in krum] == ["49.0† (krum) of 90.0", "49.0 (krum) of 90.0"]
+    assert [agree for *_, agree in krum] == [False, True]

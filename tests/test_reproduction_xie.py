@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from byzgym import aggregation
+from byzgym.experiments import Comparison
+from byzgym.experiments.results import Results
 from tests.test_baselines import script
 
 
@@ -44,6 +46,25 @@ def test_parts_need_their_data_and_begin_at_the_first_seed(xie):
     assert not any(name.startswith("figure-7") for name in made)
     assert set(xie.parts(xie.Config(cifar10=Path("data")))) == {"figure-7", "figure-7-calm"}
     assert set(xie.PARTS.values()) <= set(xie.parts(xie.Config(mnist=Path("a"), cifar10=Path("b"))))
+
+
+def test_a_run_that_diverged_counts_as_chance_and_the_best_q_is_shown(xie):
+    keys = {"attack": "gambler", "policy": "krum"}
+    runs, curves = [], []
+    # Of q = 2 a run diverged, of q = 4 both did, whatever they score.
+    for q, seed, accuracy, diverged in (
+        (2, 0, 0.0, True),
+        (2, 1, 0.5, False),
+        (4, 0, 0.9, True),
+        (4, 1, 0.9, True),
+    ):
+        run = keys | {"num_byzantine": q, "seed": seed}
+        runs.append(run | {"accuracy": accuracy, "diverged": diverged, "num_classes": 10})
+        curves += [run | {"round": 0, "accuracy": 0.05}, run | {"round": 50, "accuracy": accuracy}]
+    results = Results(Comparison(), runs=pd.DataFrame(runs), curves=pd.DataFrame(curves))
+    found = xie.cells(results).loc[("gambler", "krum")]
+    assert found["final"] == found["curve"] == pytest.approx(0.3)
+    assert found["diverged"] == 1
 
 
 def test_checks_can_come_out_both_ways(xie):

@@ -23,6 +23,7 @@ from rich.progress import Progress
 from byzgym.experiments import Comparison, compare
 from byzgym.experiments.engine import Processes
 from byzgym.experiments.results import Results
+from byzgym.experiments.statistics import counted_curves
 
 PAPER = {
     "faba": (0.9536, 0.9736, 0.9725, 0.9702, 0.9649, 0.9632, 0.9551, 0.9536, 0.9552, 0.9529),
@@ -102,8 +103,9 @@ def parts(config: Config) -> dict[str, Comparison]:
 
 
 def by_epoch(results: Results) -> pd.DataFrame:
-    """Test accuracy of each policy after each epoch, mean over seeds."""
-    curves = results.curves[results.curves["round"] > 0]
+    """Test accuracy of each policy after each epoch, mean over seeds; a diverged run counts as chance."""
+    curves = counted_curves(results.runs, results.curves)
+    curves = curves[curves["round"] > 0]
     curves = curves.assign(epoch=curves["round"] // results.comparison.interval)
     return curves.pivot_table(index="epoch", columns="policy", values="accuracy")
 
@@ -158,6 +160,9 @@ def main(config: Config) -> None:
                 engine=Processes(config.processes),
             )
             bars.update(bar, completed=len(comparison.policies) * comparison.rounds)
+    for name, results in found.items():
+        for policy in results.runs.loc[results.runs["diverged"].astype(bool), "policy"].unique():
+            print(f"{name}: a run of {policy} diverged and counts as chance")
     shown = {}
     if "table-1" in found:
         shown["Table 1, MNIST"] = table_1(found["table-1"])

@@ -27,6 +27,7 @@ from byzgym import aggregation
 from byzgym.experiments import Comparison, compare
 from byzgym.experiments.engine import Processes
 from byzgym.experiments.results import Results
+from byzgym.experiments.statistics import counted, counted_curves
 
 RULES = ("mean", "medoid", "krum", "multi_krum", "geometric_median", "median", "mean_around_median")
 BIT_FLIP, GAMBLER = "bit_flip:victims=all", "gambler"
@@ -93,7 +94,7 @@ class Seen:
     """What a claim is checked against."""
 
     cells: pd.DataFrame
-    """A row for each policy under the claim's attack: final accuracy, mean of its curve, and gain."""
+    """A row for each policy under the claim's attack: final accuracy, mean of its curve, gain."""
     calm: pd.Series
     """The row of the mean without failures."""
 
@@ -161,18 +162,19 @@ PARTS |= {"6": "figures-5-and-6", "7": "figure-7", "8": "figure-8"}
 
 
 def cells(results: Results) -> pd.DataFrame:
-    """Final accuracy and the mean of the curve for each attack and policy: over seeds, then the best q."""
+    """Final accuracy, mean of the curve and diverged runs for each attack and policy, of the best q.
+
+    The means are over seeds. A run that diverged counts as chance, in its curve, too.
+    """
     keys = ["attack", "policy", "num_byzantine"]
-    learnt = results.curves[results.curves["round"] > 0]
-    means = {
-        "final": results.runs.groupby(keys)["accuracy"].mean(),
-        "curve": learnt.groupby(keys)["accuracy"].mean(),
-    }
-    return pd.DataFrame(means).groupby(["attack", "policy"]).max()
+    curves = counted_curves(results.runs, results.curves)
+    found = counted(results.runs).groupby(keys).agg(final=("accuracy", "mean"), diverged=("diverged", "sum"))
+    found["curve"] = curves[curves["round"] > 0].groupby(keys)["accuracy"].mean()
+    return found.sort_values("final", kind="stable").groupby(["attack", "policy"]).last()
 
 
 def verdicts(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row for each claim whose part has been played."""
+    """A row for each claim whose part has been played; `diverged` is how many of its runs did."""
     rows = []
     for figure, attack, policies, says, check in CLAIMS:
         part = PARTS[figure]
@@ -190,6 +192,7 @@ def verdicts(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
                     "paper": says,
                     "final": round(100 * own.loc[policy, "final"], 1),
                     "curve": round(100 * own.loc[policy, "curve"], 1),
+                    "diverged": own.loc[policy, "diverged"],
                     "calm": round(100 * calm["final"], 1),
                     "verdict": "reproduced" if check(Seen(own, calm), policy) else "differs",
                 }

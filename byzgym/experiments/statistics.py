@@ -109,6 +109,30 @@ def counted(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(accuracy=runs["accuracy"].mask(runs["diverged"].astype(bool), 1 / classes))
 
 
+def counted_curves(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """The curves with the accuracies that count: a run that diverged counts as chance in every round.
+
+    Args:
+        runs: `Results.runs`.
+        curves: `Results.curves` of these runs.
+
+    Raises:
+        ValueError: If num_classes is not at least 1 somewhere.
+
+    Example:
+        >>> run = {"policy": "mean", "attack": "ipm", "num_byzantine": 3, "seed": 0}
+        >>> runs = pd.DataFrame([run | {"accuracy": 0.0, "diverged": True, "num_classes": 10}])
+        >>> points = [{"round": 50, "accuracy": 0.4}, {"round": 100, "accuracy": 0.0}]
+        >>> counted_curves(runs, pd.DataFrame([run | point for point in points]))["accuracy"].tolist()
+        [0.1, 0.1]
+    """
+    keys = ["policy", "attack", "num_byzantine", "seed"]
+    chance = counted(runs).loc[runs["diverged"].astype(bool), [*keys, "accuracy"]]
+    joined = curves.merge(chance, "left", keys, suffixes=("", " that counts"))
+    accuracy = joined.pop("accuracy that counts").fillna(joined["accuracy"])
+    return joined.assign(accuracy=accuracy)
+
+
 def summarise(
     runs: pd.DataFrame, num_byzantine: int, attacks: Sequence[str] = (), policies: Sequence[str] = ()
 ) -> dict[tuple[str, str], dict[str, float]]:
