@@ -4,9 +4,10 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from byzgym import aggregation
+from byzgym import aggregation, tasks
 from byzgym.experiments.store import Store
 
 FOLDER = Path(__file__).parents[1] / "baselines"
@@ -89,6 +90,29 @@ def test_transfer_prints_a_row_for_each_setting_and_policy(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["attacks of the training", "no attack"]
     assert all("trust" in line for line in lines[1:])
+
+
+def test_transfer_scores_cells_and_counts_lost_runs(monkeypatch, capsys):
+    transfer = script("transfer", monkeypatch)
+    runs = {"oracle": [0.8, 0.8, 1.0, 0.5], "set": [0.8, 0.6, 0.85, 0.5]}  # two seeds of two attacks
+    cells = [(attack, 3, "static", seed) for attack in ("ipm", "alie") for seed in (0, 1)]
+    names = ["attack", "num_byzantine", "roles", "seed"]
+    index = pd.MultiIndex.from_tuples(cells, names=names)
+    monkeypatch.setattr(transfer, "played", lambda comparisons, policy: pd.Series(runs[policy], index))
+    transfer.main(transfer.Config(policies=("set",), only=("no attack",)))
+    numbers = capsys.readouterr().out.splitlines()[1].split()[3:9]
+    # cells 0.7 / 0.8 and 0.675 / 0.75; runs 1, 0.75, 0.85 and 1
+    assert numbers == ["0.887", "0.875", "0.750", "1", "of", "4"]
+
+
+@pytest.mark.parametrize("name", ["iris", "circles", "quantiles", "hastie"])
+def test_small_tasks_of_transfer_have_all_classes_in_both_parts(monkeypatch, name):
+    script("transfer", monkeypatch)
+    task = tasks.make(name)
+    for x, y in (task.train, task.test):
+        assert y.unique().tolist() == list(range(task.num_classes))
+        assert x.isfinite().all()
+    assert tasks.make(name).train[0].equal(task.train[0])
 
 
 def test_transfer_gives_every_setting_its_first_seed(monkeypatch):
