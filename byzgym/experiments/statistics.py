@@ -129,7 +129,7 @@ def counted_curves(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     keys = ["policy", "attack", "num_byzantine", "seed"]
     chance = counted(runs).loc[runs["diverged"].astype(bool), [*keys, "accuracy"]]
     joined = curves.merge(chance, "left", keys, suffixes=("", " that counts"))
-    accuracy = joined.pop("accuracy that counts").fillna(joined["accuracy"])
+    accuracy = joined.pop("accuracy that counts").astype(float).fillna(joined["accuracy"])
     return joined.assign(accuracy=accuracy)
 
 
