@@ -139,13 +139,18 @@ def settings(config: Config) -> dict[str, list[Comparison]]:
     if config.cifar10 is not None:
         lenet = replace(seven, task=f"cifar10:root={config.cifar10}", model="lenet", seeds=1, rounds=300)
         made["CIFAR-10, LeNet"] = [replace(lenet, evaluate_every=300, batch_size=32, learning_rate=0.1)]
+    unknown = [name for name in config.only if name not in made]
+    if unknown:
+        needs = "those on MNIST, Yelp and CIFAR-10 need mnist, yelp and cifar10"
+        raise SystemExit(f"only must name some of {list(made)}, got {unknown}; {needs}")
     return {name: made[name] for name in config.only or made}
 
 
 def main(config: Config) -> None:
     """Play and print the settings one after the other."""
+    chosen = settings(config)
     print(f"{'setting':<44}{'policy':<10}{'mean':>7}{'worst':>7}{'run':>7}{'lost':>12}  worst cells")
-    for name, comparisons in settings(config).items():
+    for name, comparisons in chosen.items():
         frames = {policy: played(comparisons, policy) for policy in ("oracle", *config.policies)}
         best = frames.pop("oracle")
         for policy, own in frames.items():

@@ -115,6 +115,13 @@ def test_small_tasks_of_transfer_have_all_classes_in_both_parts(monkeypatch, nam
     assert tasks.make(name).train[0].equal(task.train[0])
 
 
+@pytest.mark.parametrize("name", ["no attacks", "MNIST"])  # MNIST is not given
+def test_transfer_refuses_settings_that_it_does_not_have(monkeypatch, name):
+    transfer = script("transfer", monkeypatch)
+    with pytest.raises(SystemExit, match=f"only must name some of .*'no attack'.*, got \\['{name}'\\]"):
+        transfer.main(transfer.Config(only=("no attack", name)))
+
+
 def test_transfer_gives_every_setting_its_first_seed(monkeypatch):
     transfer = script("transfer", monkeypatch)
     made = transfer.settings(transfer.Config(first_seed=100, mnist=Path("data")))

@@ -43,6 +43,12 @@ def test_both_parts_are_played_once(faba, monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-10:] == printed[-10:]
 
 
+def test_without_data_it_says_what_to_give(faba, tmp_path):
+    with pytest.raises(SystemExit, match="give mnist, cifar10 or both"):
+        faba.main(faba.Config(out=tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
 def test_parts_need_their_data_and_begin_at_the_first_seed(faba):
     made = faba.parts(faba.Config(mnist=Path("a"), cifar10=Path("b"), first_seed=100))
     assert {one.first_seed for one in made.values()} == {100}

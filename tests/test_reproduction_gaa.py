@@ -33,6 +33,11 @@ def test_gaa_judges_each_claim_and_goes_on(gaa, tmp_path, monkeypatch, capsys):
     assert set(Results.read(tmp_path).runs["seed"]) == {5}
 
 
+def test_an_unknown_study_is_refused(gaa):
+    with pytest.raises(SystemExit, match=r"studies must be some of \['CMS', .*\], got \['Cms'\]"):
+        gaa.main(gaa.Config(studies=("MNIST", "Cms")))
+
+
 def test_gaa_is_near_within_two_points_of_the_mean_without_an_attack(gaa):
     rows = [("none", 0, "none", "mean", 90.0, None)]
     for kind, f, attacks in [

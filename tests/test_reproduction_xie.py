@@ -40,6 +40,12 @@ def test_every_claim_gets_a_verdict_and_nothing_is_played_twice(xie, monkeypatch
     assert capsys.readouterr().out.splitlines()[-len(claims) :] == printed.splitlines()[-len(claims) :]
 
 
+def test_without_data_it_says_what_to_give(xie, tmp_path):
+    with pytest.raises(SystemExit, match="give mnist, cifar10 or both"):
+        xie.main(xie.Config(out=tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
 def test_parts_need_their_data_and_begin_at_the_first_seed(xie):
     made = xie.parts(xie.Config(mnist=Path("data"), first_seed=100))
     assert {one.first_seed for one in made.values()} == {100}

@@ -149,6 +149,8 @@ def figure_4(attacked: Results, calm: Results) -> tuple[pd.DataFrame, dict[str, 
 
 def main(config: Config) -> None:
     """Play the parts, and print the tables and a line for each claim."""
+    if not parts(config):
+        raise SystemExit("there is nothing to play: give mnist, cifar10 or both")
     found = {}
     with Progress() as bars:
         for name, comparison in parts(config).items():

@@ -169,6 +169,9 @@ def seconds(policy: str, task: str, **common: object) -> float:
 
 def main(config: Config) -> None:
     """Play, and print a row for each claim."""
+    unknown = [name for name in config.studies if name not in STUDIES]
+    if unknown:
+        raise SystemExit(f"studies must be some of {list(STUDIES)}, got {unknown}")
     rows = []
     for name in config.studies:
         runs = play(name, config)

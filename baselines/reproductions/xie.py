@@ -202,6 +202,8 @@ def verdicts(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def main(config: Config) -> None:
     """Play the parts, and print a line for each claim."""
+    if not parts(config):
+        raise SystemExit("there is nothing to play: give mnist, cifar10 or both")
     aggregation.register("medoid_in_float32", MedoidInFloat32)
     found = {}
     with Progress() as bars:
